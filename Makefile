@@ -1,0 +1,30 @@
+# Everything runs in .venv, made on first use with the tested pins of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= runs/demo
+
+.PHONY: help demo test check clean
+
+help:  ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/ready  ## digits → training → bundle with certificate → search without PyTorch → runs/demo/index.html
+	$(BIN)/lame-export demo $(RUN)
+
+test: check  ## ruff, mypy and pytest
+	$(BIN)/python -m pytest --durations=8
+
+check: $(VENV)/ready  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## removes .venv and runs
+	rm -rf $(VENV) runs
+
+$(VENV)/ready: constraints.txt pyproject.toml runtime/pyproject.toml training/pyproject.toml lame_export/pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt pip torch hatchling
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e 'runtime[onnxruntime]' -e training -e 'lame_export[graph,tensorrt-rtx]' -e '.[test]'
+	touch $@

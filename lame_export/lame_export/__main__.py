@@ -1,0 +1,125 @@
+"""`lame-export`: bundle, engine, verify, demo."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from lame_runtime.errors import LameError
+
+from lame_export import __version__
+
+GRAPH_EXTRA = "pip install 'lame-export[graph]'"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit code (0 done, 1 a check failed, 2 wrong use or bad input)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except LameError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; no bundle was left", file=sys.stderr)
+        return 130
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("torch", "onnx", "onnx_ir", "onnxruntime", "lame_training", "rich", "matplotlib"):
+            print(f"error: {options.command} needs {error.name}: {GRAPH_EXTRA}", file=sys.stderr)
+            return 2
+        raise
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lame-export", description="Exports LaME checkpoints to verified ONNX bundles and builds engines."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+
+    bundle = commands.add_parser("bundle", help="checkpoint → bundle with certificate")
+    bundle.add_argument("checkpoint", type=Path)
+    bundle.add_argument("bundle", type=Path)
+    bundle.add_argument("--data", type=Path, required=True, help="MMEB-style data: calibration, golden vectors, retrieval rows")
+    bundle.add_argument("--graphs", nargs="+", default=["fp32", "fp16", "int8", "int8-cpu"], metavar="GRAPH")
+    bundle.add_argument("--json", action="store_true", help="print the certificate's rows as JSON")
+    bundle.set_defaults(run=_bundle)
+
+    engine = commands.add_parser("engine", help="bundle → TensorRT plans, for this GPU or a named one")
+    engine.add_argument("bundle", type=Path)
+    engine.add_argument("--graph", default="fp16", help="fp32, fp16 or int8")
+    engine.add_argument("--target", help="compute capability such as sm86 (TensorRT-RTX); without it the GPU at hand")
+    engine.set_defaults(run=_engine)
+
+    verify = commands.add_parser("verify", help="the certificate anew, against the checkpoint")
+    verify.add_argument("bundle", type=Path)
+    verify.add_argument("--against", type=Path, required=True, metavar="CHECKPOINT")
+    verify.add_argument("--json", action="store_true")
+    verify.set_defaults(run=_verify)
+
+    demo = commands.add_parser("demo", help="data, training, export, search and a page, in DIR")
+    demo.add_argument("dir", type=Path)
+    demo.add_argument("--recipe", default="digits", help="digits, or digits-tiny for a look in a minute")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    from lame_export.plan import export
+
+    rows = export(
+        options.checkpoint, options.bundle, options.data, tuple(options.graphs), on_pass=lambda name: print(f"pass {name}", file=sys.stderr)
+    )
+    if options.json:
+        print(json.dumps([row.to_json() for row in rows], indent=1, ensure_ascii=False))
+    else:
+        gated = [row for row in rows if row.passed is not None]
+        print(f"wrote {options.bundle}: {len(gated)} gates met, {len(rows) - len(gated)} figures reported; see parity.json")
+    return 0
+
+
+def _engine(options: argparse.Namespace) -> int:
+    from lame_runtime.bundle import Bundle
+    from lame_runtime.errors import InputError
+
+    from lame_export.engine import build_engine, load_tensorrt
+
+    bundle = Bundle.open(options.bundle)
+    if options.graph == "int8-cpu":
+        raise InputError("int8-cpu is for ONNX Runtime on CPUs; build fp32, fp16 or int8")
+    trt = load_tensorrt()
+    folder = options.bundle / "engines"
+    folder.mkdir(exist_ok=True)
+    for path in bundle.graph_paths(options.graph):
+        plan = folder / f"{path.stem}.{options.target or 'local'}.{trt.__name__}-{trt.__version__}.plan"
+        size = build_engine(path, plan, target=options.target, module=trt)
+        print(f"wrote {plan}: {size / 1e6:.1f} MB")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from lame_export.recheck import recheck
+
+    rows = recheck(options.bundle, options.against)
+    failed = [row for row in rows if row.passed is False]
+    if options.json:
+        print(json.dumps([row.to_json() for row in rows], indent=1, ensure_ascii=False))
+    else:
+        for row in rows:
+            mark = {True: "ok", False: "FAILED", None: ""}[row.passed]
+            print(f"{row.comparison:42} {row.graph:9} {row.modality:16} {row.describe()}  {mark}".rstrip())
+        print(f"{len(rows) - len(failed)} of {len(rows)} rows hold")
+    return 1 if failed else 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from lame_export.demo import run_demo
+
+    run_demo(options.dir, options.recipe)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

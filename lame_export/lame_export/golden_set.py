@@ -1,0 +1,126 @@
+"""Chooses a bundle's golden inputs from a data set and records what contract and PyTorch make of them."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from lame_runtime.contract.images import open_image
+from lame_runtime.contract.preparer import Preparer
+from lame_runtime.contract.prompts import Input
+from lame_runtime.encoder import Encoder
+from lame_runtime.errors import InputError
+from lame_runtime.golden import EXTREMES, fingerprint
+from lame_runtime.retrieval import distinct, key, read_rows, tasks
+from lame_training.data import DataSet, read_pairs
+from PIL import Image
+
+from lame_export.errors import ExportError
+
+PER_MODALITY = 64
+
+
+def write_golden(data: Path, encoder: Encoder, folder: Path, per_modality: int = PER_MODALITY) -> None:
+    """Writes `FOLDER/golden/` with at least `per_modality` inputs of every modality the data has.
+
+    Args:
+        data: an MMEB-style data set; evaluation rows are taken first, training rows fill up.
+        encoder: PyTorch behind the runtime's seam; its embeddings are the expected ones.
+        folder: the bundle under construction.
+        per_modality: inputs per modality.
+
+    Raises:
+        ExportError: the data has a modality with fewer distinct inputs.
+    """
+    chosen = _choose(data, per_modality)
+    preparer = encoder.preparer
+    texts = [item.text for _, item, modality in chosen if modality == "text"]
+    pictures = [item for _, item, modality in chosen if item.image is not None]
+    if texts:
+        chosen.append(("query", Input(text=longest_text(texts, preparer), instruction=""), EXTREMES[0]))
+    images = folder / "golden/images"
+    images.mkdir(parents=True)
+    if pictures:
+        chosen.append(("document", Input(image=largest_picture(pictures[0], preparer), instruction=""), EXTREMES[1]))
+    lines, items = [], []
+    for number, (role, item, modality) in enumerate(chosen):
+        name = ""
+        if item.image is not None:
+            name = f"golden/images/{number:04d}.png"
+            open_image(item.image, preparer.contract.images).save(folder / name)
+            item = replace(item, image=str(folder / name))
+        ids, positions, patches = fingerprint(preparer(item, role), preparer)
+        row = {"modality": modality, "role": role, "text": item.text, "instruction": item.instruction, "image": name}
+        lines.append(json.dumps({**row, "ids": ids, "positions": positions, "patches": patches}, ensure_ascii=False))
+        items.append(item)
+    vectors = np.stack([encoder.encode(item, role=role)[0] for (role, _, _), item in zip(chosen, items, strict=True)])
+    (folder / "golden/inputs.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    np.save(folder / "golden/embeddings.npy", vectors)
+
+
+def calibration_inputs(data: Path, amount: int, seed: int = 0) -> list[Input]:
+    """Training inputs of every modality, `amount` of each: queries and positives of all tasks."""
+    by_modality: dict[str, list[Input]] = defaultdict(list)
+    for item in distinct(_training_inputs(data)):
+        by_modality[item.modality].append(item)
+    rng = np.random.default_rng(seed)
+    picked = [(items, rng.permutation(len(items))[:amount]) for items in by_modality.values()]
+    return [items[int(i)] for items, order in picked for i in order]
+
+
+def _choose(data: Path, per_modality: int, seed: int = 0) -> list[tuple[str, Input, str]]:
+    """(role, input, modality) of the golden inputs."""
+    rows = [row for task in tasks(data) for row in read_rows(data, task)]
+    evaluated = [("query", row.query) for row in rows] + [("document", item) for row in rows for item in row.candidates]
+    pools: dict[str, list[tuple[str, Input]]] = defaultdict(list)
+    seen = set()
+    for role, item in [*evaluated, *(("query", item) for item in _training_inputs(data))]:
+        filled = len(pools[item.modality]) >= per_modality and role == "query" and item.instruction is None
+        if key(item) not in seen and not filled:  # training rows only fill up
+            seen.add(key(item))
+            pools[item.modality].append((role, item))
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for modality, pool in sorted(pools.items()):
+        if len(pool) < per_modality:
+            raise ExportError(f"{data}: has {len(pool)} distinct inputs of kind {modality!r}, golden vectors need {per_modality}; add rows")
+        order = rng.permutation(len(pool))[:per_modality]
+        chosen += [(*pool[int(i)], modality) for i in order]
+    return chosen
+
+
+def _training_inputs(data: Path) -> Iterator[Input]:
+    paths = sorted((data / "train").glob("*.parquet"))
+    if not paths:
+        raise InputError(f"{data}: has no train/TASK.parquet to calibrate on; --data must name the root of an MMEB-style data set")
+    for path in paths:
+        for pair in read_pairs(data, DataSet(path.stem, "none")):
+            yield pair.query
+            yield pair.positive
+
+
+def longest_text(texts: list[str], preparer: Preparer) -> str:
+    """A text of as many words as the contract's `max_length` allows."""
+    words = " ".join(texts).split()
+    low, high = 1, preparer.contract.tokens.max_length + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            preparer(Input(text=" ".join(words[i % len(words)] for i in range(middle)), instruction=""))
+            low = middle
+        except InputError:
+            high = middle
+    return " ".join(words[i % len(words)] for i in range(low))
+
+
+def largest_picture(item: Input, preparer: Preparer) -> Image.Image:
+    """A picture of the data set enlarged to the contract's pixel budget."""
+    rules = preparer.contract.images
+    factor = rules.patch_size * rules.merge_size
+    side = int(rules.max_pixels**0.5) // factor * factor
+    assert item.image is not None
+    return open_image(item.image, rules).resize((side, side), Image.Resampling.BICUBIC)

@@ -1,0 +1,99 @@
+"""INT8 with Q/DQ: static symmetric activations, per-channel weights, linear layers only.
+
+Works on the FP16-typed graph: attention, norms and residuals keep the types they have there. Weight and
+activation of each linear layer pass through QuantizeLinear → DequantizeLinear, which TensorRT turns into INT8
+kernels. No bias is quantised (TensorRT refuses INT32 biases behind Q/DQ).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from lame_export.passes.fp16 import add_initializer, drop_unused_initializers
+from lame_export.passes.scopes import module_of
+
+
+def linear_layers(graph: ir.Graph) -> list[ir.Node]:
+    """The MatMuls of `Affine` modules: an activation times a constant (in, out) weight."""
+    return [
+        node
+        for node in graph
+        if node.op_type == "MatMul" and module_of(node) == "Affine" and node.inputs[1] is not None and node.inputs[1].is_initializer()
+    ]
+
+
+def quantise_static(model: ir.Model, amax: dict[str, float]) -> int:
+    """Puts Q/DQ around every linear layer of an FP16-typed graph, in place.
+
+    Args:
+        model: the graph.
+        amax: largest absolute value per value name of the FP32 graph; a value's half copy is looked up
+            under the name it was cast from.
+
+    Returns:
+        How many layers were quantised.
+    """
+    graph = model.graph
+    quantised: dict[ir.Value, ir.Value] = {}
+    layers = linear_layers(graph)
+    for node in layers:
+        activation, weight = node.inputs
+        assert activation is not None
+        assert weight is not None
+        if activation not in quantised:
+            largest = amax[_source_name(activation)]
+            quantised[activation] = _quantise_activation(graph, activation, largest, node)
+        node.replace_input_with(0, quantised[activation])
+        node.replace_input_with(1, _quantise_weight(graph, weight, node))
+    drop_unused_initializers(graph)
+    return len(layers)
+
+
+def weight_scales(weight_io: npt.NDArray[np.float32], largest: int, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+    """Per output channel, the step that maps its largest weight to `largest`, rounded to `dtype`."""
+    scales = np.abs(weight_io).max(axis=0) / largest
+    return np.maximum(scales, np.finfo(np.float16).tiny).astype(dtype)
+
+
+def _source_name(value: ir.Value) -> str:
+    producer = value.producer()
+    if producer is not None and producer.op_type == "Cast" and producer.inputs[0] is not None:
+        return producer.inputs[0].name or ""
+    return value.name or ""
+
+
+def _quantise_activation(graph: ir.Graph, value: ir.Value, largest: float, before: ir.Node) -> ir.Value:
+    assert value.dtype is not None
+    dtype = value.dtype.numpy()
+    scale = add_initializer(graph, f"{value.name}.scale", ir.tensor(np.asarray(max(largest, 1e-3) / 127, dtype=dtype)))
+    zero = add_initializer(graph, f"{value.name}.zero", ir.tensor(np.asarray(0, dtype=np.int8)))
+    quantise = _node("QuantizeLinear", [value, scale, zero], f"{value.name}.int8", ir.DataType.INT8, value.shape)
+    restore = _node("DequantizeLinear", [quantise.outputs[0], scale, zero], f"{value.name}.dq", value.dtype, value.shape)
+    graph.insert_before(before, [quantise, restore])
+    return restore.outputs[0]
+
+
+def _quantise_weight(graph: ir.Graph, weight: ir.Value, before: ir.Node) -> ir.Value:
+    source = weight.const_value
+    assert source is not None
+    assert weight.dtype is not None
+    values_io = source.numpy().astype(np.float32)
+    scales = weight_scales(values_io, 127, weight.dtype.numpy())
+    steps = np.clip(np.rint(values_io / scales.astype(np.float32)), -127, 127).astype(np.int8)
+    stem = (weight.name or "").removesuffix(".half")
+    quantised = add_initializer(graph, f"{stem}.int8", ir.tensor(steps))
+    scale = add_initializer(graph, f"{stem}.scale", ir.tensor(scales))
+    zero = add_initializer(graph, f"{stem}.zero", ir.tensor(np.zeros(len(scales), dtype=np.int8)))
+    restore = _node("DequantizeLinear", [quantised, scale, zero], f"{stem}.dq", weight.dtype, weight.shape, [ir.AttrInt64("axis", 1)])
+    graph.insert_before(before, restore)
+    return restore.outputs[0]
+
+
+def _node(
+    op: str, inputs: list[ir.Value], name: str, dtype: ir.DataType, shape: ir.Shape | None, attributes: list[ir.Attr] | None = None
+) -> ir.Node:
+    node = ir.Node("", op, inputs, attributes or [], num_outputs=1, name=f"{name}/{op}")
+    node.outputs[0].name, node.outputs[0].dtype, node.outputs[0].shape = name, dtype, shape
+    return node

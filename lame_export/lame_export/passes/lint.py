@@ -1,0 +1,125 @@
+"""Lint: what a graph must satisfy before anything is built from it, judged from the file alone.
+
+The list of operators is that of the ONNX parser of TensorRT 10.3 (its operators.md), restricted to what an
+encoder can need; a graph of ours that goes beyond it fails here rather than on a Jetson.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+MAX_OPSET = 20
+
+TENSORRT_10_3 = frozenset(
+    """
+    Abs Add And Cast Ceil Clip Concat Constant ConstantOfShape Cos CumSum DequantizeLinear Div Einsum Equal
+    Erf Exp Expand Flatten Floor Gather GatherElements GatherND Gemm Greater GreaterOrEqual Identity
+    LayerNormalization Less LessOrEqual Log MatMul Max Mean Min Mod Mul Neg Not Or Pad Pow QuantizeLinear
+    Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Round
+    ScatterElements ScatterND Shape Sigmoid Sign Sin Slice Softmax Split Sqrt Squeeze Sub Sum Tanh Tile TopK
+    Transpose Unsqueeze Where Xor
+    """.split()  # noqa: SIM905 - a list of ninety quoted names is no easier to read
+)
+ONNXRUNTIME_ONLY = frozenset({"DynamicQuantizeLinear", "MatMulInteger"})
+"""What `int8-cpu` adds; that graph is for CPUs and never meets TensorRT."""
+DATA_DEPENDENT = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression", "Loop", "If", "Scan"})
+"""Shapes that depend on values have no optimisation profile."""
+
+Dims = dict[str, tuple[int | str | None, ...]]
+INTERFACE: dict[str, tuple[Dims, Dims]] = {
+    "vision": (
+        {"pixel_patches": ("pictures", "patches", None), "patch_positions": (2, "patches")},
+        {"features": ("pictures", None, None)},
+    ),
+    "encoder": (
+        {
+            "input_ids": ("batch", "length"),
+            "features": ("n_features", None),
+            "feature_index": ("batch", "length"),
+            "position_ids": (3, "batch", "length"),
+            "embed_index": ("batch",),
+        },
+        {"sentence_embedding": ("batch", None)},
+    ),
+}
+"""Names and dimensions the runtime relies on; None is any fixed or derived size."""
+
+
+def lint(path: Path, part: str, graph: str) -> list[str]:
+    """Findings about one file, empty when it is clean.
+
+    Args:
+        path: the ONNX file.
+        part: "vision" or "encoder".
+        graph: "fp32", "fp16", "int8" or "int8-cpu".
+    """
+    model = ir.load(path)
+    found = []
+    opset = model.opset_imports.get("", 0)
+    if opset > MAX_OPSET:
+        found.append(f"opset {opset}: TensorRT 10.3 reads up to {MAX_OPSET}")
+    allowed = TENSORRT_10_3 | (ONNXRUNTIME_ONLY if graph == "int8-cpu" else frozenset())
+    for node in model.graph:
+        where = node.name or node.op_type
+        if node.domain:
+            found.append(f"{where}: operator {node.domain}::{node.op_type} is not standard ONNX")
+        elif node.op_type in DATA_DEPENDENT:
+            found.append(f"{where}: {node.op_type} makes shapes depend on data")
+        elif node.op_type not in allowed:
+            found.append(f"{where}: {node.op_type} is not known to TensorRT 10.3")
+        if any("/" in value for key, value in node.metadata_props.items() if key != "lame.module"):
+            found.append(f"{where}: carries paths of the exporting machine")
+    found += _interface(model, part)
+    found += _quantisation(model)
+    found += _types(model, graph)
+    return found
+
+
+def _interface(model: ir.Model, part: str) -> list[str]:
+    found = []
+    for expected, values in zip(INTERFACE[part], (model.graph.inputs, model.graph.outputs), strict=True):
+        shapes = {value.name: value.shape for value in values}
+        if set(shapes) != set(expected):
+            found.append(f"{part}: has {sorted(map(str, shapes))}, the runtime expects {sorted(expected)}")
+            continue
+        for name, dims in expected.items():
+            shape = shapes[name]
+            actual = [] if shape is None else [d if isinstance(d, int) else d.value for d in shape]
+            if len(actual) != len(dims) or any(want is not None and want != got for want, got in zip(dims, actual, strict=False)):
+                found.append(f"{name}: has the dimensions {actual}, the runtime expects {list(dims)}")
+    return found
+
+
+def _quantisation(model: ir.Model) -> list[str]:
+    """TensorRT's rules: symmetric, constant scales, a DequantizeLinear behind each QuantizeLinear, no INT32 bias."""
+    found = []
+    for node in model.graph:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        value, scale, zero = (*node.inputs, None)[:3]
+        if scale is None or scale.const_value is None:
+            found.append(f"{node.name}: its scale is not a constant")
+        if zero is not None and (zero.const_value is None or zero.const_value.numpy().any()):
+            found.append(f"{node.name}: its zero point is not zero")
+        if node.op_type == "DequantizeLinear" and value is not None and value.dtype != ir.DataType.INT8:
+            found.append(f"{node.name}: restores {value.dtype}, TensorRT restores INT8 only")
+        if node.op_type == "QuantizeLinear" and any(user.op_type != "DequantizeLinear" for user in node.outputs[0].consumers()):
+            found.append(f"{node.name}: feeds something other than DequantizeLinear")
+    return found
+
+
+def _types(model: ir.Model, graph: str) -> list[str]:
+    """The graph is what its name says: half or INT8 arithmetic in its linear layers."""
+    kinds = {value.dtype for node in model.graph if node.op_type == "MatMul" for value in node.inputs if value is not None}
+    ops = {node.op_type for node in model.graph}
+    if graph in ("fp16", "int8") and ir.DataType.FLOAT16 not in kinds:
+        return [f"{graph}: no MatMul computes in half"]
+    if graph == "int8" and "QuantizeLinear" not in ops:
+        return ["int8: nothing is quantised"]
+    if graph == "int8-cpu" and "MatMulInteger" not in ops:
+        return ["int8-cpu: nothing is quantised"]
+    if graph == "fp32" and ir.DataType.FLOAT16 in kinds:
+        return ["fp32: a MatMul computes in half"]
+    return []

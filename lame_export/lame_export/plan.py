@@ -1,0 +1,166 @@
+"""The exporter on one screen: the passes from a checkpoint to a proven bundle, in order.
+
+A pass says which facts it requires and which hold after it; a failure names the pass and those that ran before.
+Everything is written into a temporary folder beside the target and renamed at the end, so a failed gate, an
+error or a kill leaves no bundle.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lame_runtime.errors import InputError, LameError
+from lame_runtime.gates import Result
+
+from lame_export import steps
+from lame_export.errors import ExportError
+
+if TYPE_CHECKING:
+    from lame_runtime.backends.base import Batch
+    from lame_runtime.encoder import Encoder
+    from lame_runtime.golden import Golden
+    from lame_training.model import LaMEModel
+
+GRAPHS = ("fp32", "fp16", "int8", "int8-cpu")
+
+
+@dataclass
+class Export:
+    """What the passes work on."""
+
+    checkpoint: Path
+    data: Path
+    graphs: tuple[str, ...]
+    folder: Path
+    """The bundle under construction."""
+    scratch: Path
+    """What is not shipped: emulations and trial plans."""
+    model: LaMEModel = field(init=False)
+    reference: Encoder = field(init=False)
+    """PyTorch behind the runtime's seam."""
+    golden: Golden = field(init=False)
+    batches: list[Batch] = field(init=False)
+    amax: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Per part ("vision", "encoder"), the largest absolute value by value name."""
+    islands: list[dict[str, object]] = field(default_factory=list)
+    rows: list[Result] = field(default_factory=list)
+    facts: set[str] = field(default_factory=set)
+
+    def path(self, part: str, graph: str) -> Path:
+        """Where a graph of the bundle lies."""
+        return self.folder / "graphs" / f"{part}.{graph}.onnx"
+
+    def emulation(self, part: str, graph: str) -> Path:
+        """Where the emulation of a graph lies."""
+        return self.scratch / f"{part}.{graph}.emulated.onnx"
+
+    def add(self, rows: list[Result]) -> None:
+        """Records rows; raises `ExportError` naming the first whose gate is not met."""
+        self.rows += rows
+        for row in rows:
+            if row.passed is False:
+                raise ExportError(f"gate not met: {row.comparison}, {' '.join((row.graph, row.modality)).strip()}: {row.describe()}")
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One step of the plan."""
+
+    name: str
+    requires: frozenset[str]
+    ensures: frozenset[str]
+    run: Callable[[Export], None]
+
+
+def _pass(name: str, requires: str, ensures: str, run: Callable[[Export], None]) -> Pass:
+    return Pass(name, frozenset(requires.split()), frozenset(ensures.split()), run)
+
+
+PLAN = (
+    _pass("load", "", "model", steps.load),
+    _pass("golden", "model", "golden", steps.golden),
+    _pass("trace", "model", "fp32", steps.trace),
+    _pass("contract", "model golden", "contract-proved", steps.prove_contract),
+    _pass("scan", "fp32", "amax", steps.scan),
+    _pass("fp16", "fp32 amax", "fp16", steps.fp16),
+    _pass("int8", "fp16 amax", "int8", steps.int8),
+    _pass("int8-cpu", "fp32", "int8-cpu", steps.int8_cpu),
+    _pass("emulate", "fp16 int8", "emulations", steps.emulate),
+    _pass("lint", "fp32 fp16 int8 int8-cpu", "linted", steps.lint),
+    _pass("engine", "linted", "engines", steps.engine),
+    _pass("parity", "golden fp32 int8-cpu emulations", "proved", steps.prove_graphs),
+    _pass("retrieval", "fp32 int8-cpu emulations", "retrieval-proved", steps.prove_retrieval),
+    _pass("write", "contract-proved linted engines proved retrieval-proved", "bundle", steps.write),
+)
+
+
+def export(
+    checkpoint: Path,
+    bundle: Path,
+    data: Path,
+    graphs: tuple[str, ...] = GRAPHS,
+    *,
+    on_pass: Callable[[str], None] = lambda name: None,
+    plan: tuple[Pass, ...] = PLAN,
+) -> list[Result]:
+    """Runs the plan and leaves a bundle.
+
+    Args:
+        checkpoint: what `lame-train` wrote.
+        bundle: the folder to make; must not exist.
+        data: an MMEB-style data set for calibration, golden vectors and the retrieval rows.
+        graphs: which graphs the bundle holds.
+        on_pass: called with the name of each pass before it runs.
+        plan: the passes.
+
+    Returns:
+        The certificate's rows.
+
+    Raises:
+        ExportError: a gate was not met or a pass failed; no bundle is left.
+        InputError, BundleError: unusable arguments.
+    """
+    if bundle.exists():
+        raise InputError(f"{bundle}: already exists; remove it or choose another folder")
+    if unknown := set(graphs) - set(GRAPHS):
+        raise InputError(f"unknown graph {sorted(unknown)[0]!r}: there are {', '.join(GRAPHS)}")
+    try:
+        bundle.parent.mkdir(parents=True, exist_ok=True)
+        workplace = Path(tempfile.mkdtemp(prefix=f".{bundle.name}.", dir=bundle.parent))
+    except OSError as error:
+        raise InputError(f"{bundle}: cannot be made ({error.strerror}); choose another folder") from None
+    try:
+        state = Export(checkpoint, data, tuple(graph for graph in GRAPHS if graph in graphs), workplace / "bundle", workplace / "scratch")
+        (state.folder / "graphs").mkdir(parents=True)
+        state.scratch.mkdir()
+        run_plan(state, plan, on_pass)
+        state.folder.rename(bundle)
+        return state.rows
+    except OSError as error:
+        raise InputError(f"{bundle}: cannot be written ({error.strerror or error}); choose another folder or free some space") from None
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+def run_plan(state: Export, plan: tuple[Pass, ...], on_pass: Callable[[str], None]) -> None:
+    """Runs the passes in order; raises `ExportError` naming the pass that failed and those before it."""
+    ran: list[str] = []
+    for each in plan:
+        if missing := each.requires - state.facts:
+            raise ExportError(
+                f"pass {each.name} requires {sorted(missing)}, which no pass before it ensures (ran: {', '.join(ran) or 'none'})"
+            )
+        on_pass(each.name)
+        try:
+            each.run(state)
+        except ExportError as error:
+            raise ExportError(f"pass {each.name}: {error} (passed before: {', '.join(ran) or 'none'})") from error
+        except LameError:
+            raise
+        state.facts |= each.ensures
+        ran.append(each.name)

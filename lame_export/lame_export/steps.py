@@ -1,0 +1,235 @@
+"""What each pass of the plan does, in the plan's order."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shutil
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx_ir as ir
+from lame_runtime.backends.ort import OrtBackend
+from lame_runtime.batching import assemble, plan_batches
+from lame_runtime.compare import contract_rows, graph_rows
+from lame_runtime.contract.manifest import build_manifest, sha256_file
+from lame_runtime.encoder import Encoder
+from lame_runtime.errors import BackendError
+from lame_runtime.gates import judge
+from lame_runtime.golden import read_golden
+from lame_runtime.retrieval import Vectors, embed_rows, read_rows, tasks
+
+from lame_export import __version__, calibration, golden_set, parity
+from lame_export import engine as engines
+from lame_export.errors import ExportError
+from lame_export.passes import dynamic
+from lame_export.passes import emulate as emulation
+from lame_export.passes import fp16 as half
+from lame_export.passes import int8 as static
+from lame_export.passes import lint as linter
+
+if TYPE_CHECKING:
+    from lame_export.plan import Export
+
+PARTS = ("vision", "encoder")
+SHARED = ("contract.json", "tokenizer.json")
+CALIBRATION = 128
+"""Calibration inputs per modality."""
+EMULATED = ("fp16", "int8")
+"""Graphs that ONNX Runtime's CPU provider would flatter; judged on their emulation."""
+
+
+def load(state: Export) -> None:
+    """Reads the checkpoint; contract and tokenizer go into the bundle byte for byte."""
+    read_checkpoint(state)
+    for name in SHARED:
+        shutil.copyfile(state.checkpoint / name, state.folder / name)
+
+
+def read_checkpoint(state: Export) -> None:
+    """The model without its decoder, and PyTorch behind the runtime's seam."""
+    from lame_training.torch_backend import load_encoder_and_model
+
+    state.reference, state.model = load_encoder_and_model(state.checkpoint)
+
+
+def golden(state: Export) -> None:
+    """Chooses golden inputs and records PyTorch's embeddings."""
+    golden_set.write_golden(state.data, state.reference, state.folder)
+    state.golden = read_golden(state.folder)
+
+
+def trace(state: Export) -> None:
+    """Traces the two forwards to FP32 graphs."""
+    from lame_export.passes.trace import trace as trace_model
+
+    trace_model(state.model, state.reference.preparer.contract.images.patch_dim, state.folder / "graphs")
+
+
+def prove_contract(state: Export) -> None:
+    """Holds the contract against transformers' processor and the traced forward against transformers' model."""
+    preparer = state.reference.preparer
+    state.add(parity.processor_rows(state.model, preparer, state.golden))
+    state.add(contract_rows(preparer, state.golden))
+    state.add(parity.traced_rows(state.model, preparer, state.golden))
+
+
+def scan(state: Export) -> None:
+    """Runs calibration inputs through the FP32 graphs and records amax."""
+    preparer = state.reference.preparer
+    prepared = [preparer(item) for item in golden_set.calibration_inputs(state.data, CALIBRATION)]
+    state.batches = [assemble([prepared[i] for i in chosen], preparer.contract) for chosen in plan_batches(prepared, 32)]
+    vision, encoder = calibration.scan_batches(state.folder / "graphs", state.batches)
+    state.amax = {"vision": vision, "encoder": encoder}
+
+
+def fp16(state: Export) -> None:
+    """Types the graphs for half precision."""
+    for part in PARTS:
+        model = ir.load(state.path(part, "fp32"))
+        islands = half.type_fp16(model, state.amax[part])
+        state.islands += [{"part": part, "node": each.node, "value": each.value, "amax": each.amax} for each in islands]
+        _save(model, state.path(part, "fp16"))
+
+
+def int8(state: Export) -> None:
+    """Puts Q/DQ around the linear layers of the half-typed graphs."""
+    for part in PARTS:
+        model = ir.load(state.path(part, "fp16"))
+        static.quantise_static(model, state.amax[part])
+        _save(model, state.path(part, "int8"))
+
+
+def int8_cpu(state: Export) -> None:
+    """Dynamic INT8 for ONNX Runtime's CPU provider."""
+    for part in PARTS:
+        model = ir.load(state.path(part, "fp32"))
+        dynamic.quantise_dynamic(model)
+        _save(model, state.path(part, "int8-cpu"))
+
+
+def emulate(state: Export) -> None:
+    """Writes the FP32 copies on which FP16 and INT8 are judged."""
+    for graph in (each for each in state.graphs if each in EMULATED):
+        for part in PARTS:
+            model = ir.load(state.path(part, graph))
+            emulation.emulate(model)
+            _save(model, state.emulation(part, graph))
+
+
+def lint(state: Export) -> None:
+    """`onnx.checker` and our own rules, over every file."""
+    for graph in state.graphs:
+        findings: dict[str, list[str]] = {"onnx.checker": [], "lint": []}
+        for part in PARTS:
+            path = state.path(part, graph)
+            try:
+                onnx.checker.check_model(str(path), full_check=True)
+            except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+                findings["onnx.checker"].append(f"{path.name}: {str(error).splitlines()[0]}")
+            findings["lint"] += [f"{path.name}: {each}" for each in linter.lint(path, part, graph)]
+        if found := [each for group in findings.values() for each in group]:
+            raise ExportError(f"{len(found)} findings, the first: {found[0]}")
+        state.add(parity.check_rows(graph, findings))
+
+
+def engine(state: Export) -> None:
+    """Builds a plan of every FP16 and INT8 file where TensorRT-RTX is installed, which needs no GPU; the plan is thrown away."""
+    try:
+        trt = engines.load_tensorrt("tensorrt_rtx")
+    except BackendError:
+        state.add([judge("TensorRT-RTX builds", "", "not installed", 0, None, {"built": 0})])
+        return
+    for graph in (each for each in state.graphs if each in EMULATED):
+        sizes = [engines.build_engine(state.path(part, graph), state.scratch / f"{part}.plan", target="sm86", module=trt) for part in PARTS]
+        state.add([judge(f"TensorRT-RTX {trt.__version__} builds for sm86", graph, "files", 2, None, {"built": 2, "bytes": sum(sizes)})])
+
+
+def prove_graphs(state: Export) -> None:
+    """Every graph against PyTorch on the golden vectors: cosines, batch mates, finite."""
+    for graph in state.graphs:
+        with judged_encoder(state, graph) as encoder:
+            state.add(graph_rows(encoder, graph, state.golden, _note(graph)))
+
+
+def prove_retrieval(state: Export) -> None:
+    """Every graph against PyTorch on the evaluation rows: hit@1 and nearest documents."""
+    rows = {task: read_rows(state.data, task) for task in tasks(state.data)}
+    reference = _vectors(state.reference, rows)
+    trained = json.loads((state.checkpoint / "config.json").read_text(encoding="utf-8"))["steps"] > 0
+    for graph in state.graphs:
+        with judged_encoder(state, graph) as encoder:
+            found = _vectors(encoder, rows)
+        state.add(parity.retrieval_rows(graph, reference, found, rows, trained=trained, note=_note(graph)))
+
+
+def judged_encoder(state: Export, graph: str) -> Encoder:
+    """The encoder a graph is judged by: itself, or its emulation run node by node as it is written."""
+    emulated = graph in EMULATED
+    paths = [state.emulation(part, graph) if emulated else state.path(part, graph) for part in PARTS]
+    return Encoder(state.reference.preparer, OrtBackend(paths[0], paths[1], "CPUExecutionProvider", optimise=not emulated), graph)
+
+
+def _note(graph: str) -> str:
+    return "emulated" if graph in EMULATED else ""
+
+
+def write(state: Export) -> None:
+    """Writes the certificate, then the manifest, and drops graphs that were only needed on the way."""
+    for path in (state.folder / "graphs").iterdir():
+        if path.name.split(".")[1] not in state.graphs:
+            path.unlink()
+    graphs = {graph: {part: f"graphs/{part}.{graph}.onnx" for part in PARTS} for graph in state.graphs}
+    hashed = sorted(path for folder in ("graphs", "golden") for path in (state.folder / folder).rglob("*") if path.is_file())
+    certificate = {
+        "passed": all(row.passed is not False for row in state.rows),
+        "rows": [row.to_json() for row in state.rows],
+        "fp16_islands": state.islands,
+        "environment": environment(),
+        "hashes": {path.relative_to(state.folder).as_posix(): sha256_file(path) for path in hashed},
+    }
+    (state.folder / "parity.json").write_text(json.dumps(certificate, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    contract = state.reference.preparer.contract
+    facts = {
+        "family": contract.family,
+        "dim": contract.dim,
+        "n_reason": contract.tokens.n_reason,
+        "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
+        "exported_by": f"lame-export {__version__}",
+    }
+    manifest = build_manifest(state.folder, facts, graphs)
+    (state.folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def environment() -> dict[str, str]:
+    """Where and with what a certificate was made."""
+    packages = (
+        "lame-export",
+        "lame-runtime",
+        "lame-training",
+        "torch",
+        "transformers",
+        "onnx",
+        "onnx-ir",
+        "onnxruntime",
+        "numpy",
+        "pillow",
+    )
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {
+        **versions,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _vectors(encoder: Encoder, rows: dict) -> Vectors:  # type: ignore[type-arg]
+    return embed_rows(lambda items, role: encoder.encode(items, role=role, batch_size=64), rows)
+
+
+def _save(model: ir.Model, path: Path) -> None:
+    ir.save(model, path, external_data=f"{path.name}.data")

@@ -1,0 +1,168 @@
+"""`lame-runtime`: embed, info, verify, bench."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from lame_runtime import __version__
+from lame_runtime.errors import InputError, LameError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit code (0 done, 1 a check failed, 2 wrong use or bad input)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except LameError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except MemoryError:
+        print("error: out of memory; use a smaller --batch-size", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lame-runtime", description="Embeds pictures and texts from a LaME bundle, without PyTorch.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, run: Any) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.add_argument("bundle", type=Path, help="the folder lame-export wrote")
+        added.add_argument("--backend", default="auto", choices=["auto", "onnxruntime", "onnxruntime-gpu"])
+        added.add_argument("--threads", type=int, help="CPU threads; all cores without it")
+        added.add_argument("--json", action="store_true", help="machine-readable output")
+        added.set_defaults(run=run)
+        return added
+
+    embed = command("embed", "pictures and texts to vectors", _embed)
+    embed.add_argument("paths", nargs="*", metavar="PATH", help="a picture, a folder of pictures, a .jsonl file, or - for JSONL on stdin")
+    embed.add_argument("--text", action="append", default=[], help="a text; may be repeated")
+    embed.add_argument(
+        "-o", "--output", type=Path, required=True, help="float32 (n, dim) .npy file, rows in input order: paths, then texts"
+    )
+    embed.add_argument("--graph", help="fp32, fp16, int8 or int8-cpu")
+    embed.add_argument("--role", help="query or document: adds the contract's instruction of that role")
+    embed.add_argument("--instruction", help="an instruction for every input that brings none")
+    embed.add_argument("--batch-size", type=int, default=32)
+    embed.add_argument("--truncate", action="store_true", help="cut texts that are too long instead of refusing them")
+    embed.add_argument("--truncate-dim", type=int, help="keep only so many leading values of each vector")
+
+    info = command("info", "what a bundle holds and what would run here", _info)
+    info.add_argument("--graph", help="fp32, fp16, int8 or int8-cpu")
+
+    verify = command("verify", "the certificate's checks on this device", _verify)
+    verify.add_argument("--graph", action="append", help="one graph; may be repeated; all without it")
+    verify.add_argument("-o", "--output", type=Path, help="also write this device's certificate (JSON)")
+
+    bench = command("bench", "latency and throughput of every graph", _bench)
+    bench.add_argument("--graph", action="append", help="one graph; may be repeated; all without it")
+    bench.add_argument("--batch-size", type=int, default=32)
+    bench.add_argument("--rounds", type=int, default=7)
+    return parser
+
+
+def _embed(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from lame_runtime.atomic import atomic_path
+    from lame_runtime.encoder import Encoder
+    from lame_runtime.sources import read_sources
+
+    if not options.paths and not options.text:
+        raise InputError("nothing to embed: name a picture, a folder or a .jsonl file, or give --text")
+    with Encoder.load(options.bundle, backend=options.backend, graph=options.graph, threads=options.threads) as encoder:
+        inputs = read_sources(options.paths, options.text, options.instruction)
+        rows = encoder.stream(
+            inputs, role=options.role, batch_size=options.batch_size, truncate_dim=options.truncate_dim, truncate=options.truncate
+        )
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            rows = tqdm(rows, unit="input")
+        vectors = np.stack(list(rows))
+        with atomic_path(options.output) as path, path.open("wb") as file:
+            np.save(file, vectors)
+    report = {"output": str(options.output), "shape": list(vectors.shape), "graph": encoder.graph, "backend": encoder.backend.name}
+    print(
+        json.dumps(report)
+        if options.json
+        else f"wrote {options.output}: {vectors.shape[0]} × {vectors.shape[1]} float32, graph {encoder.graph} on {encoder.backend.name}"
+    )
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from lame_runtime.bundle import Bundle
+    from lame_runtime.contract.rules import Contract
+    from lame_runtime.encoder import Encoder
+    from lame_runtime.verify import read_certificate
+
+    bundle = Bundle.open(options.bundle)
+    contract = Contract.load(options.bundle / "contract.json")
+    certificate = read_certificate(options.bundle)
+    with Encoder.load(options.bundle, backend=options.backend, graph=options.graph, threads=options.threads) as encoder:
+        chosen = {"backend": encoder.backend.name, "graph": encoder.graph, "reason": encoder.reason}
+    sizes = {graph: sum((options.bundle / name).stat().st_size for name in bundle.graph_files(graph)) for graph in bundle.graphs}
+    facts = {
+        **bundle.manifest["model"],
+        "format_version": bundle.manifest["format_version"],
+        "max_tokens": contract.tokens.max_length,
+        "pixels": [contract.images.min_pixels, contract.images.max_pixels],
+        "roles": contract.prompt.roles,
+        "graphs": sizes,
+        "certificate": {"passed": certificate["passed"], "rows": len(certificate["rows"]), "date": certificate["environment"]["date"]},
+        "here": chosen,
+    }
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return 0
+    print(f"{options.bundle}: {facts['family']}, {facts['parameters']:,} parameters")
+    print(f"vectors      {facts['dim']} values, from {facts['n_reason']} reason tokens and [EMBED] in one pass")
+    print(f"inputs       text up to {facts['max_tokens']} tokens; pictures resized to {facts['pixels'][0]:,}–{facts['pixels'][1]:,} pixels")
+    for graph, size in sizes.items():
+        note = "  (one scale per batch: batch mates change its vectors a little; not a default)" if graph == "int8-cpu" else ""
+        print(f"graph        {graph:9} {size / 1e6:8.2f} MB{note}")
+    verdict = "passed" if certificate["passed"] else "FAILED"
+    print(f"certificate  {verdict}, {len(certificate['rows'])} rows, {certificate['environment']['date']}")
+    print(f"here         {chosen['backend']}: {chosen['reason']}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from lame_runtime.atomic import atomic_text
+    from lame_runtime.backends.ort import choose_provider
+    from lame_runtime.verify import report, table, verify
+
+    provider, _ = choose_provider(options.backend)
+    verified = verify(options.bundle, options.graph, options.backend, options.threads)
+    outcome = report(verified, provider)
+    if options.output:
+        atomic_text(options.output, json.dumps(outcome, indent=1, ensure_ascii=False) + "\n")
+    failed = sum(each.today.passed is False for each in verified)
+    if options.json:
+        print(json.dumps(outcome, indent=1, ensure_ascii=False))
+    else:
+        print(table(verified))
+        print(f"{len(verified) - failed} of {len(verified)} rows hold on this device ({provider})")
+    return 1 if failed else 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from lame_runtime.bench import bench, table
+
+    outcome = bench(options.bundle, options.graph, options.backend, options.threads, options.batch_size, options.rounds)
+    print(json.dumps(outcome, indent=2) if options.json else table(outcome))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What runs the two graphs. `base` is the seam, the other modules stand behind it."""

@@ -1,0 +1,91 @@
+"""The seam between batches and whatever runs the model: ONNX Runtime, PyTorch (for parity), a fake.
+
+Axes: N pictures, S patches of one picture, M merged tokens of one picture, D backbone width,
+B batch, L padded length, P embedding length.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PictureGroup:
+    """Pictures of one batch that share a grid, in the order their features are numbered."""
+
+    pixel_patches: Floats
+    """float32 (N, S, patch_dim)."""
+    patch_positions: Integers
+    """int64 (2, S): row and column of each patch."""
+    grid: tuple[int, int]
+
+    def vision_feeds(self) -> dict[str, Floats | Integers]:
+        """The vision graph's inputs by name."""
+        return {"pixel_patches": self.pixel_patches, "patch_positions": self.patch_positions}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The arrays of one batch; names and shapes are those of the graphs' inputs."""
+
+    groups: tuple[PictureGroup, ...]
+    input_ids: Integers
+    """int64 (B, L), right-padded, latent ids in place."""
+    feature_index: Integers
+    """int64 (B, L): 0 where the token is no vision token, else 1 + the row of its feature, groups in order."""
+    position_ids: Integers
+    """int64 (3, B, L), M-RoPE."""
+    embed_index: Integers
+    """int64 (B,): the column of [EMBED] in each row."""
+
+    def encoder_feeds(self, features_FD: Floats) -> dict[str, Floats | Integers]:
+        """The encoder graph's inputs by name."""
+        return {
+            "input_ids": self.input_ids,
+            "features": features_FD,
+            "feature_index": self.feature_index,
+            "position_ids": self.position_ids,
+            "embed_index": self.embed_index,
+        }
+
+
+class Backend(ABC):
+    """Runs the vision tower and the encoder. Implementations keep no state between calls."""
+
+    name: str
+    """What `info` prints: the engine and where it runs."""
+    width: int
+    """Backbone width D."""
+
+    @abstractmethod
+    def vision(self, group: PictureGroup) -> Floats:
+        """Features of the group's pictures: float32 (N, M, D)."""
+
+    @abstractmethod
+    def encoder(self, batch: Batch, features_FD: Floats) -> Floats:
+        """Embeddings of a batch: float32 (B, P), unit rows.
+
+        Args:
+            batch: the arrays.
+            features_FD: float32 (F, D); row 0 is zeros, then the features of all groups in order.
+        """
+
+    def features(self, batch: Batch) -> Floats:
+        """Features of all the batch's pictures behind a row of zeros: float32 (F, D)."""
+        parts = [np.zeros((1, self.width), dtype=np.float32)]
+        parts += [self.vision(group).reshape(-1, self.width) for group in batch.groups]
+        return np.concatenate(parts)
+
+    def run(self, batch: Batch) -> Floats:
+        """Vision tower over each group, then the encoder: float32 (B, P)."""
+        return self.encoder(batch, self.features(batch))
+
+    def close(self) -> None:  # noqa: B027 - most backends hold nothing that must be released
+        """Releases what the backend holds."""

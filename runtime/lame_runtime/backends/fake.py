@@ -1,0 +1,42 @@
+"""A backend without a model, for tests of everything around it (ours and our users')."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lame_runtime.backends.base import Backend, Batch, Floats, PictureGroup
+
+
+class FakeBackend(Backend):
+    """Deterministic vectors that depend on a row's own ids and pictures, and on nothing else.
+
+    Args:
+        width: feature width D.
+        dim: embedding length P.
+        poison: return NaN, to test that none leaves the runtime.
+    """
+
+    def __init__(self, width: int = 8, dim: int = 16, *, poison: bool = False) -> None:
+        self.name = "fake"
+        self.width = width
+        self.dim = dim
+        self.poison = poison
+        self.lengths: list[int] = []
+        """Padded length of every batch run so far."""
+
+    def vision(self, group: PictureGroup) -> Floats:
+        """The mean of each merge block's patches, cut or repeated to `width`."""
+        pictures, patches, _ = group.pixel_patches.shape
+        blocks = group.pixel_patches.reshape(pictures, patches // 4, -1)
+        return np.resize(blocks.mean(axis=2, keepdims=True), (pictures, patches // 4, self.width)).astype(np.float32)
+
+    def encoder(self, batch: Batch, features_FD: Floats) -> Floats:
+        """A fixed random projection of each row's ids and features."""
+        self.lengths.append(batch.input_ids.shape[1])
+        rows = []
+        for ids, index, last in zip(batch.input_ids, batch.feature_index, batch.embed_index, strict=True):
+            rng = np.random.default_rng([int(value) for value in ids[: last + 1]])
+            row = rng.standard_normal(self.dim) + features_FD[index[: last + 1]].sum()
+            rows.append(row / np.linalg.norm(row))
+        out = np.stack(rows).astype(np.float32)
+        return out * np.float32(np.nan) if self.poison else out

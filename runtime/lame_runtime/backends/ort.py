@@ -1,0 +1,107 @@
+"""ONNX Runtime: the provider that was asked for is really active, or there is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lame_runtime.backends.base import Backend, Batch, Floats, PictureGroup
+from lame_runtime.errors import BackendError
+
+_PROVIDERS = {"onnxruntime": "CPUExecutionProvider", "onnxruntime-gpu": "CUDAExecutionProvider"}
+
+
+def choose_provider(backend: str) -> tuple[str, str]:
+    """The execution provider for a backend name, and why it was chosen.
+
+    Raises:
+        BackendError: ONNX Runtime is missing, or does not offer what was asked for.
+    """
+    available = _onnxruntime().get_available_providers()
+    if backend == "auto":
+        if "CUDAExecutionProvider" in available:
+            return "CUDAExecutionProvider", "CUDA, because ONNX Runtime offers it"
+        return "CPUExecutionProvider", "CPU, because ONNX Runtime offers no CUDA here"
+    if backend not in _PROVIDERS:
+        raise BackendError(f"unknown backend {backend!r}: use auto, {', '.join(_PROVIDERS)}")
+    provider = _PROVIDERS[backend]
+    if provider not in available:
+        raise BackendError(f"{backend}: this ONNX Runtime offers only {', '.join(available)}; pip install 'lame-runtime[{backend}]'")
+    return provider, f"{provider.removesuffix('ExecutionProvider')}, as asked"
+
+
+class OrtBackend(Backend):
+    """Two ONNX Runtime sessions on one provider.
+
+    Args:
+        vision_path: the vision graph.
+        encoder_path: the encoder graph.
+        provider: ONNX Runtime's name of the execution provider.
+        threads: CPU threads; None for all cores.
+        optimise: let ONNX Runtime fuse and rewrite; False runs the file's nodes as they are written.
+
+    Raises:
+        BackendError: a graph cannot be loaded, or the session fell back to another provider.
+    """
+
+    def __init__(self, vision_path: Path, encoder_path: Path, provider: str, threads: int | None = None, *, optimise: bool = True) -> None:
+        ort = _onnxruntime()
+        self._vision = _session(ort, vision_path, provider, threads, optimise)
+        self._encoder = _session(ort, encoder_path, provider, threads, optimise)
+        self.width = int(self._vision.get_outputs()[0].shape[-1])
+        self.name = f"onnxruntime {ort.__version__} {provider.removesuffix('ExecutionProvider')}"
+
+    def vision(self, group: PictureGroup) -> Floats:
+        """See `Backend.vision`."""
+        return _run(self._vision, group.vision_feeds())
+
+    def encoder(self, batch: Batch, features_FD: Floats) -> Floats:
+        """See `Backend.encoder`."""
+        return _run(self._encoder, batch.encoder_feeds(features_FD))
+
+    def close(self) -> None:
+        """Drops the sessions."""
+        del self._vision, self._encoder
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError(
+            f"ONNX Runtime is not installed ({error}); pip install 'lame-runtime[onnxruntime]', or [onnxruntime-gpu]"
+        ) from None
+    return onnxruntime
+
+
+def _session(ort: Any, path: Path, provider: str, threads: int | None, optimise: bool) -> Any:
+    options = ort.SessionOptions()
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = ort.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # ONNX Runtime raises a dozen unrelated classes here
+        raise BackendError(f"{path}: ONNX Runtime cannot load the graph ({_first_line(error)})") from None
+    active = session.get_providers()
+    if active[0] != provider:
+        raise BackendError(f"{path}: asked for {provider}, ONNX Runtime took {active[0]}; check the CUDA and cuDNN versions it needs")
+    return session
+
+
+def _run(session: Any, feeds: dict[str, Any]) -> Floats:
+    try:
+        (output,) = session.run(None, feeds)
+    except Exception as error:  # see _session
+        raise BackendError(f"ONNX Runtime failed to run the graph ({_first_line(error)})") from None
+    if not np.isfinite(output).all():
+        raise BackendError("the graph returned a value that is not finite; run `lame-runtime verify` on this device")
+    return output  # type: ignore[no-any-return]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,88 @@
+"""Golden vectors against an encoder: the certificate's rows that need no PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lame_runtime import gates
+from lame_runtime.contract.preparer import Preparer
+from lame_runtime.encoder import Encoder
+from lame_runtime.errors import BackendError
+from lame_runtime.gates import Result, judge
+from lame_runtime.golden import Golden, fingerprint
+
+Floats = npt.NDArray[np.float32]
+MIXED = 24
+"""Inputs in the comparison of alone against in a batch."""
+
+
+def contract_rows(preparer: Preparer, golden: Golden) -> list[Result]:
+    """What this machine's contract makes of the golden inputs, against what was recorded: one row per modality."""
+    rows = []
+    for modality in golden.modalities:
+        chosen = golden.of(modality)
+        wrong = 0
+        for index in chosen:
+            each = golden.inputs[index]
+            found = fingerprint(preparer(each.item, each.role), preparer)
+            wrong += found != (each.ids, each.positions, each.patches)
+        rows.append(judge("contract vs golden", "", modality, len(chosen), gates.CONTRACT, {"mismatches": wrong}))
+    return rows
+
+
+def graph_rows(encoder: Encoder, graph: str, golden: Golden, note: str = "") -> list[Result]:
+    """One graph against PyTorch's golden embeddings, per modality; alone against in a batch; finite.
+
+    Args:
+        encoder: runs the graph.
+        graph: its name, which chooses the gates.
+        golden: inputs and expected embeddings.
+        note: said behind the comparison's name, such as "emulated".
+    """
+    suffix = f", {note}" if note else ""
+    everything = list(range(len(golden.inputs)))
+    vectors = embed_golden(encoder, golden, everything, batch_size=32)
+    rows = [
+        judge(
+            f"graph vs PyTorch{suffix}",
+            graph,
+            modality,
+            len(chosen := golden.of(modality)),
+            gates.GRAPH_VS_PYTORCH[graph],
+            similarity(vectors[chosen], golden.embeddings[chosen]),
+        )
+        for modality in golden.modalities
+    ]
+    mixed = [int(i) for i in np.linspace(0, len(everything) - 1, min(MIXED, len(everything)))]
+    together = embed_golden(encoder, golden, mixed, batch_size=len(mixed))
+    alone = embed_golden(encoder, golden, mixed, batch_size=1)
+    close = {"min_cosine": similarity(together, alone)["min_cosine"]}
+    rows.append(judge(f"alone vs in a batch{suffix}", graph, "mixed", len(mixed), gates.ALONE_VS_BATCH[graph], close))
+    bad = int((~np.isfinite(vectors)).sum())
+    rows.append(judge(f"finite{suffix}", graph, "mixed", len(vectors), gates.FINITE, {"non_finite": bad}))
+    return rows
+
+
+def embed_golden(encoder: Encoder, golden: Golden, chosen: Sequence[int], batch_size: int) -> Floats:
+    """Vectors of golden inputs, float32 (n, P); all NaN where the graph fails or returns what is not finite."""
+    try:
+        by_role: dict[str, list[int]] = {}
+        for place, index in enumerate(chosen):
+            by_role.setdefault(golden.inputs[index].role, []).append(place)
+        vectors = np.empty((len(chosen), encoder.dim), dtype=np.float32)
+        for role, places in by_role.items():
+            items = [golden.inputs[chosen[place]].item for place in places]
+            vectors[places] = encoder.encode(items, role=role, batch_size=batch_size)
+        return vectors
+    except BackendError:
+        return np.full((len(chosen), encoder.dim), np.nan, dtype=np.float32)
+
+
+def similarity(vectors: Floats, expected: Floats) -> dict[str, float]:
+    """min_cosine, mean_cosine and max_abs between rows."""
+    a, b = vectors.astype(np.float64), expected.astype(np.float64)
+    cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    return {"min_cosine": float(cosine.min()), "mean_cosine": float(cosine.mean()), "max_abs": float(np.abs(a - b).max())}

@@ -1,0 +1,20 @@
+"""The contract: everything training and deployment must agree on to the byte.
+
+Pure functions on `str`, PIL pictures and NumPy arrays, written once. Training imports them, the exporter
+copies `contract.json` unchanged, the runtime reads it.
+
+    prompts     one input (instruction, picture, text) → the runs of the prompt
+    tokens      runs → token ids, with truncation that keeps the closing tokens and the latent ids
+    images      picture → RGB → resized → patches (Qwen2-VL's rules)
+    positions   patch grid → patch positions (rotary), token ids → M-RoPE positions
+    vectors     truncation of a vector to a prefix, re-normalisation
+    manifest    the bundle's table of contents and its hashes
+    rules       the dataclasses behind contract.json
+    preparer    all of it together: an input → a `Prepared` one
+"""
+
+from lame_runtime.contract.preparer import Prepared, Preparer
+from lame_runtime.contract.prompts import Input
+from lame_runtime.contract.rules import Contract, ImageRules, PromptLayout, TokenRules
+
+__all__ = ["Contract", "ImageRules", "Input", "Prepared", "Preparer", "PromptLayout", "TokenRules"]

@@ -1,0 +1,213 @@
+"""`Encoder`: a bundle in memory, inputs to vectors."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from lame_runtime.backends.base import Backend
+from lame_runtime.batching import assemble, plan_batches
+from lame_runtime.bundle import Bundle
+from lame_runtime.contract.preparer import Preparer
+from lame_runtime.contract.prompts import Input
+from lame_runtime.contract.vectors import finish
+from lame_runtime.errors import InputError
+
+InputLike = str | os.PathLike[str] | Image.Image | Mapping[str, Any] | Input
+"""A `str` is a text, a `Path` a picture's path; a dict has any of `text`, `image`, `instruction`."""
+
+_KEYS = {"text", "image", "instruction"}
+_WINDOW_BATCHES = 16
+"""How many batches of a stream are held and sorted together."""
+
+
+class Encoder:
+    """Turns pictures, texts and both into unit vectors.
+
+    Args:
+        preparer: the contract and tokenizer.
+        backend: what runs the graphs.
+        graph: name of the graph, for messages.
+    """
+
+    def __init__(self, preparer: Preparer, backend: Backend, graph: str = "") -> None:
+        self.preparer = preparer
+        self.backend = backend
+        self.graph = graph
+        self.reason = ""
+        """Why this backend and graph were chosen, for `info`."""
+
+    @staticmethod
+    def load(
+        bundle: str | os.PathLike[str],
+        *,
+        backend: Literal["auto", "onnxruntime", "onnxruntime-gpu"] = "auto",
+        graph: str | None = None,
+        threads: int | None = None,
+        check_hashes: bool = True,
+    ) -> Encoder:
+        """Loads a bundle.
+
+        Args:
+            bundle: the folder that `lame-export` wrote.
+            backend: "onnxruntime" runs on the CPU, "onnxruntime-gpu" on a CUDA GPU; "auto" takes the GPU
+                where ONNX Runtime offers one, else the CPU. An explicit choice never falls back.
+            graph: which of the bundle's graphs; by default "fp32" on a CPU and "fp16" on a GPU.
+            threads: CPU threads; None leaves it to ONNX Runtime (all cores).
+            check_hashes: verify the sha256 of contract, tokenizer and the graphs used.
+
+        Raises:
+            BundleError: see `lame_runtime.errors`.
+            BackendError: the backend is not installed or not available; the message says why.
+        """
+        from lame_runtime.backends.ort import OrtBackend, choose_provider  # 0.3 s that importing the package need not pay
+
+        provider, why = choose_provider(backend)
+        opened = Bundle.open(Path(bundle))
+        name = graph or ("fp16" if provider == "CUDAExecutionProvider" else "fp32")
+        vision_path, encoder_path = opened.graph_paths(name, check_hashes=check_hashes)
+        preparer = Preparer.load(opened.folder)
+        encoder = Encoder(preparer, OrtBackend(vision_path, encoder_path, provider, threads), name)
+        encoder.reason = f"{why}; graph {name} " + ("as asked" if graph else "by default there")
+        if not check_hashes:
+            encoder.reason += "; hashes not checked, as asked"
+        return encoder
+
+    @property
+    def dim(self) -> int:
+        """Length P of the vectors."""
+        return self.preparer.contract.dim
+
+    def encode(
+        self,
+        inputs: InputLike | Sequence[InputLike],
+        *,
+        role: str | None = None,
+        batch_size: int = 32,
+        truncate_dim: int | None = None,
+        normalize_embeddings: bool = True,
+        truncate: bool = False,
+        sort: bool = True,
+        show_progress_bar: bool = False,
+    ) -> npt.NDArray[np.float32]:
+        """Embeds one input or a list of them.
+
+        Args:
+            inputs: see `InputLike`; one input counts as a list of one.
+            role: "query" or "document" adds the contract's instruction of that role; None adds none.
+            batch_size: inputs per run of the graph.
+            truncate_dim: keep only so many leading values.
+            normalize_embeddings: unit length.
+            truncate: cut texts that are too long instead of refusing them.
+            sort: batch inputs of like length and grid together; the result keeps the input order.
+            show_progress_bar: on stderr.
+
+        Returns:
+            float32 (n, dim), row i for input i.
+
+        Raises:
+            InputError: an input cannot be embedded; the message names it.
+            BackendError: the graph failed or returned a non-finite value.
+        """
+        if isinstance(inputs, str | os.PathLike | Image.Image | Mapping | Input):
+            inputs = [inputs]
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}: use 1 or more")
+        vectors = self.stream(
+            inputs,
+            role=role,
+            batch_size=batch_size,
+            truncate_dim=truncate_dim,
+            normalize_embeddings=normalize_embeddings,
+            truncate=truncate,
+            sort=sort,
+        )
+        if show_progress_bar:
+            from tqdm import tqdm  # 50 ms that importing the package need not pay
+
+            vectors = tqdm(vectors, total=len(inputs), unit="input")
+        rows = list(vectors)
+        if not rows:
+            width = self.dim if truncate_dim is None else truncate_dim
+            return np.empty((0, width), dtype=np.float32)
+        return np.stack(rows)
+
+    def encode_query(self, inputs: InputLike | Sequence[InputLike], **options: Any) -> npt.NDArray[np.float32]:
+        """`encode` with the query role's instruction."""
+        return self.encode(inputs, role="query", **options)
+
+    def encode_document(self, inputs: InputLike | Sequence[InputLike], **options: Any) -> npt.NDArray[np.float32]:
+        """`encode` with the document role's instruction."""
+        return self.encode(inputs, role="document", **options)
+
+    def stream(
+        self,
+        inputs: Iterable[InputLike],
+        *,
+        role: str | None = None,
+        batch_size: int = 32,
+        truncate_dim: int | None = None,
+        normalize_embeddings: bool = True,
+        truncate: bool = False,
+        sort: bool = True,
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """Like `encode`, for an iterable that need not fit in memory: yields one float32 (dim,) per input, in order.
+
+        Inputs are read 16 batches ahead and sorted within that window.
+        """
+        iterator = iter(inputs)
+        count = 0
+        while window := list(itertools.islice(iterator, batch_size * _WINDOW_BATCHES)):
+            prepared = []
+            for offset, item in enumerate(window):
+                try:
+                    prepared.append(self.preparer(as_input(item), role, truncate=truncate))
+                except InputError as error:
+                    raise InputError(f"input {count + offset}: {error}") from None
+            vectors = np.empty((len(window), self.dim), dtype=np.float32)
+            for chosen in plan_batches(prepared, batch_size, sort=sort):
+                vectors[chosen] = self.backend.run(assemble([prepared[i] for i in chosen], self.preparer.contract))
+            yield from finish(vectors, truncate_dim=truncate_dim, normalize=normalize_embeddings)
+            count += len(window)
+
+    def close(self) -> None:
+        """Releases the graphs."""
+        self.backend.close()
+
+    def __enter__(self) -> Encoder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def as_input(item: InputLike) -> Input:
+    """Reads one of the accepted forms.
+
+    Raises:
+        InputError: another type, or a dict with unknown or mistyped values.
+    """
+    if isinstance(item, Input):
+        return item
+    if isinstance(item, str):
+        return Input(text=item)
+    if isinstance(item, os.PathLike | Image.Image):
+        return Input(image=item)
+    if not isinstance(item, Mapping):
+        raise InputError(f"a {type(item).__name__} is not an input: give a str, a path, a PIL picture or a dict")
+    if unknown := set(item) - _KEYS:
+        raise InputError(f"unknown keys {sorted(unknown)}: an input may have {sorted(_KEYS)}")
+    text, image, instruction = item.get("text") or "", item.get("image"), item.get("instruction")
+    if not isinstance(text, str) or not isinstance(instruction, str | None):
+        raise InputError("`text` and `instruction` must be strings")
+    if not isinstance(image, str | os.PathLike | bytes | Image.Image | None):
+        raise InputError(f"`image` must be a path, bytes or a PIL picture, not {type(image).__name__}")
+    return Input(text, image, instruction)

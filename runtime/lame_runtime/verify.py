@@ -1,0 +1,99 @@
+"""`lame-runtime verify`: the certificate's rows anew, on this device, without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from lame_runtime.bundle import Bundle
+from lame_runtime.compare import contract_rows, graph_rows
+from lame_runtime.encoder import Encoder
+from lame_runtime.errors import BundleError
+from lame_runtime.gates import Result, result_from_json
+from lame_runtime.golden import read_golden
+
+
+@dataclass(frozen=True)
+class Verified:
+    """One row found on this device and the certificate's row it repeats, if it has one."""
+
+    today: Result
+    certified: Result | None
+
+
+def read_certificate(folder: Path) -> dict[str, Any]:
+    """Reads `parity.json`; raises `BundleError`."""
+    try:
+        certificate = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
+        certificate["rows"] = [result_from_json(row) for row in certificate["rows"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"{folder / 'parity.json'}: cannot be read ({error}); copy or export the bundle again") from None
+    return certificate  # type: ignore[no-any-return]
+
+
+def verify(
+    folder: Path,
+    graphs: list[str] | None = None,
+    backend: Literal["auto", "onnxruntime", "onnxruntime-gpu"] = "auto",
+    threads: int | None = None,
+) -> list[Verified]:
+    """Checks every file's hash, then runs the golden vectors through the contract and each graph.
+
+    Args:
+        folder: the bundle.
+        graphs: which graphs; None takes all the bundle has.
+        backend: as in `Encoder.load`.
+        threads: as in `Encoder.load`.
+
+    Raises:
+        BundleError: a file is missing or changed.
+        BackendError: the backend is not available.
+    """
+    bundle = Bundle.open(folder)
+    bundle.check_all()
+    certificate = read_certificate(folder)
+    golden = read_golden(folder)
+    certified = {_key(row): row for row in certificate["rows"]}
+    rows: list[Result] = []
+    for graph in graphs or bundle.graphs:
+        with Encoder.load(folder, backend=backend, graph=graph, threads=threads, check_hashes=False) as encoder:
+            if not rows:
+                rows += contract_rows(encoder.preparer, golden)
+            rows += graph_rows(encoder, graph, golden)
+    return [Verified(row, certified.get(_key(row))) for row in rows]
+
+
+def report(verified: list[Verified], backend: str) -> dict[str, Any]:
+    """The device's own certificate."""
+    return {
+        "passed": all(each.today.passed is not False for each in verified),
+        "rows": [each.today.to_json() for each in verified],
+        "backend": backend,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def table(verified: list[Verified]) -> str:
+    """Rows with the certificate's figures beside today's, as aligned text."""
+    lines = [("comparison", "graph", "modality", "inputs", "certificate", "today", "")]
+    for each in verified:
+        row = each.today
+        mark = {True: "ok", False: "FAILED", None: ""}[row.passed]
+        before = "—" if each.certified is None else _figures(each.certified)
+        lines.append((row.comparison, row.graph, row.modality, str(row.inputs), before, row.describe(), mark))
+    widths = [max(len(line[column]) for line in lines) for column in range(7)]
+    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _figures(row: Result) -> str:
+    return ", ".join(f"{value:.6g}" for value in row.figure.values())
+
+
+def _key(row: Result) -> tuple[str, str, str]:
+    """Rows that ask the same; a certificate judges FP16 and INT8 on an emulation, a device on the real thing."""
+    return row.comparison.removesuffix(", emulated"), row.graph, row.modality

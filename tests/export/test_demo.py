@@ -1,0 +1,29 @@
+"""The demo, on the tiny recipe: files where the architecture puts them, a table, a self-contained page."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+from lame_export.demo import run_demo
+from rich.console import Console
+
+
+def test_the_demo_leaves_data_checkpoint_bundle_and_page(tmp_path: Path) -> None:
+    """And a second run keeps what is complete."""
+    out = io.StringIO()
+    console = Console(file=out, width=120)
+    run_demo(tmp_path, "digits-tiny", console)
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "checkpoint", "bundle", "index.html"}
+    page = (tmp_path / "index.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    assert page.count("✓ right") >= 1
+    assert "<svg" in page
+    assert "graph vs PyTorch" in page
+    assert str(tmp_path) not in page
+    for word in ("sum2", "int8-cpu", "mean cosine", "ms per input", "size, MB"):
+        assert word in out.getvalue()
+    manifest = (tmp_path / "bundle/manifest.json").read_bytes()
+    run_demo(tmp_path, "digits-tiny", console)
+    assert (tmp_path / "bundle/manifest.json").read_bytes() == manifest

@@ -1,0 +1,246 @@
+"""Each pass does what it says and leaves the rest alone; each gate's control is seen to fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from lame_export.calibration import scan
+from lame_export.forward import MASKED
+from lame_export.passes.dynamic import quantise_dynamic
+from lame_export.passes.emulate import emulate
+from lame_export.passes.fp16 import LIMIT, type_fp16
+from lame_export.passes.int8 import quantise_static
+from lame_export.passes.lint import lint
+from lame_export.passes.scopes import MODULE
+
+WIDTH = 8
+Save = Callable[[ir.Model], Path]
+
+
+def chain(gain: float = 1.0, norm: str = "Affine") -> ir.Model:
+    """X → MatMul(w1) → Mul(gain) → MatMul(w2) → y, an FP32 graph like those of the tracer."""
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((WIDTH, WIDTH)).astype(np.float32) / 3 for _ in range(2)]
+    x = ir.Value(name="x", shape=ir.Shape(["batch", WIDTH]), type=ir.TensorType(ir.DataType.FLOAT))
+    constants = [
+        ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.FLOAT), const_value=ir.tensor(array, name=name))
+        for name, array in (("w1", weights[0]), ("gain", np.asarray(gain, dtype=np.float32)), ("w2", weights[1]))
+    ]
+    w1, scale, w2 = constants
+    nodes = []
+
+    def add(op: str, inputs: list[ir.Value], name: str, module: str) -> ir.Value:
+        node = ir.Node("", op, inputs, num_outputs=1, name=f"{name}/{op}", metadata_props={MODULE: module})
+        node.outputs[0].name, node.outputs[0].dtype, node.outputs[0].shape = name, ir.DataType.FLOAT, x.shape
+        nodes.append(node)
+        return node.outputs[0]
+
+    first = add("MatMul", [x, w1], "first", "Affine")
+    scaled = add("Mul", [first, scale], "scaled", norm)
+    shrunk = add("Div", [scaled, scale], "shrunk", "graph")
+    y = add("MatMul", [shrunk, w2], "y", "Affine")
+    graph = ir.Graph([x], [y], nodes=nodes, initializers=constants, opset_imports={"": 20}, name="chain")
+    return ir.Model(graph, ir_version=10)
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    count = 0
+
+    def write(model: ir.Model) -> Path:
+        nonlocal count
+        count += 1
+        path = tmp_path / f"{count}.onnx"
+        ir.save(model, path)
+        return path
+
+    return write
+
+
+def run(path: Path, x: np.ndarray, *, optimise: bool = False) -> np.ndarray:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]  # type: ignore[no-any-return]
+
+
+INPUT = np.random.default_rng(1).standard_normal((5, WIDTH)).astype(np.float32)
+
+
+def amax_of(model: ir.Model, save: Save) -> dict[str, float]:
+    return scan(save(model), [{"x": INPUT}])
+
+
+def test_the_scan_measures_every_float_tensor(save: Save) -> None:
+    """Inputs, weights and results, as NumPy measures them."""
+    amax = amax_of(chain(100), save)
+    w1 = chain().graph.initializers["w1"].const_value.numpy()  # type: ignore[union-attr]
+    assert amax["x"] == pytest.approx(np.abs(INPUT).max())
+    assert amax["w1"] == pytest.approx(np.abs(w1).max())
+    assert amax["scaled"] == pytest.approx(np.abs(INPUT @ w1 * 100).max(), rel=1e-5)
+
+
+def test_plain_values_become_half_and_the_interface_stays(save: Save) -> None:
+    """Inputs and outputs are FP32, what lies between is half."""
+    model = chain()
+    assert type_fp16(model, amax_of(chain(), save)) == []
+    assert [value.dtype for value in (*model.graph.inputs, *model.graph.outputs)] == [ir.DataType.FLOAT] * 2
+    assert [value.name for value in model.graph.outputs] == ["y"]
+    for node in model.graph:
+        if node.op_type != "Cast":
+            assert {value.dtype for value in node.inputs if value is not None} == {ir.DataType.FLOAT16}
+    assert np.allclose(run(save(model), INPUT), run(save(chain()), INPUT), atol=2e-3)
+
+
+def test_norms_stay_fp32_whatever_their_values(save: Save) -> None:
+    """By their module, without the scan."""
+    model = chain(norm="RMSNorm")
+    assert type_fp16(model, amax_of(chain(), save)) == []
+    (scaled,) = [node for node in model.graph if node.op_type == "Mul"]
+    assert {value.dtype for value in (*scaled.inputs, *scaled.outputs) if value is not None} == {ir.DataType.FLOAT}
+
+
+def planted(save: Save, limit: float) -> tuple[ir.Model, list[str]]:
+    """A graph whose middle reaches 160,000, typed with the given limit."""
+    model = chain(60_000.0)
+    islands = type_fp16(model, amax_of(chain(60_000.0), save), limit)
+    return model, [island.node for island in islands]
+
+
+def test_the_scan_protects_a_planted_overflow(save: Save) -> None:
+    """The nodes that make and read the huge value are islands, the rest is half, and the emulation agrees with FP32."""
+    model, islands = planted(save, LIMIT)
+    assert {"scaled/Mul", "shrunk/Div"} <= set(islands)
+    assert "y/MatMul" not in islands
+    emulate(model)
+    assert np.allclose(run(save(model), INPUT), run(save(chain(60_000.0)), INPUT), atol=5e-3)
+
+
+def test_without_the_scan_the_emulation_overflows_where_onnx_runtime_hides_it(save: Save) -> None:
+    """The control of the FP16 gate: half's infinity is seen on the emulation, optimised or not, and not on the FP16 file itself."""
+    model, islands = planted(save, np.inf)
+    assert islands == []
+    plain = save(model)
+    emulate(model)
+    emulation = save(model)
+    assert not np.isfinite(run(emulation, INPUT)).all()
+    assert not np.isfinite(run(emulation, INPUT, optimise=True)).all()
+    assert np.isfinite(run(plain, INPUT, optimise=True)).all()
+
+
+def test_masked_scores_make_no_island(exported: Path) -> None:
+    """The mask's constant is half's lowest value; the scan knows that it is no measurement."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 300, (2, 12))
+    feeds = {
+        "input_ids": ids,
+        "features": np.zeros((1, 64), np.float32),
+        "feature_index": np.zeros_like(ids),
+        "position_ids": np.broadcast_to(np.arange(12), (3, 2, 12)).astype(np.int64),
+        "embed_index": np.array([11, 11]),
+    }
+    amax = scan(exported / "graphs/encoder.fp32.onnx", [feeds])
+    assert max(amax.values()) < LIMIT < -MASKED
+
+
+def test_static_int8_quantises_linear_layers_only(save: Save) -> None:
+    """Two MatMuls, four DequantizeLinear, two QuantizeLinear; a close result."""
+    model = chain()
+    amax = amax_of(chain(), save)
+    type_fp16(model, amax)
+    assert quantise_static(model, amax) == 2
+    ops = [node.op_type for node in model.graph]
+    assert (ops.count("QuantizeLinear"), ops.count("DequantizeLinear")) == (2, 4)
+    emulate(model)
+    ours, exact = run(save(model), INPUT), run(save(chain()), INPUT)
+    assert cosine(ours, exact).min() > 0.995
+    assert not np.allclose(ours, exact, atol=1e-4)
+
+
+def test_a_wrong_scale_fails_the_int8_gate(save: Save) -> None:
+    """The control of the INT8 gate: a scale thirty times too small clips nearly everything."""
+    model = chain()
+    amax = amax_of(chain(), save)
+    type_fp16(model, amax)
+    quantise_static(model, {name: value / 30 for name, value in amax.items()})
+    emulate(model)
+    assert cosine(run(save(model), INPUT), run(save(chain()), INPUT)).mean() < 0.99
+
+
+def test_dynamic_int8_is_close_and_standard_onnx(save: Save) -> None:
+    """MatMulInteger on both layers, 7-bit weights."""
+    model = chain()
+    assert quantise_dynamic(model) == 2
+    stored = [value.const_value.numpy() for value in model.graph.initializers.values() if value.dtype == ir.DataType.INT8]
+    assert max(np.abs(each.astype(int)).max() for each in stored) == 63  # type: ignore[union-attr]
+    assert {node.domain for node in model.graph} == {""}
+    for optimise in (False, True):
+        assert cosine(run(save(model), INPUT, optimise=optimise), run(save(chain()), INPUT)).min() > 0.99
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("graph", ["fp32", "fp16", "int8", "int8-cpu"])
+@pytest.mark.parametrize("part", ["vision", "encoder"])
+def test_exported_graphs_are_clean(part: str, graph: str, exported: Path) -> None:
+    """No findings, and nothing of the exporting machine in the file."""
+    path = exported / f"graphs/{part}.{graph}.onnx"
+    assert lint(path, part, graph) == []
+    assert b"/" + b"site-packages" not in path.read_bytes()
+    assert b"forward.py" not in path.read_bytes()
+
+
+def corrupt(model: ir.Model, kind: str) -> None:
+    graph = model.graph
+    node = next(each for each in graph if each.op_type == "MatMul")
+    if kind == "opset":
+        graph.opset_imports[""] = 23
+    elif kind == "operator":
+        node.op_type = "RMSNormalization"
+    elif kind == "domain":
+        node.domain = "com.microsoft"
+    elif kind == "data-dependent":
+        node.op_type = "NonZero"
+    elif kind == "name":
+        graph.inputs[0].name = "ids"
+    elif kind == "dimension":
+        graph.inputs[0].shape = ir.Shape([1, 77])
+    elif kind == "path":
+        node.metadata_props["pkg.torch.onnx.stack_trace"] = "/home/somebody/model.py"
+    elif kind == "zero point":
+        quantise = next(each for each in graph if each.op_type == "QuantizeLinear")
+        quantise.inputs[2].const_value = ir.tensor(np.asarray(3, dtype=np.int8))  # type: ignore[union-attr]
+    elif kind == "float only":
+        for each in list(graph):
+            if each.op_type == "MatMul":
+                for value in each.inputs:
+                    value.dtype = ir.DataType.FLOAT  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("opset", "opset 23"),
+        ("operator", "not known to TensorRT 10.3"),
+        ("domain", "not standard ONNX"),
+        ("data-dependent", "depend on data"),
+        ("name", "the runtime expects"),
+        ("dimension", "the runtime expects"),
+        ("path", "paths of the exporting machine"),
+        ("zero point", "zero point is not zero"),
+        ("float only", "no MatMul computes in half"),
+    ],
+)
+def test_lint_finds(kind: str, message: str, exported: Path, save: Save) -> None:
+    """The control of lint: one thing wrong, one finding about it."""
+    model = ir.load(exported / "graphs/encoder.int8.onnx")
+    corrupt(model, kind)
+    assert any(message in finding for finding in lint(save(model), "encoder", "int8"))

@@ -1,0 +1,261 @@
+"""The plan: passes in order, gates that stop it, a bundle only at the end, engines from real TensorRT-RTX."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lame_export.__main__ import main
+from lame_export.engine import Profile, build_engine, load_tensorrt
+from lame_export.errors import ExportError
+from lame_export.recheck import recheck
+from lame_runtime import gates
+from lame_runtime.errors import BackendError, BundleError, InputError
+from lame_runtime.gates import judge
+from lame_runtime.golden import read_golden
+from lame_training.torch_backend import load_encoder_and_model
+
+from lame_export import parity, plan, steps
+
+
+def test_a_bundle_holds_what_the_architecture_says(exported: Path, checkpoint: Path) -> None:
+    """Files, and a certificate in which every gate holds."""
+    names = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
+    graphs = {f"graphs/{part}.{graph}.onnx" for part in ("vision", "encoder") for graph in plan.GRAPHS}
+    assert {"manifest.json", "contract.json", "tokenizer.json", "parity.json", *graphs, *(f"{name}.data" for name in graphs)} <= names
+    for name in ("contract.json", "tokenizer.json"):
+        assert (exported / name).read_bytes() == (checkpoint / name).read_bytes()
+    certificate = json.loads((exported / "parity.json").read_text())
+    assert certificate["passed"] is True
+    assert set(certificate["rows"][0]) == {"comparison", "graph", "modality", "inputs", "gate", "figure", "passed"}
+    assert {row["comparison"].split(",")[0] for row in certificate["rows"]} >= {
+        "contract vs transformers' processor", "traced forward vs transformers", "graph vs PyTorch", "alone vs in a batch", "finite",
+        "onnx.checker", "lint", "retrieval vs PyTorch",
+    }  # fmt: skip
+    assert not [path for path in exported.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_golden_inputs_cover_every_modality_and_both_extremes(exported: Path) -> None:
+    """64 of each, the longest text and the largest picture."""
+    golden = read_golden(exported)
+    counts = {modality: len(golden.of(modality)) for modality in golden.modalities}
+    assert counts == {"image": 64, "image+text": 64, "text": 64, "longest text": 1, "largest picture": 1}
+    limits = json.loads((exported / "contract.json").read_text())
+    assert len(golden.inputs[golden.of("longest text")[0]].ids) >= limits["tokens"]["max_length"]
+
+
+@pytest.mark.parametrize("graph", ["fp16", "int8"])
+@pytest.mark.parametrize("part", ["vision", "encoder"])
+def test_tensorrt_rtx_builds_a_plan(part: str, graph: str, exported: Path, tmp_path: Path) -> None:
+    """A real builder, no GPU."""
+    trt = load_tensorrt("tensorrt_rtx")
+    size = build_engine(exported / f"graphs/{part}.{graph}.onnx", tmp_path / "a.plan", target="sm86", module=trt)
+    assert size == (tmp_path / "a.plan").stat().st_size > 10_000
+
+
+def test_an_engine_error_is_tensorrts_own_first_line(exported: Path, tmp_path: Path) -> None:
+    """A graph for CPUs alone does not parse; an unknown target is refused by name; no plan is left."""
+    trt = load_tensorrt("tensorrt_rtx")
+    with pytest.raises(ExportError, match=r"cannot (parse|build)"):
+        build_engine(exported / "graphs/encoder.int8-cpu.onnx", tmp_path / "a.plan", target="sm86", module=trt)
+    with pytest.raises(InputError, match="unknown target 'sm1'"):
+        build_engine(exported / "graphs/encoder.fp16.onnx", tmp_path / "a.plan", target="sm1", module=trt)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_tensorrt_is_explained() -> None:
+    """Per module, with what to install."""
+    with pytest.raises(BackendError, match="pip install"):
+        load_tensorrt("tensorrt_nonesuch")
+
+
+def test_the_profile_covers_the_graphs_dimensions() -> None:
+    """Every dynamic dimension has a range."""
+    assert {field.name for field in dataclasses.fields(Profile)} == {"pictures", "patches", "batch", "length", "n_features"}
+
+
+@pytest.fixture
+def quick_plan(exported: Path) -> tuple[plan.Pass, ...]:
+    """The plan with two passes shortened, for speed: the FP32 graphs are copied from the shared bundle, no engine is built."""
+
+    def copy_traced(state: plan.Export) -> None:
+        for path in (exported / "graphs").glob("*.fp32.*"):
+            shutil.copy(path, state.folder / "graphs")
+
+    short = {"trace": copy_traced, "engine": lambda state: None}
+    return tuple(dataclasses.replace(each, run=short.get(each.name, each.run)) for each in plan.PLAN)
+
+
+def after(passes: tuple[plan.Pass, ...], name: str, change: Callable[[plan.Export], None]) -> tuple[plan.Pass, ...]:
+    """The passes with `change` made right after pass `name`."""
+
+    def both(run: Callable[[plan.Export], None]) -> Callable[[plan.Export], None]:
+        def changed(state: plan.Export) -> None:
+            run(state)
+            change(state)
+
+        return changed
+
+    return tuple(dataclasses.replace(each, run=both(each.run)) if each.name == name else each for each in passes)
+
+
+def perturb_weight(state: plan.Export) -> None:
+    path = state.path("encoder", "fp32").with_name("encoder.fp32.onnx.data")
+    content = np.fromfile(path, dtype=np.float32)
+    content[: len(content) // 4] += 0.05
+    content.tofile(path)
+
+
+def wrong_scale(state: plan.Export) -> None:
+    state.amax["encoder"] = {name: value / 50 for name, value in state.amax["encoder"].items()}
+
+
+def plant_overflow(state: plan.Export) -> None:
+    """Scales one projection up and the next one down: the function stays, half's range is left, and the scan is blinded."""
+    import onnx_ir as ir
+
+    path = state.path("encoder", "fp32")
+    model = ir.load(path)
+    for name, factor in (("blocks.0.up.weight_io", 1e6), ("blocks.0.down.weight_io", 1e-6)):
+        value = model.graph.initializers[name]
+        value.const_value = ir.tensor(value.const_value.numpy() * np.float32(factor), name=name)  # type: ignore[union-attr]
+    ir.save(model, path, external_data=path.name + ".data")
+
+
+def blind_scan(state: plan.Export) -> None:
+    state.amax = {part: dict.fromkeys(values, 1.0) for part, values in state.amax.items()}
+
+
+CONTROLS = {
+    "a perturbed weight": ("int8-cpu", perturb_weight, ("fp32",), r"pass parity: gate not met: graph vs PyTorch, fp32"),
+    "a wrong INT8 scale": ("scan", wrong_scale, ("int8",), r"pass parity: gate not met: graph vs PyTorch, emulated, int8"),
+}
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_gate_stops_the_export_and_leaves_no_bundle(
+    name: str, quick_plan: tuple[plan.Pass, ...], checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    """The figure and its bound are named, with the passes that ran before."""
+    where, change, graphs, message = CONTROLS[name]
+    with pytest.raises(ExportError, match=message) as caught:
+        plan.export(checkpoint, tmp_path / "bundle", data, graphs, plan=after(quick_plan, where, change))
+    assert "min_cosine" in str(caught.value)
+    assert "passed before: load, golden, trace" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_overflow_planted_for_fp16_is_caught_on_the_emulation(
+    quick_plan: tuple[plan.Pass, ...], checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    """With the scan blinded the FP16 gate fails; with the scan at work the same graph passes, because it makes islands."""
+    planted = after(quick_plan, "trace", plant_overflow)
+    with pytest.raises(ExportError, match=r"gate not met: graph vs PyTorch, emulated, fp16.*min_cosine nan"):
+        plan.export(checkpoint, tmp_path / "blind", data, ("fp16",), plan=after(planted, "scan", blind_scan))
+    plan.export(checkpoint, tmp_path / "seen", data, ("fp16",), plan=planted)
+    islands = json.loads((tmp_path / "seen/parity.json").read_text())["fp16_islands"]
+    assert {"blocks.0.up/MatMul", "blocks.0.down/MatMul"} <= {island["node"] for island in islands}
+
+
+def test_a_wrong_traced_forward_is_caught(exported: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of the gate against transformers: another activation in one place."""
+    encoder, model = load_encoder_and_model(checkpoint)
+    golden = read_golden(exported)
+    assert all(row.passed for row in parity.traced_rows(model, encoder.preparer, golden))
+    monkeypatch.setattr(torch, "sigmoid", lambda x: torch.special.expit(x * 1.01))
+    assert not any(row.passed for row in parity.traced_rows(model, encoder.preparer, golden))
+
+
+def test_a_wrong_contract_is_caught(exported: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of the gate against transformers' processor: patches in another order."""
+    encoder, model = load_encoder_and_model(checkpoint)
+    original = parity.image_patches
+    monkeypatch.setattr(parity, "image_patches", lambda pixels, rules: original(pixels, rules)[::-1])
+    rows = {row.modality: row for row in parity.processor_rows(model, encoder.preparer, read_golden(exported))}
+    assert rows["image"].passed is False
+    assert rows["text"].passed is True
+
+
+def test_a_figure_that_is_nan_or_missing_holds_no_gate() -> None:
+    """Nothing passes by not being measured."""
+    for figure in ({"min_cosine": float("nan"), "max_abs": 0.0}, {}):
+        assert judge("x", "fp32", "text", 1, gates.GRAPH_VS_PYTORCH["fp32"], figure).passed is False
+
+
+def test_recheck_repeats_the_certificate_and_notices_another_checkpoint(exported: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """`lame-export verify`: passes against its own checkpoint, fails against one with a changed weight."""
+    from safetensors.torch import load_file, save_file
+
+    assert all(row.passed is not False for row in recheck(exported, checkpoint))
+    other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
+    weights = load_file(other / "model.safetensors")
+    weights["embed_1D"] += 0.3
+    save_file(weights, other / "model.safetensors")
+    assert main(["verify", str(exported), "--against", str(other)]) == 1
+
+
+def test_a_plan_whose_order_is_wrong_says_what_is_missing(tmp_path: Path) -> None:
+    """The message names the pass, the fact, and what ran."""
+    state = plan.Export(tmp_path, tmp_path, ("fp32",), tmp_path, tmp_path)
+    with pytest.raises(ExportError, match=r"pass fp16 requires \['amax', 'fp32'\].*ran: none"):
+        plan.run_plan(state, tuple(each for each in plan.PLAN if each.name == "fp16"), lambda name: None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bundle", "nowhere", "out", "--data", "x"], "not a complete checkpoint"),
+        (["bundle", "CHECKPOINT", "out", "--data", "nowhere"], "holds no TASK.jsonl"),
+        (["bundle", "CHECKPOINT", "out", "--data", "x", "--graphs", "fp8"], "unknown graph 'fp8'"),
+        (["bundle", "CHECKPOINT", "BUNDLE", "--data", "x"], "already exists"),
+        (["bundle", "BUNDLE", "out", "--data", "x"], "a bundle, not a checkpoint"),
+        (["verify", "CHECKPOINT", "--against", "CHECKPOINT"], "this is a checkpoint"),
+        (["engine", "BUNDLE", "--graph", "int8-cpu"], "int8-cpu is for ONNX Runtime"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    arguments: list[str],
+    message: str,
+    checkpoint: Path,
+    exported: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Exit code 2, nothing left behind."""
+    monkeypatch.chdir(tmp_path)
+    named = {"CHECKPOINT": str(checkpoint), "BUNDLE": str(exported)}
+    assert main([named.get(each, each) for each in arguments]) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("pass ")]
+    assert len(error) == 1
+    assert message in error[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_engine_command_builds_into_the_bundle_outside_the_hashed_set(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Plans belong to a device; verify still passes beside them."""
+    from lame_runtime.bundle import Bundle
+
+    assert main(["engine", str(bundle), "--graph", "fp16", "--target", "sm86"]) == 0
+    assert len(list((bundle / "engines").iterdir())) == 2
+    assert Bundle.open(bundle).check_all() > 0
+
+
+def test_environment_says_with_what_a_certificate_was_made() -> None:
+    """Versions, machine and date."""
+    assert {"torch", "transformers", "onnxruntime", "python", "machine", "date"} <= set(steps.environment())
+
+
+def test_a_bundle_of_some_graphs_holds_only_those(quick_plan: tuple[plan.Pass, ...], checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    """FP16 is made on the way to INT8 and not shipped."""
+    rows = plan.export(checkpoint, tmp_path / "bundle", data, ("int8",), plan=quick_plan)
+    assert {path.name.split(".")[1] for path in (tmp_path / "bundle/graphs").iterdir()} == {"int8"}
+    assert {row.graph for row in rows if row.comparison.startswith("graph vs")} == {"int8"}
+    with pytest.raises(BundleError):
+        recheck(tmp_path, checkpoint)

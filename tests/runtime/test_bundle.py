@@ -1,0 +1,310 @@
+"""A real bundle on ONNX Runtime: embed, verify, info, bench, and every way it can be damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lame_runtime import BackendError, BundleError, Encoder, InputError
+from lame_runtime.__main__ import main
+from lame_runtime.contract.manifest import canonical_hash
+from lame_runtime.retrieval import main as search
+from lame_runtime.verify import verify
+from PIL import Image
+
+GRAPHS = ["fp32", "fp16", "int8", "int8-cpu"]
+
+
+def photo(path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rng.integers(0, 255, (300, 400, 3), dtype=np.uint8)).save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_every_graph_embeds_through_the_public_surface(graph: str, exported: Path, tmp_path: Path) -> None:
+    """Pictures, texts and both, unit rows, close to FP32's."""
+    inputs = [photo(tmp_path / "photo.jpg"), "fifteen", {"image": photo(tmp_path / "b.jpg"), "text": "What do the digits add up to?"}]
+    with Encoder.load(exported, graph=graph) as encoder, Encoder.load(exported) as reference:
+        vectors, expected = encoder.encode(inputs), reference.encode(inputs)
+    assert vectors.shape == (3, 64)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert ((vectors * expected).sum(1) > 0.97).all()
+
+
+def test_the_default_on_a_cpu_is_fp32_and_says_why(exported: Path) -> None:
+    """`info` prints it."""
+    with Encoder.load(exported) as encoder:
+        assert encoder.graph == "fp32"
+        assert "CPU" in encoder.reason
+
+
+def test_a_gpu_that_is_not_there_is_an_error_not_a_fallback(exported: Path) -> None:
+    """ONNX Runtime's CPU build offers no CUDA."""
+    with pytest.raises(BackendError, match="offers only"):
+        Encoder.load(exported, backend="onnxruntime-gpu")
+
+
+def test_verify_repeats_the_certificate(exported: Path) -> None:
+    """Every row holds today and stands beside the certificate's."""
+    rows = verify(exported)
+    assert all(row.today.passed for row in rows)
+    assert all(row.certified is not None for row in rows)
+    assert {row.today.graph for row in rows} == {"", *GRAPHS}
+
+
+def flip_byte(path: Path, offset: int = -5) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
+
+
+def rehash(bundle: Path, name: str) -> None:
+    """Signs a changed file: what an attacker or a wrong tool could do, so that only the golden vectors can tell."""
+    from lame_runtime.contract.manifest import sha256_file
+
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"][name] = sha256_file(bundle / name)
+    manifest["sha256"] = canonical_hash(manifest)
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_perturbed_weight_is_caught_by_the_golden_vectors(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The control of verify: one weight changed and signed again passes every hash and fails the figures."""
+    import onnx_ir as ir
+
+    path = bundle / "graphs/encoder.fp32.onnx"
+    model = ir.load(path)
+    value = model.graph.initializers["blocks.1.down.weight_io"]
+    weight = value.const_value.numpy().copy()  # type: ignore[union-attr]
+    weight[:, 3] += 0.5
+    value.const_value = ir.tensor(weight, name=value.name)
+    ir.save(model, path, external_data=path.name + ".data")
+    for name in ("graphs/encoder.fp32.onnx", "graphs/encoder.fp32.onnx.data"):
+        rehash(bundle, name)
+    assert main(["verify", str(bundle), "--graph", "fp32"]) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_a_constant_encoder_is_caught(exported: Path) -> None:
+    """The control of the cosine gates: unit vectors that never change fail them."""
+    from lame_runtime.backends.fake import FakeBackend
+    from lame_runtime.compare import graph_rows
+    from lame_runtime.golden import read_golden
+
+    class Constant(FakeBackend):
+        def encoder(self, batch, features_FD):  # type: ignore[no-untyped-def]
+            return np.tile(np.eye(1, 64, dtype=np.float32), (len(batch.input_ids), 1))
+
+    with Encoder.load(exported) as encoder:
+        rows = graph_rows(Encoder(encoder.preparer, Constant(64, 64)), "fp32", read_golden(exported))
+    assert all(row.passed is False for row in rows if row.comparison == "graph vs PyTorch")
+
+
+def test_a_swapped_patch_order_is_caught(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of the contract gate."""
+    from lame_runtime import compare, golden
+    from lame_runtime.contract.images import image_patches
+
+    monkeypatch.setattr(golden, "image_patches", lambda pixels, rules: image_patches(pixels, rules)[::-1])
+    with Encoder.load(exported) as encoder:
+        rows = compare.contract_rows(encoder.preparer, golden.read_golden(exported))
+    assert {row.modality: row.passed for row in rows}["image"] is False
+    assert {row.modality: row.passed for row in rows}["text"] is True
+
+
+def damage(bundle: Path, kind: str) -> Path:
+    if kind == "flipped byte":
+        flip_byte(bundle / "graphs/encoder.fp32.onnx.data")
+    elif kind == "missing file":
+        (bundle / "graphs/vision.fp32.onnx.data").unlink()
+    elif kind == "missing tokenizer":
+        (bundle / "tokenizer.json").unlink()
+    elif kind == "unknown format":
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        (bundle / "manifest.json").write_text(json.dumps({**manifest, "format_version": 99}))
+    elif kind == "no manifest":
+        (bundle / "manifest.json").unlink()
+    elif kind == "truncated manifest":
+        flip = (bundle / "manifest.json").read_text()
+        (bundle / "manifest.json").write_text(flip[: len(flip) // 2])
+    elif kind == "missing":
+        return bundle / "nowhere"
+    return bundle
+
+
+DAMAGE = {
+    "flipped byte": "wrong sha256",
+    "missing file": "is missing",
+    "missing tokenizer": "is missing",
+    "unknown format": "format_version 99",
+    "no manifest": "has no manifest.json",
+    "truncated manifest": "cannot be read",
+    "missing": "no such folder",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_bundle_is_refused_in_one_line(kind: str, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2, the file and the remedy named, nothing written."""
+    out = tmp_path / "v.npy"
+    assert main(["embed", str(damage(bundle, kind)), "--text", "fifteen", "-o", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert DAMAGE[kind] in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_checkpoint_where_a_bundle_belongs_is_recognised(checkpoint: Path) -> None:
+    """With the command that makes a bundle of it."""
+    with pytest.raises(BundleError, match=r"lame-export bundle"):
+        Encoder.load(checkpoint)
+
+
+def test_an_unlisted_file_fails_verify(bundle: Path) -> None:
+    """Somebody's extra file is not part of what was certified."""
+    (bundle / "graphs/extra.onnx").write_bytes(b"")
+    with pytest.raises(BundleError, match="not part of the bundle"):
+        verify(bundle)
+
+
+def test_an_unknown_graph_lists_the_known_ones(exported: Path) -> None:
+    """By name."""
+    with pytest.raises(InputError, match="int8-cpu"):
+        Encoder.load(exported, graph="fp8")
+
+
+def test_embed_writes_paths_then_texts(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder, a JSONL file with relative paths, a picture and two texts; stdin too."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    photo(folder / "b.jpg")
+    Image.new("RGB", (1, 1)).save(folder / "a.png")
+    (folder / "notes.txt").write_text("ignored")
+    (tmp_path / "in.jsonl").write_text(
+        json.dumps({"image": "pictures/b.jpg", "text": "数字 🙂"}) + "\n\n" + json.dumps("seven") + "\n", encoding="utf-8"
+    )
+    out = tmp_path / "v.npy"
+    names = [str(folder), str(tmp_path / "in.jsonl"), str(folder / "b.jpg")]
+    assert main(["embed", str(exported), *names, "--text", "seven", "--text", "fifteen", "-o", str(out)]) == 0
+    vectors = np.load(out)
+    assert vectors.shape == (7, 64)
+    assert np.allclose(vectors[3], vectors[5], atol=1e-5)
+    assert np.allclose(vectors[1], vectors[4], atol=1e-5)
+    command = [sys.executable, "-m", "lame_runtime", "embed", str(exported), "-", "-o", str(out), "--json"]
+    done = subprocess.run(command, input='"seven"\n', capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["shape"] == [1, 64]
+
+
+BAD = {
+    "nothing to embed": ([], "nothing to embed"),
+    "missing picture": (["nowhere.png"], "no such file"),
+    "empty text": (["--text", ""], "empty"),
+    "long text": (["--text", "digits " * 9999], "--truncate"),
+    "not a picture": ([__file__], "not a picture"),
+    "unknown role": (["--text", "a", "--role", "passage"], "unknown role"),
+    "wrong width": (["--text", "a", "--truncate-dim", "65"], "use 1 to 64"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(kind: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2."""
+    arguments, message = BAD[kind]
+    out = tmp_path / "v.npy"
+    assert main(["embed", str(exported), *arguments, "-o", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [] or not out.exists()
+
+
+def test_an_output_that_cannot_be_written_is_named(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No folder there."""
+    assert main(["embed", str(exported), "--text", "a", "-o", str(tmp_path / "no/v.npy")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_old_output(exported: Path, tmp_path: Path) -> None:
+    """The file size limit of the process stands for the full disk: the write fails, the old file stays whole."""
+    out = tmp_path / "v.npy"
+    np.save(out, np.zeros(3))
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100));"
+        "from lame_runtime.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "embed", str(exported), "--text", "a", "-o", str(out)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert np.load(out).tolist() == [0, 0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
+
+
+def test_ctrl_c_leaves_nothing_behind(exported: Path, tmp_path: Path) -> None:
+    """One line, exit code 130."""
+    import signal
+    import time
+
+    code = "import sys; from lame_runtime.__main__ import main; print('ready', flush=True); sys.exit(main(sys.argv[1:]))"
+    lines = tmp_path / "in.jsonl"
+    lines.write_text('"seven"\n' * 200_000)
+    out = tmp_path / "out"
+    out.mkdir()
+    command = [sys.executable, "-c", code, "embed", str(exported), str(lines), "-o", str(out / "v.npy")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.strip() == "stopped; nothing was written"
+    assert list(out.iterdir()) == []
+
+
+def test_info_verify_and_bench_speak_json(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For scripts; verify also writes the device's own certificate."""
+    assert main(["info", str(exported), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["dim"] == 64
+    assert facts["certificate"]["passed"] is True
+    assert main(["verify", str(exported), "--graph", "int8-cpu", "--json", "-o", str(tmp_path / "device.json")]) == 0
+    assert json.loads(capsys.readouterr().out)["passed"] is True
+    assert json.loads((tmp_path / "device.json").read_text())["rows"]
+    assert main(["bench", str(exported), "--json", "--rounds", "1", "--graph", "fp32"]) == 0
+    assert json.loads(capsys.readouterr().out)["graphs"]["fp32"]["single_ms"] > 0
+    for command in ("info", "verify", "bench"):
+        extra = ["--rounds", "1"] if command == "bench" else []
+        assert main([command, str(exported), *extra]) == 0
+    assert "int8-cpu" in capsys.readouterr().out
+
+
+def test_retrieval_runs_without_pytorch(exported: Path, data: Path, tmp_path: Path) -> None:
+    """The serving process of the demo: scores, timing, and no module it must not have."""
+    out = tmp_path / "scores.json"
+    command = [sys.executable, "-m", "lame_runtime.retrieval", str(exported), str(data), "--out", str(out)]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONWARNINGS": "error"})
+    report = json.loads(out.read_text())
+    assert not {"torch", "transformers", "onnx", "lame_training", "lame_export"} & set(report["modules"])
+    assert set(report["tasks"]) >= {"digit", "find2"}
+
+
+def test_retrieval_names_a_broken_row(exported: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """File and line."""
+    root = Path(shutil.copytree(data, tmp_path / "data"))
+    with (root / "eval/digit.jsonl").open("a") as file:
+        file.write('{"qry_inst": ""}\n')
+    assert search([str(exported), str(root), "--out", str(tmp_path / "x")]) == 2
+    assert "digit.jsonl, line 49" in capsys.readouterr().err

@@ -1,0 +1,84 @@
+"""The README's commands run as they stand, on the shared tiny artefacts."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ELSEWHERE = {
+    "make ": "runs this very test, or the demo at full size (tests/export/test_demo.py runs it small)",
+    "python": "sets up an environment, or runs this very test",
+    "pip ": "installs",
+    "lame-export demo": "tests/export/test_demo.py",
+    "lame-train run": "five minutes; tests/training/test_runs.py runs the tiny recipe",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line]
+RUN = [line for line in COMMANDS if not line.startswith(tuple(ELSEWHERE))]
+
+
+@pytest.fixture
+def workplace(checkpoint: Path, exported: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that looks as the README's reader has it after the demo."""
+    demo = tmp_path / "runs/demo"
+    for name, source in (("checkpoint", checkpoint), ("bundle", exported), ("data", data)):
+        shutil.copytree(source, demo / name)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 160, 3), dtype=np.uint8)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", RUN)
+def test_a_command_of_the_readme_runs(command: str, workplace: Path) -> None:
+    """Exit code 0."""
+    program, *arguments = command.split("  #")[0].split()
+    done = subprocess.run([str(Path(sys.executable).parent / program), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_python_of_the_readme_runs(workplace: Path) -> None:
+    """In a process of its own."""
+    for code in blocks("python"):
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_readme_shows_commands_worth_testing() -> None:
+    """The filter above leaves the runtime's four, evaluation, export, verify and engine."""
+    assert len(RUN) == 8
+
+
+def test_every_make_target_named_exists() -> None:
+    """And the Makefile explains each."""
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("demo", "test", "check", "help"):
+        assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE)
+
+
+def test_every_link_and_path_leads_somewhere() -> None:
+    """Files the README links to, and folders and modules of its tree."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+    (tree,) = [block for block in re.findall(r"```\n(.*?)```", README, flags=re.DOTALL) if "runtime/lame_runtime/" in block]
+    folder = ROOT
+    for line in tree.splitlines():
+        names = re.match(r"\s*(\S+/|(?:\S+\.py ?)+)", line)
+        assert names, line
+        base = ROOT if not line.startswith(" ") else folder
+        for name in names[1].split():
+            assert (base / name).exists(), line
+        if not line.startswith(" "):
+            folder = ROOT / names[1].strip()

@@ -1,0 +1,201 @@
+"""What must hold of the model: the decoder sees only Z, padding changes nothing, stages freeze what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lame_runtime.batching import assemble
+from lame_runtime.contract import Input, Preparer
+from lame_training.checkpoint import load_model
+from lame_training.collate import Collator, to_model_inputs
+from lame_training.data import read_pairs
+from lame_training.loop import step_losses, train_step
+from lame_training.losses import reconstruction
+from lame_training.model import PARTS, LaMEModel, ModelInputs
+from lame_training.packed_attention import use_packed_attention
+from lame_training.recipes import find_recipe, without_reason_tokens
+
+RECIPE = find_recipe("digits-tiny")
+
+
+@pytest.fixture
+def loaded(checkpoint: Path) -> tuple[LaMEModel, Preparer]:
+    return load_model(checkpoint)
+
+
+@pytest.fixture
+def items(data: Path) -> list[Input]:
+    """Texts of several lengths and pictures of several grids."""
+    pictures = [Input(image=data / f"images/eval/{n}-00001.png") for n in (1, 2, 3, 4)]
+    asked = [Input("What do the digits add up to?", picture.image) for picture in pictures]
+    return [*pictures, *asked, Input("seven"), Input("digits that add up to fifteen")]
+
+
+def inputs_of(items: list[Input], preparer: Preparer) -> ModelInputs:
+    return to_model_inputs(assemble([preparer(item) for item in items], preparer.contract))
+
+
+def test_the_decoder_sees_only_the_reason_states(loaded: tuple[LaMEModel, Preparer], items: list[Input]) -> None:
+    """With Z held fixed, another input leaves the logits unchanged; with another Z they change."""
+    model, preparer = loaded
+    target, prefix = torch.tensor([[5, 6, 7]] * 2), torch.tensor([0])
+    with torch.no_grad():
+        _, z = model(inputs_of(items[:2], preparer))
+        before = model.reconstruction_logits(z, prefix, target)
+        model(inputs_of(items[4:6], preparer))  # the decoder keeps no memory of what the backbone read
+        assert torch.equal(model.reconstruction_logits(z, prefix, target), before)
+        assert not torch.allclose(model.reconstruction_logits(z.flip(0), prefix, target), before)
+
+
+def test_the_embedding_is_the_same_without_the_decoder(loaded: tuple[LaMEModel, Preparer], items: list[Input]) -> None:
+    """Connector and decoder are training's alone."""
+    model, preparer = loaded
+    inputs = inputs_of(items, preparer)
+    with torch.no_grad():
+        before, _ = model(inputs)
+        assert torch.equal(model.trim()(inputs)[0], before)
+    assert model.decoder is None
+
+
+def test_padding_and_batch_mates_change_nothing(loaded: tuple[LaMEModel, Preparer], items: list[Input]) -> None:
+    """Alone, in a batch, and padded by 50 more tokens of anything."""
+    model, preparer = loaded
+    batch = inputs_of(items, preparer)
+    with torch.no_grad():
+        together, _ = model(batch)
+        for row, item in enumerate(items):
+            alone, _ = model(inputs_of([item], preparer))
+            assert torch.allclose(alone[0], together[row], atol=2e-6)
+        noise = torch.randint(0, 300, (len(items), 50))
+        zeros = torch.zeros_like(noise)
+        padded = dataclasses.replace(
+            batch,
+            input_ids_BL=torch.cat([batch.input_ids_BL, noise], dim=1),
+            feature_index_BL=torch.cat([batch.feature_index_BL, zeros], dim=1),
+            position_ids_3BL=torch.cat([batch.position_ids_3BL, zeros.expand(3, -1, -1)], dim=2),
+        )
+        assert torch.allclose(model(padded)[0], together, atol=2e-6)
+
+
+def test_an_embedding_depends_on_its_picture(loaded: tuple[LaMEModel, Preparer], items: list[Input]) -> None:
+    """The control of the test above: pictures of the same grid do differ."""
+    model, preparer = loaded
+    other = Input(image=str(items[1].image).replace("00001", "00002"))
+    with torch.no_grad():
+        vectors, _ = model(inputs_of([items[1], other], preparer))
+    assert not torch.allclose(vectors[0], vectors[1], atol=1e-4)
+
+
+def test_the_forward_equals_transformers_own_with_pixel_values(loaded: tuple[LaMEModel, Preparer], items: list[Input]) -> None:
+    """Our scatter of features and our positions give what Qwen2VLModel gives for ids and pixels."""
+    model, preparer = loaded
+    inputs = inputs_of([items[6]], preparer)
+    plain = inputs.input_ids_BL[:, : -(model.n_reason + 1)]
+    with torch.no_grad():
+        ours = model.hidden_states(inputs, model.vision_features(inputs))[:, : plain.shape[1]]
+        theirs = model.backbone(
+            input_ids=plain,
+            pixel_values=inputs.pixel_patches,
+            image_grid_thw=inputs.grid_thw,
+            mm_token_type_ids=(plain == preparer.contract.tokens.image_pad).int(),
+        ).last_hidden_state
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_packed_attention_equals_transformers_attention(loaded: tuple[LaMEModel, Preparer], items: list[Input]) -> None:
+    """Pictures of mixed grids, values and gradients."""
+    model, preparer = loaded
+    inputs = inputs_of([*items[:4], *items[:4]], preparer)
+    outcomes = []
+    for packed in (False, True):
+        if packed:
+            use_packed_attention(model.backbone.visual)
+        model.zero_grad()
+        features = model.vision_features(inputs)
+        features.square().sum().backward()
+        outcomes.append((features.detach(), model.backbone.visual.blocks[0].attn.qkv.weight.grad.clone()))
+    assert torch.allclose(outcomes[0][0], outcomes[1][0], atol=1e-5)
+    assert torch.allclose(outcomes[0][1], outcomes[1][1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        dataclasses.replace(RECIPE.stages[0], rates={"reason": 1e-2, "connector": 1e-2, "decoder": 1e-2}),
+        dataclasses.replace(RECIPE.stages[1], rates={"reason": 1e-2, "embed": 1e-2, "language_model": 1e-2, "merger": 1e-2}),
+    ],
+    ids=["bottleneck warm-up of a pretrained backbone", "joint optimisation with a frozen tower"],
+)
+def test_frozen_parts_do_not_move_and_trained_parts_do(stage, loaded: tuple[LaMEModel, Preparer], data: Path) -> None:  # type: ignore[no-untyped-def]
+    """Two steps of each stage's shape at scale."""
+    model, preparer = loaded
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    optimizer = stage.prepare(model)
+    rows = [pair for task in stage.tasks[:3] for pair in read_pairs(data, task)[:8]]
+    for _ in range(2):
+        train_step(model, stage, Collator(preparer, 0, 64, 8), rows, optimizer, 1.0, RECIPE)
+    for part in set(PARTS.values()):
+        moved = [not torch.equal(before[name], value) for name, value in model.part(part)]
+        assert any(moved) if part in stage.rates and moved else not any(moved), part
+
+
+def test_shuffled_reason_states_reconstruct_worse(data: Path, checkpoint: Path) -> None:
+    """Z carries information: after a minute of warm-up on one digit, another sample's Z decodes another digit."""
+    model, preparer = load_model(checkpoint)
+    use_packed_attention(model.backbone.visual)
+    stage = dataclasses.replace(RECIPE.stages[0], steps=100)
+    optimizer = stage.prepare(model)
+    pairs = read_pairs(data, stage.tasks[0])
+    collator = Collator(preparer, preparer.tokenizer.special("<|endoftext|>"), 64, 64)
+    for step in range(100):
+        train_step(model, stage, collator, pairs, optimizer, stage.rate_factor(step), RECIPE)
+    with torch.no_grad():
+        step = collator(pairs, contrastive=False, reconstructing=True)
+        (chunk,) = step.chunks
+        _, z = model(chunk.inputs)
+        z = z[torch.argsort(chunk.items)]
+        losses = [
+            float(
+                reconstruction(model.reconstruction_logits(states, torch.tensor([collator.end_id]), step.target_ids_RT), step.label_ids_RT)
+            )
+            for states in (z, z.roll(1, dims=0))
+        ]
+    assert losses[1] > 2 * losses[0]
+
+
+def test_a_model_without_reason_tokens_is_a_plain_embedder(data: Path, tmp_path: Path) -> None:
+    """K = 0 trains and embeds with one [EMBED] row and no decoder."""
+    from lame_training.loop import run
+
+    run(without_reason_tokens(RECIPE), data, tmp_path / "k0", steps=2, progress=False)
+    model, preparer = load_model(tmp_path / "k0")
+    assert model.n_reason == 0
+    assert model.decoder is None
+    assert preparer(Input("seven")).ids[-1] == preparer.contract.tokens.first_latent
+
+
+def test_positives_shared_by_rows_are_embedded_once_and_never_negatives(loaded: tuple[LaMEModel, Preparer], data: Path) -> None:
+    """Twenty rows that answer "seven" share one candidate; what is right for the same query is masked."""
+    _, preparer = loaded
+    pairs = read_pairs(data, RECIPE.stages[0].tasks[0])
+    step = Collator(preparer, 0, 64, 8)(pairs, contrastive=True, reconstructing=False)
+    assert len(step.candidate_M) == len({pair.positive.text for pair in pairs})
+    twins = [dataclasses.replace(pairs[0], positive=Input(text)) for text in ("one", "uno")]
+    step = Collator(preparer, 0, 64, 8)(twins, contrastive=True, reconstructing=False)
+    assert step.known_false_NM.tolist() == [[False, True], [True, False]]
+
+
+def test_one_step_on_the_whole_equals_its_chunks(loaded: tuple[LaMEModel, Preparer], data: Path) -> None:
+    """Chunking is a matter of memory and speed, not of the loss."""
+    model, preparer = loaded
+    stage = RECIPE.stages[1]
+    rows = [pair for task in stage.tasks for pair in read_pairs(data, task)[:3]]
+    losses = [
+        float(step_losses(model, stage, Collator(preparer, 0, chunk, 8)(rows, contrastive=True, reconstructing=True), 0, RECIPE).total)
+        for chunk in (4, 1000)
+    ]
+    assert np.isclose(*losses, rtol=1e-5)

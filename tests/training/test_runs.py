@@ -1,0 +1,179 @@
+"""Runs: checkpoints are whole, a killed run resumes to the same losses, what is wrong is said in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lame_runtime.contract import Input
+from lame_runtime.errors import BundleError, InputError
+from lame_training.__main__ import main
+from lame_training.checkpoint import complete_states, load_model
+from lame_training.data import DataSet, read_pairs
+from lame_training.evaluate import evaluate_model
+from lame_training.loop import read_losses, run
+from lame_training.recipes import find_recipe
+from lame_training.torch_backend import load_encoder
+
+RECIPE = find_recipe("digits-tiny")
+
+
+def losses(folder: Path) -> list[tuple[str, ...]]:
+    """Rows of losses.csv without the seconds."""
+    return [tuple(value for key, value in row.items() if key != "seconds") for row in read_losses(folder / "losses.csv")]
+
+
+def test_a_run_leaves_a_checkpoint_and_its_losses(checkpoint: Path) -> None:
+    """One row per step, both stages, and everything needed to load it."""
+    rows = losses(checkpoint)
+    assert [int(row[0]) for row in rows] == list(range(1, RECIPE.steps + 1))
+    assert {row[1] for row in rows} == {"bottleneck warm-up", "joint optimisation"}
+    model, preparer = load_model(checkpoint)
+    assert model.n_reason == preparer.contract.tokens.n_reason == 8
+    assert json.loads((checkpoint / "recipe.json").read_text())["name"] == "digits-tiny"
+
+
+def test_a_killed_run_resumes_to_the_same_losses(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """Kill -9 in the middle, --resume, and the log equals that of the run that was never killed."""
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "lame_training", "run", "digits-tiny", "--data", str(data), "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    deadline = time.monotonic() + 120
+    while not complete_states(out) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert complete_states(out)
+    assert not (out / "config.json").exists()
+    run(RECIPE, data, out, resume=True, progress=False)
+    assert losses(out) == losses(checkpoint)
+    ours, theirs = load_model(out)[0].state_dict(), load_model(checkpoint)[0].state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_zero_steps_write_the_initialised_checkpoint(data: Path, tmp_path: Path) -> None:
+    """It loads, embeds, and says that it was not trained."""
+    assert main(["run", "digits-tiny", "--data", str(data), "--out", str(tmp_path / "zero"), "--steps", "0"]) == 0
+    encoder = load_encoder(tmp_path / "zero")
+    assert encoder.encode("seven").shape == (1, 64)
+    assert json.loads((tmp_path / "zero/config.json").read_text())["steps"] == 0
+    assert losses(tmp_path / "zero") == []
+
+
+def test_dropping_or_swapping_reason_states_is_measurable(data: Path, checkpoint: Path) -> None:
+    """hit@1 with each query's reason rows replaced by another's; the figures for a trained model are in LOG.md."""
+    from lame_training.ablate import reason_ablation
+
+    figures = reason_ablation(checkpoint, data, "digit")
+    assert set(figures) == {"whole", "swapped", "dropped", "cosine swapped", "cosine dropped"}
+    assert all(-1 <= value <= 1.001 for value in figures.values())
+    assert figures["cosine swapped"] < 0.999999
+
+
+def test_evaluation_reports_every_task_beside_chance(data: Path, checkpoint: Path) -> None:
+    """Pools hold one right answer each."""
+    results = evaluate_model(load_encoder(checkpoint), data)
+    assert {result.task for result in results} >= {"digit", "sum2", "sum3", "find2", "find3", "same2"}
+    by_task = {result.task: result for result in results}
+    assert by_task["digit"].chance == pytest.approx(0.1)
+    assert all(0 <= result.hit_at_1 <= 1 for result in results)
+
+
+def test_a_fresh_run_does_not_overwrite_another(data: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says how to continue it instead."""
+    assert main(["run", "digits-tiny", "--data", str(data), "--out", str(checkpoint)]) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_a_run_is_not_resumed_with_another_recipe(data: Path, checkpoint: Path) -> None:
+    """Different seed, different run."""
+    with pytest.raises(InputError, match="another recipe"):
+        run(dataclasses.replace(RECIPE, seed=1), data, checkpoint, resume=True, progress=False)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> None:
+    """And leaves no checkpoint that looks finished."""
+    wild = tuple(dataclasses.replace(stage, rates=dict.fromkeys(stage.rates, 1e30)) for stage in RECIPE.stages)
+    with pytest.raises(InputError, match="learning rates"):
+        run(dataclasses.replace(RECIPE, stages=wild), data, tmp_path / "wild", progress=False)
+    assert not (tmp_path / "wild/config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nonesuch", "--out", "x"], "unknown recipe"),
+        (["run", "digits-tiny", "--out", "x", "--data", "nowhere"], "no such file"),
+        (["run", "digits-tiny", "--out", "x", "--data", "nowhere", "--resume"], "no such file"),
+        (["evaluate", "nowhere", "--data", "x"], "not a complete checkpoint"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2, no traceback."""
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_unreadable_training_data_is_named(tmp_path: Path) -> None:
+    """A file that is no parquet, one without the columns, one without rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "train").mkdir()
+    path = tmp_path / "train/x.parquet"
+    path.write_text("no parquet")
+    with pytest.raises(InputError, match="not a readable parquet"):
+        read_pairs(tmp_path, DataSet("x", "none"))
+    pq.write_table(pa.table({"qry": ["a"]}), path)
+    with pytest.raises(InputError, match="lacks the column qry_image_path"):
+        read_pairs(tmp_path, DataSet("x", "none"))
+    pq.write_table(pa.table({name: [""] for name in ("qry", "qry_image_path", "pos_text", "pos_image_path")}), path)
+    with pytest.raises(InputError, match="no row"):
+        read_pairs(tmp_path, DataSet("x", "none"))
+
+
+@pytest.mark.parametrize(
+    ("side", "query", "positive"),
+    [("positive", "four", None), ("query", None, "sums to four"), ("both", "four", "sums to four"), ("none", None, None)],
+)
+def test_target_side_chooses_what_is_reconstructed(side: str, query: str | None, positive: str | None, tmp_path: Path) -> None:
+    """Instructions and picture marks are stripped from it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "train").mkdir()
+    row = {"qry": ["<|image_1|>\nAnswer.\nsums to four"], "qry_image_path": ["a.png"], "pos_text": ["four"], "pos_image_path": [""]}
+    pq.write_table(pa.table(row), tmp_path / "train/x.parquet")
+    (pair,) = read_pairs(tmp_path, DataSet("x", side, instruction="Answer."))  # type: ignore[arg-type]
+    assert (pair.query_decodes, pair.positive_decodes) == (query, positive)
+    assert pair.query == Input("Answer.\nsums to four", str(tmp_path / "a.png"))
+
+
+def test_a_checkpoint_with_a_missing_file_or_weight_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """By name."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    weights = load_file(copy / "model.safetensors")
+    weights.pop("reason_KD")
+    save_file(weights, copy / "model.safetensors")
+    with pytest.raises(BundleError, match="reason_KD is missing"):
+        load_model(copy)
+    (copy / "contract.json").unlink()
+    with pytest.raises(BundleError, match=r"contract\.json is missing"):
+        load_model(copy)

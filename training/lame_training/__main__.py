@@ -1,0 +1,102 @@
+"""`lame-train`: run a recipe, evaluate what came out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from lame_runtime.errors import LameError
+
+from lame_training import __version__
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit code (0 done, 1 a check failed, 2 wrong use or bad input)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except LameError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; what was complete is kept", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lame-train", description="Trains and evaluates LaME models.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="train a recipe", description="Trains a recipe in its two stages and writes a checkpoint.")
+    run.add_argument("recipe", help="name of a recipe, such as digits")
+    run.add_argument("--out", type=Path, required=True, help="the checkpoint folder")
+    run.add_argument("--data", type=Path, help="root of the data; without it the digits are written to OUT/data")
+    run.add_argument("--steps", type=int, help="stop after so many steps in all; 0 writes the initialised model")
+    run.add_argument("--seed", type=int, help="replaces the recipe's seed")
+    run.add_argument("--resume", action="store_true", help="continue from the newest state in OUT")
+    run.set_defaults(run=_run)
+
+    evaluate = commands.add_parser("evaluate", help="hit@1 of a checkpoint or bundle")
+    evaluate.add_argument("model", type=Path, help="a checkpoint or a bundle")
+    evaluate.add_argument("--suite", choices=["digits"], default="digits")
+    evaluate.add_argument("--data", type=Path, required=True, help="root of the data")
+    evaluate.add_argument("--split", default="eval", choices=["eval", "valid"])
+    evaluate.add_argument("--json", action="store_true", help="machine-readable output")
+    evaluate.set_defaults(run=_evaluate)
+
+    data = commands.add_parser(
+        "digits", help="write the digits data set", description="Writes the embedded data set in MMEB's row formats."
+    )
+    data.add_argument("root", type=Path)
+    data.add_argument("--tiny", action="store_true", help="a few hundred files, for tests")
+    data.set_defaults(run=_digits)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from lame_training.digits import write_digits
+    from lame_training.loop import run
+    from lame_training.recipes import find_recipe
+
+    recipe = find_recipe(options.recipe)
+    if options.seed is not None:
+        recipe = dataclasses.replace(recipe, seed=options.seed)
+    data = options.data
+    if data is None:
+        data = options.out / "data"
+        if not data.is_dir():
+            write_digits(data)
+    run(recipe, data, options.out, steps=options.steps, resume=options.resume)
+    print(f"wrote {options.out}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from lame_training.evaluate import evaluate_model, open_encoder
+
+    with open_encoder(options.model) as encoder:
+        results = evaluate_model(encoder, options.data, options.split)
+    if options.json:
+        print(json.dumps({r.task: {"hit@1": r.hit_at_1, "chance": r.chance, "queries": len(r.ranks)} for r in results}, indent=2))
+        return 0
+    print(f"{'task':12} {'hit@1':>7} {'chance':>7} {'queries':>8}")
+    for r in results:
+        print(f"{r.task:12} {r.hit_at_1:7.3f} {r.chance:7.3f} {len(r.ranks):8}")
+    return 0
+
+
+def _digits(options: argparse.Namespace) -> int:
+    from lame_training.digits import FULL, TINY, write_digits
+
+    write_digits(options.root, TINY if options.tiny else FULL)
+    print(f"wrote {options.root}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

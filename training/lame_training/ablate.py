@@ -1,0 +1,112 @@
+"""Do the reason tokens matter? hit@1 and embeddings with each query's reason rows swapped for another's, or dropped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lame_runtime.batching import assemble, plan_batches
+from lame_runtime.contract.prompts import Input
+from lame_runtime.retrieval import Vectors, distinct, embed_rows, evaluate, read_rows
+from torch import Tensor
+
+from lame_training.collate import to_model_inputs
+from lame_training.model import LaMEModel, ModelInputs
+from lame_training.torch_backend import load_encoder_and_model
+
+Floats = npt.NDArray[np.float32]
+
+
+def reason_ablation(checkpoint: Path, data: Path, task: str, split: str = "eval") -> dict[str, float]:
+    """Measures one task three times.
+
+    "swapped" lets [EMBED] read, in every layer, the reason rows that another query of the batch produced;
+    "dropped" lets it read the prompt alone.
+
+    Args:
+        checkpoint: a model with reason tokens.
+        data: root of the evaluation data.
+        task: a task of it.
+        split: "eval" or "valid".
+
+    Returns:
+        hit@1 under "whole", "swapped" and "dropped", and the mean cosine of the query embeddings of the
+        last two to the first ("cosine swapped", "cosine dropped").
+    """
+    encoder, model = load_encoder_and_model(checkpoint)
+    rows = {task: read_rows(data, task, split)}
+    vectors = embed_rows(lambda items, role: encoder.encode(items, role=role), rows)
+    queries = distinct(row.query for row in rows[task])
+    candidates = [item for row in rows[task] for item in row.candidates]
+    prepared = [encoder.preparer(query, "query") for query in queries]
+    whole = np.stack([vectors.query(query) for query in queries])
+    figures = {"whole": evaluate(rows, vectors)[0].hit_at_1}
+    for name, embed_changed in (("swapped", _embed_swapped), ("dropped", _embed_dropped)):
+        changed = np.empty_like(whole)
+        for chosen in plan_batches(prepared, 32):
+            batch = assemble([prepared[i] for i in chosen], encoder.preparer.contract)
+            changed[chosen] = embed_changed(model, to_model_inputs(batch))
+
+        def embed(items: list[Input], role: str, changed: Floats = changed) -> Floats:
+            return changed if role == "query" else vectors.documents(items)
+
+        figures[name] = evaluate(rows, Vectors(embed, queries, candidates))[0].hit_at_1
+        figures[f"cosine {name}"] = float((whole * changed).sum(1).mean())
+    return figures
+
+
+@torch.inference_mode()
+def _embed_dropped(model: LaMEModel, inputs: ModelInputs) -> Floats:
+    """Embeddings with the reason rows hidden from [EMBED]: (B, P)."""
+    b, length = inputs.input_ids_BL.shape
+    visible_B1LL = torch.ones(length, length, dtype=torch.bool).tril().expand(b, 1, -1, -1).clone()
+    rows = _reason_rows(model, inputs)
+    visible_B1LL[torch.arange(b)[:, None], 0, inputs.embed_index_B[:, None], rows] = False
+    return _embed(model, inputs, visible_B1LL)
+
+
+@torch.inference_mode()
+def _embed_swapped(model: LaMEModel, inputs: ModelInputs) -> Floats:
+    """Embeddings with every layer's reason rows taken from the next query of the batch: (B, P)."""
+    rows = _reason_rows(model, inputs)
+    batch = torch.arange(len(rows))[:, None]
+    layers = list(model.backbone.language_model.layers)
+    seen: list[Tensor] = []
+
+    def record(_: Any, arguments: tuple[Tensor, ...]) -> None:
+        seen.append(arguments[0][batch, rows])
+
+    _hooked(layers, [record] * len(layers), model, inputs)
+
+    def swap(layer: int) -> Any:
+        def replace(_: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            states = arguments[0].clone()
+            states[batch, rows] = seen[layer].roll(1, dims=0)
+            return (states, *arguments[1:])
+
+        return replace
+
+    return _hooked(layers, [swap(layer) for layer in range(len(layers))], model, inputs)
+
+
+def _hooked(layers: list[Any], hooks: list[Any], model: LaMEModel, inputs: ModelInputs) -> Floats:
+    handles = [layer.register_forward_pre_hook(hook) for layer, hook in zip(layers, hooks, strict=True)]
+    try:
+        return _embed(model, inputs, None)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _reason_rows(model: LaMEModel, inputs: ModelInputs) -> Tensor:
+    """Columns of the reason rows: (B, K)."""
+    return inputs.embed_index_B[:, None] + torch.arange(-model.n_reason, 0)
+
+
+def _embed(model: LaMEModel, inputs: ModelInputs, visible_B1LL: Tensor | None) -> Floats:
+    hidden_BLD = model.hidden_states(inputs, model.vision_features(inputs), visible_B1LL)
+    _, h_BD = model.take_latents(hidden_BLD, inputs.embed_index_B)
+    return model.embedding(h_BD).numpy()

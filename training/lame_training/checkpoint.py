@@ -1,0 +1,143 @@
+"""A checkpoint folder: what a model is, and, while training runs, where it stands.
+
+    model.safetensors  config.json  recipe.json  contract.json  tokenizer.json     the model
+    losses.csv                                                                     one row per step
+    state/step-000100/                                                             weights and optimizer, for --resume
+
+A file appears under its name only when it is complete, and `config.json`, without which nothing here counts
+as a checkpoint, is written last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from lame_runtime.atomic import atomic_path, atomic_text
+from lame_runtime.contract import Contract, Preparer
+from lame_runtime.errors import BundleError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import Qwen2VLConfig, Qwen3Config
+
+from lame_training.model import LaMEModel
+from lame_training.recipes import Recipe
+
+MODEL_FILES = ("model.safetensors", "recipe.json", "contract.json", "tokenizer.json", "config.json")
+
+
+def save_model(folder: Path, model: LaMEModel, recipe: Recipe, steps: int) -> None:
+    """Writes weights, recipe and config (with the steps trained) into `folder`, where contract and tokenizer already lie."""
+    with atomic_path(folder / "model.safetensors") as path:
+        save_file({name: value.detach().contiguous() for name, value in _weights(model).items()}, path)
+    write_recipe(folder, recipe)
+    decoder = None if model.decoder is None else model.decoder.config.to_dict()
+    config = {
+        "steps": steps,
+        "n_reason": model.n_reason,
+        "dim": model.dim,
+        "backbone": model.backbone.config.to_dict(),
+        "decoder": decoder,
+    }
+    atomic_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def load_model(folder: Path) -> tuple[LaMEModel, Preparer]:
+    """Reads a checkpoint: the model in FP32 and evaluation mode, and its contract.
+
+    Raises:
+        BundleError: not a checkpoint, or its weights do not fit its config.
+    """
+    if not (folder / "config.json").is_file():
+        kind = "a bundle, not a checkpoint" if (folder / "manifest.json").is_file() else "not a complete checkpoint (no config.json)"
+        raise BundleError(f"{folder}: is {kind}; give the folder that lame-train wrote")
+    if missing := [name for name in MODEL_FILES if not (folder / name).is_file()]:
+        raise BundleError(f"{folder}: {missing[0]} is missing; copy or train the checkpoint again")
+    preparer = Preparer.load(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        decoder = None if config["decoder"] is None else Qwen3Config(**config["decoder"])
+        model = LaMEModel(Qwen2VLConfig(**config["backbone"]), decoder, config["n_reason"], config["dim"])
+        weights = load_file(folder / "model.safetensors")
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{folder}: cannot be read ({str(error).splitlines()[0]}); copy or train the checkpoint again") from None
+    load_weights(model, weights, str(folder))
+    return model.eval(), preparer
+
+
+def load_weights(model: LaMEModel, weights: dict[str, Tensor], source: str) -> None:
+    """Fills the model; every parameter exactly once, tied ones through their owner.
+
+    Raises:
+        BundleError: a weight is missing, left over or of another shape.
+    """
+    expected = _weights(model)
+    if missing := sorted(set(expected) - set(weights)):
+        raise BundleError(f"{source}: the weight {missing[0]} is missing ({len(missing)} in all); this is another model's file")
+    if extra := sorted(set(weights) - set(expected)):
+        raise BundleError(f"{source}: the weight {extra[0]} is unknown ({len(extra)} in all); this is another model's file")
+    for name, value in expected.items():
+        if weights[name].shape != value.shape:
+            raise BundleError(f"{source}: {name} is {tuple(weights[name].shape)}, the config says {tuple(value.shape)}")
+        value.data.copy_(weights[name])
+
+
+def _weights(model: LaMEModel) -> dict[str, Tensor]:
+    """Parameters by name; a tied parameter appears once, under its first name."""
+    return dict(model.named_parameters())
+
+
+# --- where a run stands ------------------------------------------------------------------------------------
+
+
+def save_state(folder: Path, step: int, model: LaMEModel, optimizer: torch.optim.AdamW) -> None:
+    """Writes `state/step-N` after `step` steps and removes older states once it is complete."""
+    states = folder / "state"
+    target, fresh = states / f"step-{step:06d}", states / "incomplete"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    save_file({name: value.detach().contiguous() for name, value in _weights(model).items()}, fresh / "model.safetensors")
+    moments = {f"{index}.{key}": value for index, state in optimizer.state_dict()["state"].items() for key, value in state.items()}
+    save_file(moments, fresh / "optimizer.safetensors")
+    if target.exists():
+        shutil.rmtree(target)
+    fresh.rename(target)
+    for old in complete_states(folder)[:-1]:
+        shutil.rmtree(old)
+
+
+def complete_states(folder: Path) -> list[Path]:
+    """The states that can be resumed from, oldest first."""
+    return sorted((folder / "state").glob("step-*"))
+
+
+def load_state(state: Path, model: LaMEModel) -> dict[int, dict[str, Tensor]]:
+    """Fills the model from a state and returns the optimizer's state by parameter index."""
+    load_weights(model, load_file(state / "model.safetensors"), str(state))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in load_file(state / "optimizer.safetensors").items():
+        index, key = name.split(".", 1)
+        moments.setdefault(int(index), {})[key] = value
+    return moments
+
+
+def write_contract(folder: Path, contract: Contract) -> None:
+    """Writes `contract.json`."""
+    atomic_text(folder / "contract.json", contract.to_json())
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Writes `recipe.json`."""
+    atomic_text(folder / "recipe.json", json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
+
+
+def same_recipe(folder: Path, recipe: Recipe) -> bool:
+    """Whether the run in `folder` was started with `recipe`."""
+    path = folder / "recipe.json"
+    recorded: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return recorded == json.loads(json.dumps(dataclasses.asdict(recipe)))

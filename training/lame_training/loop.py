@@ -1,0 +1,244 @@
+"""The training loop: stages one after the other, one kind of step for all of them."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lame_runtime.contract import Contract, Preparer, TokenRules
+from lame_runtime.contract.tokens import TextTokenizer
+from lame_runtime.errors import InputError
+from torch import Tensor
+from tqdm import tqdm
+from transformers import Qwen2VLConfig, Qwen3Config
+
+from lame_training import checkpoint
+from lame_training.collate import Collator, Step
+from lame_training.data import Pair, read_pairs
+from lame_training.losses import info_nce, reconstruction
+from lame_training.model import LaMEModel
+from lame_training.packed_attention import use_packed_attention
+from lame_training.recipes import Recipe
+from lame_training.stages import Stage
+from lame_training.vocabulary import END, train_tokenizer
+
+COLUMNS = ("step", "stage", "loss", "nce", "rec", "rate", "seconds")
+
+
+@dataclass(frozen=True)
+class Losses:
+    """One step's losses; None where the stage does not have that loss."""
+
+    total: Tensor
+    nce: float | None
+    rec: float | None
+
+
+def run(recipe: Recipe, data: Path, out: Path, *, steps: int | None = None, resume: bool = False, progress: bool = True) -> None:
+    """Trains `recipe` on `data` and leaves a checkpoint in `out`.
+
+    Args:
+        recipe: the run.
+        data: root of the training data (`train/TASK.parquet`).
+        out: the checkpoint folder.
+        steps: stop after so many steps of the whole run and write the model as it is then; 0 writes the
+            initialised model. None runs all stages.
+        resume: continue from the newest state in `out`.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: unusable data, a folder that already holds a run, a state of another recipe, a loss
+            that is not finite.
+    """
+    torch.manual_seed(recipe.seed)
+    pairs = {task.name: read_pairs(data, task) for stage in recipe.stages for task in stage.tasks}
+    model, preparer = _start(recipe, pairs, out, resume=resume)
+    use_packed_attention(model.backbone.visual)
+    collator = Collator(preparer, preparer.tokenizer.special(END), recipe.chunk, recipe.picture_cache_mib)
+
+    last = recipe.steps if steps is None else min(steps, recipe.steps)
+    states = checkpoint.complete_states(out) if resume else []
+    done = int(states[-1].name.removeprefix("step-")) if states else 0
+    moments = checkpoint.load_state(states[-1], model) if states else None
+    log = out / "losses.csv"
+    _cut_log(log, done)
+
+    bar = tqdm(total=last, initial=done, unit="step", disable=not progress)
+    with log.open("a", newline="", encoding="utf-8") as file, bar:
+        writer = csv.writer(file)
+        start = 0
+        for number, stage in enumerate(recipe.stages):
+            if done < min(start + stage.steps, last):
+                optimizer = stage.prepare(model)
+                if moments is not None and done > start:
+                    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+                for step in range(max(done, start), min(start + stage.steps, last)):
+                    began = time.perf_counter()
+                    rows = draw_rows(stage, pairs, step - start, (recipe.seed, number, step))
+                    losses = train_step(model, stage, collator, rows, optimizer, stage.rate_factor(step - start), recipe)
+                    rate = max(stage.rates.values()) * stage.rate_factor(step - start)
+                    texts = ["" if value is None else f"{value:.6f}" for value in (float(losses.total.detach()), losses.nce, losses.rec)]
+                    writer.writerow([step + 1, stage.name, *texts, f"{rate:.3e}", f"{time.perf_counter() - began:.3f}"])
+                    bar.set_description(stage.name)
+                    bar.set_postfix_str(
+                        " ".join(f"{key} {value:.3f}" for key, value in (("nce", losses.nce), ("rec", losses.rec)) if value is not None)
+                    )
+                    bar.update()
+                    if (step + 1) % recipe.save_every == 0 and step + 1 < last:
+                        file.flush()
+                        checkpoint.save_state(out, step + 1, model, optimizer)
+            start += stage.steps
+    checkpoint.save_model(out, model, recipe, last)
+
+
+def _start(recipe: Recipe, pairs: dict[str, list[Pair]], out: Path, *, resume: bool) -> tuple[LaMEModel, Preparer]:
+    """The model and contract of step 0, written into `out`."""
+    occupied = (out / "recipe.json").is_file()
+    if resume and not occupied:
+        raise InputError(f"{out}: holds no run to resume; start it without --resume")
+    if resume and not checkpoint.same_recipe(out, recipe):
+        raise InputError(f"{out}: was started with another recipe; resume with that one, or choose another --out")
+    if occupied and not resume:
+        raise InputError(f"{out}: already holds a run; continue it with --resume, or choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
+    texts = sorted({text for rows in pairs.values() for pair in rows for text in (pair.query.text, pair.positive.text) if text})
+    train_tokenizer(texts, recipe.vocab_size, out / "tokenizer.json")
+    tokenizer = TextTokenizer(out / "tokenizer.json")
+    contract = make_contract(recipe, tokenizer)
+    checkpoint.write_contract(out, contract)
+    model = build_model(recipe, tokenizer)
+    if not resume:
+        checkpoint.write_recipe(out, recipe)
+    return model, Preparer(contract, tokenizer)
+
+
+def make_contract(recipe: Recipe, tokenizer: TextTokenizer) -> Contract:
+    """The contract of a model trained from scratch by `recipe`; latent ids start behind the embedding table."""
+    tokens = TokenRules(
+        vision_start=tokenizer.special("<|vision_start|>"),
+        vision_end=tokenizer.special("<|vision_end|>"),
+        image_pad=tokenizer.special("<|image_pad|>"),
+        pad=tokenizer.special(END),
+        first_latent=recipe.vocab_size,
+        n_reason=recipe.n_reason,
+        max_length=recipe.max_length,
+    )
+    return Contract("qwen2_vl", recipe.dim, recipe.prompt, tokens, recipe.images)
+
+
+def build_model(recipe: Recipe, tokenizer: TextTokenizer) -> LaMEModel:
+    """The freshly initialised model of a recipe."""
+    backbone = Qwen2VLConfig(
+        **{**recipe.backbone, "text_config": {**recipe.backbone["text_config"], "vocab_size": recipe.vocab_size}},
+        image_token_id=tokenizer.special("<|image_pad|>"),
+        video_token_id=tokenizer.special("<|video_pad|>"),
+        vision_start_token_id=tokenizer.special("<|vision_start|>"),
+        vision_end_token_id=tokenizer.special("<|vision_end|>"),
+    )
+    decoder = None if recipe.decoder is None else Qwen3Config(vocab_size=recipe.vocab_size, **recipe.decoder)
+    model = LaMEModel(backbone, decoder, recipe.n_reason, recipe.dim)
+    model.initialise_latents(tokenizer.special("<|im_end|>"))
+    return model
+
+
+def draw_rows(stage: Stage, pairs: dict[str, list[Pair]], step: int, seed: tuple[int, ...]) -> list[Pair]:
+    """The rows of one step: sub-batches of one task each, tasks by weight.
+
+    Depends on its arguments alone, so that a run can resume anywhere.
+
+    Args:
+        stage: its tasks and batch.
+        pairs: rows by task.
+        step: 0-based within the stage.
+        seed: of this step.
+    """
+    rng = np.random.default_rng(seed)
+    open_tasks = [task for task in stage.tasks if step >= task.begins * stage.steps]
+    weights = np.array([task.weight for task in open_tasks])
+    rows: list[Pair] = []
+    for _ in range(stage.batch_size // stage.sub_batch):
+        available = pairs[open_tasks[int(rng.choice(len(open_tasks), p=weights / weights.sum()))].name]
+        rows += [available[int(i)] for i in rng.choice(len(available), size=min(stage.sub_batch, len(available)), replace=False)]
+    return rows
+
+
+def train_step(
+    model: LaMEModel,
+    stage: Stage,
+    collator: Collator,
+    rows: list[Pair],
+    optimizer: torch.optim.AdamW,
+    rate_factor: float,
+    recipe: Recipe,
+) -> Losses:
+    """One update. Raises `InputError` where the loss is not finite."""
+    model.train()
+    step = collator(rows, contrastive=stage.nce_weight > 0, reconstructing=stage.rec_weight > 0)
+    losses = step_losses(model, stage, step, collator.end_id, recipe)
+    if not torch.isfinite(losses.total):
+        raise InputError(
+            f"the loss of stage {stage.name!r} is {float(losses.total)}; lower the learning rates or resume from the last state"
+        )
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * rate_factor
+    optimizer.zero_grad(set_to_none=True)
+    losses.total.backward()
+    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], recipe.clip_norm)
+    optimizer.step()
+    return losses
+
+
+def step_losses(model: LaMEModel, stage: Stage, step: Step, end_id: int, recipe: Recipe) -> Losses:
+    """Embeds the step's distinct inputs once and computes the stage's losses from them."""
+    embeddings, reasons = _embed_items(model, step)
+    total = embeddings.new_zeros(())
+    nce = rec = None
+    if stage.nce_weight > 0:
+        loss = info_nce(
+            embeddings[step.query_N],
+            embeddings[step.candidate_M],
+            step.positive_N,
+            step.known_false_NM,
+            temperature=recipe.temperature,
+            margin=recipe.false_negative_margin,
+        )
+        total, nce = total + stage.nce_weight * loss, float(loss.detach())
+    if stage.rec_weight > 0 and len(step.decoding_R):
+        prefix = torch.tensor([end_id])
+        loss = reconstruction(model.reconstruction_logits(reasons[step.decoding_R], prefix, step.target_ids_RT), step.label_ids_RT)
+        total, rec = total + stage.rec_weight * loss, float(loss.detach())
+    return Losses(total, nce, rec)
+
+
+def _embed_items(model: LaMEModel, step: Step) -> tuple[Tensor, Tensor]:
+    """Embeddings (items, P) and reason states (items, K, D) in item order."""
+    outputs = [model(chunk.inputs) for chunk in step.chunks]
+    back = torch.argsort(torch.cat([chunk.items for chunk in step.chunks]))
+    return torch.cat([e for e, _ in outputs])[back], torch.cat([z for _, z in outputs])[back]
+
+
+def _cut_log(path: Path, steps: int) -> None:
+    """Keeps the header and the rows of the first `steps` steps of losses.csv; makes the file where there is none."""
+    kept = [",".join(COLUMNS)]
+    if path.is_file():
+        kept += [line for line in path.read_text(encoding="utf-8").splitlines()[1:] if _step_of(line) in range(1, steps + 1)]
+    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+
+
+def _step_of(line: str) -> int:
+    first = line.split(",", 1)[0]
+    return int(first) if first.isdigit() else 0
+
+
+def read_losses(path: Path) -> Iterator[dict[str, str]]:
+    """Rows of a losses.csv."""
+    with path.open(newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file)

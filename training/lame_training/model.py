@@ -1,0 +1,170 @@
+"""The LaME model: backbone, K reason tokens, [EMBED], projection head, connector and latent decoder.
+
+Axes: B batch, L padded length, K reason tokens, D backbone width, E decoder width, P embedding length,
+T target tokens, V decoder vocabulary, F vision features of the batch. Source: arXiv 2606.13061; what the
+paper leaves open is marked "ours".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Qwen2VLConfig, Qwen2VLModel, Qwen3Config, Qwen3ForCausalLM
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """The arrays of `lame_runtime.backends.base.Batch` as tensors, pictures packed as the backbone wants them."""
+
+    input_ids_BL: Tensor
+    feature_index_BL: Tensor
+    position_ids_3BL: Tensor
+    embed_index_B: Tensor
+    pixel_patches: Tensor | None
+    """float32 (all patches of the batch, patch_dim), or None without pictures."""
+    grid_thw: Tensor | None
+    """int64 (pictures, 3)."""
+
+
+class LatentConnector(nn.Module):
+    """C: maps reason states into the decoder's space. LayerNorm → Linear(D, E) → GELU → Linear(E, E)."""
+
+    def __init__(self, width_D: int, width_E: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width_D)
+        self.up = nn.Linear(width_D, width_E)
+        self.out = nn.Linear(width_E, width_E)
+
+    def forward(self, states_BKD: Tensor) -> Tensor:
+        """(B, K, D) → (B, K, E)."""
+        return self.out(F.gelu(self.up(self.norm(states_BKD))))
+
+
+class LaMEModel(nn.Module):
+    """A vision-language backbone that thinks in K latent rows and answers with one vector, in one forward pass.
+
+    Args:
+        backbone_config: of a `Qwen2VLModel`.
+        decoder_config: of the latent decoder, a `Qwen3ForCausalLM`; None for a model without L_rec.
+        n_reason: K; 0 leaves a plain embedder with one [EMBED] row.
+        dim: P; the head W is the identity where P = D.
+    """
+
+    def __init__(self, backbone_config: Qwen2VLConfig, decoder_config: Qwen3Config | None, n_reason: int, dim: int) -> None:
+        super().__init__()
+        width_D = backbone_config.text_config.hidden_size
+        self.backbone: PreTrainedModel = Qwen2VLModel(backbone_config)
+        self.reason_KD = nn.Parameter(torch.empty(n_reason, width_D))
+        self.embed_1D = nn.Parameter(torch.empty(1, width_D))
+        self.head: nn.Module = nn.Identity() if dim == width_D else nn.Linear(width_D, dim, bias=False)
+        self.connector = None
+        self.decoder = None
+        if decoder_config is not None and n_reason > 0:
+            self.connector = LatentConnector(width_D, decoder_config.hidden_size)
+            self.decoder = Qwen3ForCausalLM(decoder_config)
+        self.n_reason = n_reason
+        self.dim = dim
+
+    @torch.no_grad()
+    def initialise_latents(self, start_id: int) -> None:
+        """Latent rows begin at the embedding of token `start_id` (end of turn) plus small noise (ours)."""
+        table_VD = self.backbone.get_input_embeddings().weight
+        for rows in (self.reason_KD, self.embed_1D):
+            rows.copy_(table_VD[start_id] + 0.02 * torch.randn_like(rows))
+
+    def vision_features(self, inputs: ModelInputs) -> Tensor:
+        """Vision tower and merger over the batch's pictures: (1 + F, D), row 0 zeros."""
+        table_VD = self.backbone.get_input_embeddings().weight
+        nothing_1D = table_VD.new_zeros(1, table_VD.shape[1])
+        if inputs.pixel_patches is None:
+            return nothing_1D
+        features_FD = self.backbone.visual(inputs.pixel_patches, grid_thw=inputs.grid_thw).pooler_output
+        return torch.cat([nothing_1D, features_FD])
+
+    def hidden_states(self, inputs: ModelInputs, features_FD: Tensor, visible_B1LL: Tensor | None = None) -> Tensor:
+        """The backbone's last hidden states over prompt and latent rows: (B, L, D).
+
+        Args:
+            inputs: the batch.
+            features_FD: from `vision_features`.
+            visible_B1LL: a bool mask in place of the causal one, for experiments.
+        """
+        table_VD = torch.cat([self.backbone.get_input_embeddings().weight, self.reason_KD, self.embed_1D])
+        tokens_BLD = F.embedding(inputs.input_ids_BL, table_VD)
+        vision_BLD = features_FD[inputs.feature_index_BL]
+        rows_BLD = torch.where(inputs.feature_index_BL[:, :, None] > 0, vision_BLD, tokens_BLD)
+        return self.backbone.language_model(
+            inputs_embeds=rows_BLD, position_ids=inputs.position_ids_3BL, attention_mask=visible_B1LL, use_cache=False
+        ).last_hidden_state
+
+    def latents(self, inputs: ModelInputs) -> tuple[Tensor, Tensor]:
+        """One forward pass. Returns reason states Z (B, K, D) and the [EMBED] state h (B, D)."""
+        hidden_BLD = self.hidden_states(inputs, self.vision_features(inputs))
+        return self.take_latents(hidden_BLD, inputs.embed_index_B)
+
+    def take_latents(self, hidden_BLD: Tensor, embed_index_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Z (B, K, D) and h (B, D): the K + 1 consecutive rows that end at `embed_index_B`."""
+        rows_B = torch.arange(len(hidden_BLD), device=hidden_BLD.device)
+        offsets_K = torch.arange(-self.n_reason, 0, device=hidden_BLD.device)
+        z_BKD = hidden_BLD[rows_B[:, None], embed_index_B[:, None] + offsets_K]
+        return z_BKD, hidden_BLD[rows_B, embed_index_B]
+
+    def embedding(self, h_BD: Tensor) -> Tensor:
+        """E = l2norm(W h): (B, P) float32."""
+        return F.normalize(self.head(h_BD).float(), dim=-1)
+
+    def forward(self, inputs: ModelInputs) -> tuple[Tensor, Tensor]:
+        """Embeddings e (B, P) and reason states Z (B, K, D) of one batch."""
+        z_BKD, h_BD = self.latents(inputs)
+        return self.embedding(h_BD), z_BKD
+
+    def reconstruction_logits(self, z_BKD: Tensor, prefix_ids: Tensor, target_ids_BT: Tensor) -> Tensor:
+        """The decoder's logits over the target given Z alone: (B, T + 1, V).
+
+        Position t predicts target token t; the last position predicts what follows the target.
+
+        Args:
+            z_BKD: reason states.
+            prefix_ids: (n,) ids between latents and target, n ≥ 1.
+            target_ids_BT: right-padded target ids.
+        """
+        assert self.connector is not None
+        assert self.decoder is not None
+        table = self.decoder.get_input_embeddings()
+        prefix_BnE = table(prefix_ids).expand(len(z_BKD), -1, -1)
+        rows_BUE = torch.cat([self.connector(z_BKD), prefix_BnE, table(target_ids_BT)], dim=1)
+        first = self.n_reason + len(prefix_ids) - 1
+        hidden_BUE = self.decoder.model(inputs_embeds=rows_BUE, use_cache=False).last_hidden_state
+        return self.decoder.lm_head(hidden_BUE[:, first:])
+
+    def part(self, name: str) -> list[tuple[str, nn.Parameter]]:
+        """Named parameters of one trainable part, the vocabulary of `stages.Stage.rates`.
+
+        Parts: vision, merger, language_model, reason, embed, head, connector, decoder.
+        """
+        return [(key, value) for key, value in self.named_parameters() if part_of(key) == name]
+
+    def trim(self) -> LaMEModel:
+        """Drops connector and decoder, which inference does not need. Returns self."""
+        self.connector = self.decoder = None
+        return self
+
+
+PARTS = {
+    "backbone.visual.merger.": "merger",
+    "backbone.visual.": "vision",
+    "backbone.language_model.": "language_model",
+    "reason_KD": "reason",
+    "embed_1D": "embed",
+    "head.": "head",
+    "connector.": "connector",
+    "decoder.": "decoder",
+}
+
+
+def part_of(parameter: str) -> str:
+    """The part a parameter belongs to."""
+    return next(part for prefix, part in PARTS.items() if parameter.startswith(prefix))

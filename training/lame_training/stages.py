@@ -1,0 +1,61 @@
+"""A stage of training: what it trains, its losses, its schedule, its tasks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from lame_training.data import DataSet
+from lame_training.model import PARTS, LaMEModel
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the two stages (method.md's table), as values.
+
+    `rates` maps a part of the model to its peak learning rate; a part that is not named stays frozen.
+    The loss is `nce_weight · L_nce + rec_weight · L_rec`.
+    """
+
+    name: str
+    steps: int
+    batch_size: int
+    sub_batch: int
+    """Rows drawn together from one task; a batch interleaves `batch_size / sub_batch` tasks."""
+    rates: dict[str, float]
+    nce_weight: float
+    rec_weight: float
+    tasks: tuple[DataSet, ...]
+    warmup: float = 0.05
+    """Share of the steps over which the rate rises linearly; a cosine to a tenth follows."""
+
+    def rate_factor(self, step: int) -> float:
+        """What the peak rates are multiplied with at `step` (0-based within the stage)."""
+        rising = max(1, round(self.steps * self.warmup))
+        if step < rising:
+            return (step + 1) / rising
+        progress = (step - rising) / max(1, self.steps - rising)
+        return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def prepare(self, model: LaMEModel) -> torch.optim.AdamW:
+        """Freezes what the stage does not train and returns the optimizer of what it does.
+
+        Raises:
+            ValueError: `rates` names a part the model does not know.
+        """
+        if unknown := set(self.rates) - set(PARTS.values()):
+            raise ValueError(f"stage {self.name}: unknown parts {sorted(unknown)}; parts are {sorted(set(PARTS.values()))}")
+        groups = []
+        for part in sorted(set(PARTS.values())):
+            rate = self.rates.get(part)
+            decayed: list[torch.nn.Parameter] = []
+            plain: list[torch.nn.Parameter] = []
+            for _, parameter in model.part(part):
+                parameter.requires_grad_(rate is not None)
+                (decayed if parameter.ndim > 1 else plain).append(parameter)
+            for parameters, decay in ((decayed, 0.01), (plain, 0.0)):
+                if rate is not None and parameters:
+                    groups.append({"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay})
+        return torch.optim.AdamW(groups, betas=(0.9, 0.98))

@@ -1,0 +1,57 @@
+"""PyTorch behind the runtime's seam: the same batching, with the trained model itself instead of a graph.
+
+This is the reference every exported graph is held against, and what evaluates a checkpoint.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from lame_runtime.backends.base import Backend, Batch, Floats, PictureGroup
+from lame_runtime.encoder import Encoder
+
+from lame_training.checkpoint import load_model
+from lame_training.collate import to_model_inputs
+from lame_training.model import LaMEModel
+
+
+class TorchBackend(Backend):
+    """Runs a `LaMEModel` in FP32 as transformers computes it.
+
+    Args:
+        model: in evaluation mode.
+    """
+
+    def __init__(self, model: LaMEModel) -> None:
+        self.name = f"torch {torch.__version__}"
+        self.model = model
+        self.width = model.backbone.config.text_config.hidden_size
+
+    @torch.inference_mode()
+    def vision(self, group: PictureGroup) -> Floats:
+        """See `Backend.vision`."""
+        patches = torch.from_numpy(group.pixel_patches)
+        grids = torch.tensor([(1, *group.grid)] * len(patches))
+        features = self.model.backbone.visual(patches.flatten(0, 1), grid_thw=grids).pooler_output
+        return features.view(len(patches), -1, self.width).numpy()
+
+    @torch.inference_mode()
+    def encoder(self, batch: Batch, features_FD: Floats) -> Floats:
+        """See `Backend.encoder`."""
+        inputs = to_model_inputs(batch)
+        hidden_BLD = self.model.hidden_states(inputs, torch.from_numpy(np.ascontiguousarray(features_FD)))
+        _, h_BD = self.model.take_latents(hidden_BLD, inputs.embed_index_B)
+        return self.model.embedding(h_BD).numpy()
+
+
+def load_encoder_and_model(checkpoint: Path) -> tuple[Encoder, LaMEModel]:
+    """An `Encoder` over a checkpoint, and the model inside it without its decoder; raises `BundleError`."""
+    model, preparer = load_model(checkpoint)
+    return Encoder(preparer, TorchBackend(model.trim()), "pytorch"), model
+
+
+def load_encoder(checkpoint: Path) -> Encoder:
+    """An `Encoder` over a checkpoint; raises `BundleError` where it cannot be read."""
+    return load_encoder_and_model(checkpoint)[0]
