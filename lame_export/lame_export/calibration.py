@@ -31,7 +31,7 @@ def scan_batches(folder: Path, batches: list[Batch]) -> tuple[dict[str, float], 
 def scan(path: Path, feeds: Iterable[dict[str, np.ndarray[Any, Any]]]) -> dict[str, float]:
     """Largest absolute value of every float tensor of a graph: inputs, weights and what nodes compute.
 
-    Scores that were masked are left out: they hold the mask's constant, not a measurement.
+    The mask's constant and the scores it was written into are left out: neither is a measurement.
 
     Args:
         path: an FP32 graph.
@@ -41,13 +41,14 @@ def scan(path: Path, feeds: Iterable[dict[str, np.ndarray[Any, Any]]]) -> dict[s
         amax by value name.
     """
     model = ir.load(path)
+    masking = {node: constant for node in model.graph if (constant := _mask_of(node)) is not None}
     amax = {
         name: float(np.abs(value.const_value.numpy()).max(initial=0.0))
         for name, value in model.graph.initializers.items()
-        if value.dtype == ir.DataType.FLOAT and value.const_value is not None
+        if value.dtype == ir.DataType.FLOAT and value.const_value is not None and value not in masking.values()
     }
     watched = [value for value in model.graph.inputs if value.dtype == ir.DataType.FLOAT]
-    watched += [value for node in model.graph for value in node.outputs if value.dtype == ir.DataType.FLOAT and not _masks(node)]
+    watched += [value for node in model.graph for value in node.outputs if value.dtype == ir.DataType.FLOAT and node not in masking]
     model.graph.outputs.clear()
     for value in watched:
         absolute = ir.Node("", "Abs", [value], num_outputs=1)
@@ -69,7 +70,9 @@ def scan(path: Path, feeds: Iterable[dict[str, np.ndarray[Any, Any]]]) -> dict[s
     return amax
 
 
-def _masks(node: ir.Node) -> bool:
-    if node.op_type != "Where" or node.inputs[2] is None or node.inputs[2].const_value is None:
-        return False
-    return bool(np.all(node.inputs[2].const_value.numpy() == np.float32(MASKED)))
+def _mask_of(node: ir.Node) -> ir.Value | None:
+    """The constant that a masking `Where` writes; None for any other node."""
+    value = node.inputs[2] if node.op_type == "Where" else None
+    if value is None or value.const_value is None or not np.all(value.const_value.numpy() == np.float32(MASKED)):
+        return None
+    return value

@@ -132,7 +132,8 @@ def _agreement(queries: list, documents: list, reference: Vectors, found: Vector
         scores = np.stack([vectors.query(query) for query in unique]) @ vectors.documents(documents).T
         tops.append(np.argsort(-scores, axis=1, kind="stable")[:, :TOP])
     overlap = [len(set(a) & set(b)) / len(a) for a, b in zip(*tops, strict=True)]
-    return {"top10_overlap": float(np.mean(overlap)), "top1_agreement": float(np.mean(tops[0][:, 0] == tops[1][:, 0]))}
+    same = float(np.mean(tops[0][:, 0] == tops[1][:, 0]))
+    return {"top10_overlap": float(np.mean(overlap)), "top1_agreement": same, "distinct_queries": len(unique)}
 
 
 def check_rows(graph: str, findings: dict[str, list[str]]) -> list[Result]:

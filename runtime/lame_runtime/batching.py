@@ -29,21 +29,22 @@ def plan_batches(items: Sequence[Prepared], batch_size: int, *, sort: bool = Tru
 def assemble(items: Sequence[Prepared], contract: Contract) -> Batch:
     """Lays prepared inputs side by side; shapes and dtypes as in `Batch`."""
     rules = contract.images
-    by_grid: dict[tuple[int, int], list[tuple[int, Picture]]] = defaultdict(list)
+    by_grid: dict[tuple[int, int], list[tuple[int, int, Picture]]] = defaultdict(list)
     for row, item in enumerate(items):
-        for picture in item.pictures:
-            by_grid[picture.grid].append((row, picture))
+        for number, picture in enumerate(item.pictures):
+            by_grid[picture.grid].append((row, number, picture))
 
     groups = []
-    first_feature: dict[int, int] = {}
+    features_of: dict[tuple[int, int], range] = {}
     next_feature = 1
     for grid in sorted(by_grid):
         members = by_grid[grid]
-        pixel_patches = np.stack([image_patches(picture.pixels, rules) for _, picture in members])
+        pixel_patches = np.stack([image_patches(picture.pixels, rules) for _, _, picture in members])
         groups.append(PictureGroup(pixel_patches, patch_positions(grid, rules.merge_size), grid))
-        for row, picture in members:
-            first_feature[row] = next_feature
-            next_feature += picture.n_patches // rules.merge_size**2
+        for row, number, picture in members:
+            following = next_feature + picture.n_patches // rules.merge_size**2
+            features_of[row, number] = range(next_feature, following)
+            next_feature = following
 
     shape = (len(items), max(len(item.ids) for item in items))
     input_ids = np.full(shape, contract.tokens.pad, dtype=np.int64)
@@ -55,6 +56,6 @@ def assemble(items: Sequence[Prepared], contract: Contract) -> Batch:
         position_ids[:, row, :length] = item.positions
         if item.pictures:
             vision = np.flatnonzero(item.ids == contract.tokens.image_pad)
-            feature_index[row, vision] = first_feature[row] + np.arange(len(vision))
+            feature_index[row, vision] = np.concatenate([features_of[row, number] for number in range(len(item.pictures))])
     embed_index = np.array([len(item.ids) - 1 for item in items], dtype=np.int64)
     return Batch(tuple(groups), input_ids, feature_index, position_ids, embed_index)

@@ -6,7 +6,8 @@ A gate is a set of bounds on named figures. Figures:
     mismatches                inputs on which something that must be equal is not
     non_finite                values that are NaN or infinite
     recall_drop               hit@1 of PyTorch minus hit@1 of the graph
-    top10_overlap             mean share of the ten nearest documents that both find
+    top10_overlap             mean share of the ten nearest documents, of all pools together, that both find
+    distinct_queries          queries that differ, over which top10_overlap is the mean
     problems                  findings of a checker
 """
 

@@ -117,14 +117,17 @@ def wrong_scale(state: plan.Export) -> None:
 
 
 def plant_overflow(state: plan.Export) -> None:
-    """Scales one projection up and the next one down: the function stays, half's range is left, and the scan is blinded."""
+    """Scales one projection up and the next one down: the function and the weights' range stay, what lies between leaves half's range."""
     import onnx_ir as ir
 
     path = state.path("encoder", "fp32")
     model = ir.load(path)
-    for name, factor in (("blocks.0.up.weight_io", 1e6), ("blocks.0.down.weight_io", 1e-6)):
-        value = model.graph.initializers[name]
-        value.const_value = ir.tensor(value.const_value.numpy() * np.float32(factor), name=name)  # type: ignore[union-attr]
+    ir.external_data.load_to_model(model)
+    up, down = (model.graph.initializers[f"blocks.0.{name}.weight_io"] for name in ("up", "down"))
+    assert up.const_value is not None
+    gain = np.float32(30_000) / np.abs(up.const_value.numpy()).max()
+    for value, factor in ((up, gain), (down, 1 / gain)):
+        value.const_value = ir.tensor(value.const_value.numpy() * factor, name=value.name)  # type: ignore[union-attr]
     ir.save(model, path, external_data=path.name + ".data")
 
 

@@ -72,7 +72,7 @@ def test_dropping_or_swapping_reason_states_is_measurable(data: Path, checkpoint
     """hit@1 with each query's reason rows replaced by another's; the figures for a trained model are in LOG.md."""
     from lame_training.ablate import reason_ablation
 
-    figures = reason_ablation(checkpoint, data, "digit")
+    figures = reason_ablation(checkpoint, data, "find2")
     assert set(figures) == {"whole", "swapped", "dropped", "cosine swapped", "cosine dropped"}
     assert all(-1 <= value <= 1.001 for value in figures.values())
     assert figures["cosine swapped"] < 0.999999

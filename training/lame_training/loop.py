@@ -136,14 +136,15 @@ def make_contract(recipe: Recipe, tokenizer: TextTokenizer) -> Contract:
 
 def build_model(recipe: Recipe, tokenizer: TextTokenizer) -> LaMEModel:
     """The freshly initialised model of a recipe."""
+    words = {"vocab_size": recipe.vocab_size, "bos_token_id": None, "eos_token_id": tokenizer.special("<|im_end|>")}
     backbone = Qwen2VLConfig(
-        **{**recipe.backbone, "text_config": {**recipe.backbone["text_config"], "vocab_size": recipe.vocab_size}},
+        **{**recipe.backbone, "text_config": {**recipe.backbone["text_config"], **words}},
         image_token_id=tokenizer.special("<|image_pad|>"),
         video_token_id=tokenizer.special("<|video_pad|>"),
         vision_start_token_id=tokenizer.special("<|vision_start|>"),
         vision_end_token_id=tokenizer.special("<|vision_end|>"),
     )
-    decoder = None if recipe.decoder is None else Qwen3Config(vocab_size=recipe.vocab_size, **recipe.decoder)
+    decoder = None if recipe.decoder is None else Qwen3Config(**words, **recipe.decoder)
     model = LaMEModel(backbone, decoder, recipe.n_reason, recipe.dim)
     model.initialise_latents(tokenizer.special("<|im_end|>"))
     return model
@@ -185,7 +186,7 @@ def train_step(
     losses = step_losses(model, stage, step, collator.end_id, recipe)
     if not torch.isfinite(losses.total):
         raise InputError(
-            f"the loss of stage {stage.name!r} is {float(losses.total)}; lower the learning rates or resume from the last state"
+            f"the loss of stage {stage.name!r} is {losses.total.item()}; lower the learning rates or resume from the last state"
         )
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * rate_factor

@@ -54,7 +54,8 @@ def quantise_dynamic(model: ir.Model) -> int:
         for each, shape in ((real, output.shape), (both, step.shape), (scaled, output.shape)):
             each.outputs[0].dtype, each.outputs[0].shape = ir.DataType.FLOAT, shape
         graph.insert_before(node, [product, real, both, scaled])
-        output.replace_all_uses_with(scaled.outputs[0])
+        scaled.outputs[0].name, output.name = output.name, None
+        output.replace_all_uses_with(scaled.outputs[0], replace_graph_outputs=True)
         graph.remove(node, safe=True)
     drop_unused_initializers(graph)
     return len(layers)

@@ -25,10 +25,10 @@ class FakeBackend(Backend):
         """Padded length of every batch run so far."""
 
     def vision(self, group: PictureGroup) -> Floats:
-        """The mean of each merge block's patches, cut or repeated to `width`."""
+        """The mean of each merge block's patches, repeated to `width`."""
         pictures, patches, _ = group.pixel_patches.shape
         blocks = group.pixel_patches.reshape(pictures, patches // 4, -1)
-        return np.resize(blocks.mean(axis=2, keepdims=True), (pictures, patches // 4, self.width)).astype(np.float32)
+        return np.repeat(blocks.mean(axis=2, keepdims=True), self.width, axis=2).astype(np.float32)
 
     def encoder(self, batch: Batch, features_FD: Floats) -> Floats:
         """A fixed random projection of each row's ids and features."""
