@@ -71,7 +71,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits data set in its tiny size."""
     from lame_training.digits import TINY, write_digits
 
-    root = tmp_path_factory.mktemp("digits")
+    root = tmp_path_factory.mktemp("digits") / "data"
     write_digits(root, TINY)
     return root
 

@@ -54,13 +54,11 @@ def measure(checkpoint: Path, bundle: Path, items: list[Input], batch_size: int,
     print(f"\n{parameters / 1e6:.1f} M parameters, {len(items)} inputs of {min(lengths)}–{max(lengths)} tokens, batches of {batch_size},")
     print(f"{threads} threads, {rounds} rounds\n")
     print("| | ms per input (median) | times PyTorch's speed | mean cosine | min cosine |\n| --- | --- | --- | --- | --- |")
-    base = statistics.median(seconds["PyTorch eager"])
     for name, encoder in encoders.items():
         ratio = statistics.median(p / s for p, s in zip(seconds["PyTorch eager"], seconds[name], strict=True))
         cosine = (encoder.encode(items, batch_size=batch_size) * expected).sum(1)
         median = statistics.median(seconds[name])
         print(f"| {name} | {1000 * median / len(items):.2f} | {ratio:.2f} | {cosine.mean():.5f} | {cosine.min():.5f} |")
-    assert base > 0
     encoder = encoders["fp32"]
     rng = np.random.default_rng(0)
     words = ["digits", "that", "add", "up", "to", "fifteen"]

@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_argument("bundle", type=Path)
     engine.add_argument("--graph", default="fp16", help="fp32, fp16 or int8")
     engine.add_argument("--target", help="compute capability such as sm86 (TensorRT-RTX); without it the GPU at hand")
+    engine.add_argument("--out", type=Path, metavar="DIR", help="where the plans go; BUNDLE/engines without it")
     engine.set_defaults(run=_engine)
 
     verify = commands.add_parser("verify", help="the certificate anew, against the checkpoint")
@@ -90,8 +91,11 @@ def _engine(options: argparse.Namespace) -> int:
     if options.graph == "int8-cpu":
         raise InputError("int8-cpu is for ONNX Runtime on CPUs; build fp32, fp16 or int8")
     trt = load_tensorrt()
-    folder = options.bundle / "engines"
-    folder.mkdir(exist_ok=True)
+    folder = options.out or options.bundle / "engines"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); name another folder with --out") from None
     for path in bundle.graph_paths(options.graph):
         plan = folder / f"{path.stem}.{options.target or 'local'}.{trt.__name__}-{trt.__version__}.plan"
         size = build_engine(path, plan, target=options.target, module=trt)

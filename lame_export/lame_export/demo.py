@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lame_runtime.atomic import atomic_text
 from lame_runtime.bundle import Bundle
+from lame_runtime.errors import InputError
 from lame_runtime.gates import Result
 from lame_runtime.retrieval import TaskResult
 from lame_runtime.verify import read_certificate
@@ -49,11 +52,13 @@ def run_demo(folder: Path, recipe_name: str = "digits", console: Console | None 
 
     Raises:
         ExportError: a gate was not met, or the serving process imported what it must not.
+        InputError: the folder holds the demo of another recipe, or cannot be written.
     """
     console = console or Console()
     data, checkpoint, bundle = folder / "data", folder / "checkpoint", folder / "bundle"
+    _claim(folder, recipe_name)
     _step(console, "1/5 data", _write_data, data, recipe_name)
-    _step(console, "2/5 training", _train, data, checkpoint, recipe_name)
+    _step(console, "2/5 training", _train, data, checkpoint, bundle, recipe_name)
     _step(console, "3/5 export and certificate", _export, console, checkpoint, bundle, data)
     reports = _step(console, "4/5 search, in processes without PyTorch", _search, bundle, data, folder)
     pytorch, pytorch_ms = _step(console, "5/5 PyTorch, for comparison", _pytorch, checkpoint, data)
@@ -77,16 +82,30 @@ def _step(console: Console, title: str, run: Any, *arguments: Any) -> Any:
 def _write_data(data: Path, recipe_name: str) -> None:
     from lame_training.digits import FULL, TINY, write_digits
 
-    if not (data / "complete").is_file():
+    if not data.is_dir():
         write_digits(data, TINY if recipe_name.endswith("-tiny") else FULL)
-        (data / "complete").touch()
 
 
-def _train(data: Path, checkpoint: Path, recipe_name: str) -> None:
+def _claim(folder: Path, recipe_name: str) -> None:
+    """Marks DIR as the demo of a recipe; raises `InputError` where it is another's."""
+    mark = folder / "demo.json"
+    if mark.is_file():
+        if (found := json.loads(mark.read_text(encoding="utf-8"))["recipe"]) != recipe_name:
+            raise InputError(f"{folder}: holds the demo of recipe {found}; choose another folder")
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
+    atomic_text(mark, json.dumps({"recipe": recipe_name}) + "\n")
+
+
+def _train(data: Path, checkpoint: Path, bundle: Path, recipe_name: str) -> None:
     from lame_training.loop import run
     from lame_training.recipes import find_recipe
 
     if not (checkpoint / "config.json").is_file():
+        shutil.rmtree(bundle, ignore_errors=True)  # of an older checkpoint
         run(find_recipe(recipe_name), data, checkpoint, resume=(checkpoint / "recipe.json").is_file())
 
 

@@ -17,14 +17,18 @@ if TYPE_CHECKING:
     from lame_export.demo import Shown
 
 PER_TASK = 4
-TITLES = {
+FIRST = {
     "find2": "Text → picture of two digits",
-    "find3": "Text → picture of three digits",
-    "same2": "Picture → another picture with the same sum",
     "sum2": "Picture and question → answer, two digits",
-    "sum3": "Picture and question → answer, three digits",
-    "digit": "Picture → digit",
 }
+"""Shown above the figures."""
+MORE = {
+    "same2": "Picture → another picture with the same sum",
+    "digit": "Picture → digit",
+    "find3": "Text → picture of three digits",
+    "sum3": "Picture and question → answer, three digits",
+}
+"""Shown below the figures."""
 STYLE = """
 :root { --ink: #1d2129; --soft: #667085; --line: #e3e6eb; --ground: #fff; --card: #f7f8fa; --right: #12805c; --wrong: #b42318; }
 @media (prefers-color-scheme: dark) {
@@ -42,7 +46,7 @@ th { color: var(--soft); font-weight: 600; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; }
 .query { display: flex; align-items: center; gap: 18px; padding: 10px 0; border-bottom: 1px solid var(--line); flex-wrap: wrap; }
-.ask { width: 270px; flex: none; }
+.ask { width: 220px; flex: none; }
 .ask small { color: var(--soft); display: block; }
 .hits { display: flex; gap: 10px; flex-wrap: wrap; }
 .hit { border: 2px solid var(--line); border-radius: 8px; padding: 6px; background: var(--card);
@@ -52,7 +56,8 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 .hit.right .mark { color: var(--right); }
 .hit.wrong:first-child { border-color: var(--wrong); }
 .hit.wrong:first-child .mark { color: var(--wrong); }
-img.p { height: 48px; image-rendering: pixelated; display: block; margin: 0 auto 3px; border-radius: 3px; }
+img.p { height: 40px; image-rendering: pixelated; display: block; margin: 0 auto 3px; border-radius: 3px; }
+.ask img.p { margin-left: 0; }
 .plot svg { width: 100%; height: auto; }
 .ok { color: var(--right); }
 .bad { color: var(--wrong); }
@@ -66,12 +71,12 @@ def write_page(shown: Shown, path: Path) -> None:
         "<h1>LaME on handwritten digits</h1>",
         "<p>Pictures, questions and descriptions become vectors in one forward pass; sums are written nowhere in the pictures. "
         "No digit shown here was seen in training. Searches ran on ONNX Runtime without PyTorch.</p>",
+        *(_queries(shown, graph, task, title) for task, title in FIRST.items()),
         _scores(shown),
+        _losses(shown.folder / "checkpoint/losses.csv"),
+        *(_queries(shown, graph, task, title) for task, title in MORE.items()),
+        _parity(shown.rows),
     ]
-    for task, title in TITLES.items():
-        if task in shown.graphs[graph]["tasks"]:
-            parts.append(_queries(shown, graph, task, title))
-    parts += [_losses(shown.folder / "checkpoint/losses.csv"), _parity(shown.rows)]
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     head = f"{meta}<title>LaME on handwritten digits</title><style>{STYLE}</style>"
     page = f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{chr(10).join(parts)}</body></html>\n'
@@ -105,14 +110,16 @@ def _line(title: str, cells: list[str]) -> str:
 
 
 def _queries(shown: Shown, graph: str, task: str, title: str) -> str:
+    """The first queries that went right and the first that went wrong, in about the proportion of hit@1, one wrong at least."""
     rows = read_rows(shown.folder / "data", task)
-    tops = shown.graphs[graph]["tasks"][task]["top"]
-    ranks = shown.graphs[graph]["tasks"][task]["ranks"]
-    wrong = [index for index, rank in enumerate(ranks) if rank > 0][:1]
-    picked = [*[index for index, rank in enumerate(ranks) if rank == 0][: PER_TASK - len(wrong)], *wrong]
-    found = "".join(_query(rows[index], tops[index]) for index in picked)
-    share = shown.graphs[graph]["tasks"][task]["hit@1"]
-    return f"<h2>{html.escape(title)}</h2><p>hit@1 {share:.3f} with graph {graph}. The last line went wrong.</p>{found}"
+    found = shown.graphs[graph]["tasks"][task]
+    ranks, share = found["ranks"], found["hit@1"]
+    n_wrong = min(PER_TASK - 1, max(1, round(PER_TASK * (1 - share))))
+    wrong = [index for index, rank in enumerate(ranks) if rank > 0][:n_wrong]
+    right = [index for index, rank in enumerate(ranks) if rank == 0][: PER_TASK - len(wrong)]
+    lines = "".join(_query(rows[index], found["top"][index]) for index in [*right, *wrong])
+    said = f"hit@1 {share:.3f} with graph {graph}; here the first {len(right)} that went right and the first {len(wrong)} that went wrong."
+    return f"<h2>{html.escape(title)}</h2><p>{said}</p>{lines}"
 
 
 def _query(row: Row, top: list[int]) -> str:

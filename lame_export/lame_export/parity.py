@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -55,8 +56,9 @@ def traced_rows(model: LaMEModel, preparer: Preparer, golden: Golden) -> list[Re
     return rows
 
 
-def processor_rows(model: LaMEModel, preparer: Preparer, golden: Golden) -> list[Result]:
-    """The contract against transformers' own picture processor (its PIL form) and `get_rope_index`."""
+def processor_rows(model: LaMEModel, preparer: Preparer, tokenizer_file: Path, golden: Golden) -> list[Result]:
+    """The contract against transformers' own tokenizer, picture processor (its PIL form) and `get_rope_index`."""
+    from transformers import PreTrainedTokenizerFast
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     rules, tokens = preparer.contract.images, preparer.contract.tokens
@@ -68,15 +70,22 @@ def processor_rows(model: LaMEModel, preparer: Preparer, golden: Golden) -> list
         image_mean=list(rules.mean),
         image_std=list(rules.std),
     )
+    tokenizer, layout = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file)), preparer.contract.prompt
     wrong: dict[str, int] = defaultdict(int)
     for each in golden.inputs:
         prepared = preparer(each.item, each.role)
-        equal, grids = True, None
+        equal, grids, vision = True, None, ""
         if each.item.image is not None:
             theirs = processor(open_image(each.item.image, rules), return_tensors="np")
             (picture,) = prepared.pictures
             equal = np.array_equal(image_patches(picture.pixels, rules), theirs["pixel_values"])
             grids = torch.from_numpy(theirs["image_grid_thw"])
+            pads = "<|image_pad|>" * (picture.n_patches // rules.merge_size**2)
+            vision = f"<|vision_start|>{pads}<|vision_end|>"
+        instruction = layout.roles[each.role] if each.item.instruction is None else each.item.instruction
+        said = layout.separator.join(part for part in (instruction, each.item.text) if part)
+        theirs_ids = tokenizer(layout.prefix + vision + said + layout.suffix, add_special_tokens=False)["input_ids"]
+        equal = equal and theirs_ids == prepared.ids[: -tokens.n_reason - 1].tolist()
         ids = torch.from_numpy(prepared.ids)[None]
         kinds = (ids == tokens.image_pad).int()
         positions, _ = model.backbone.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grids)
@@ -138,4 +147,7 @@ def _agreement(queries: list, documents: list, reference: Vectors, found: Vector
 
 def check_rows(graph: str, findings: dict[str, list[str]]) -> list[Result]:
     """A row per checker (name → findings) over the two files of a graph."""
-    return [judge(name, graph, "files", 2, gates.CHECKED, {"problems": len(found)}) for name, found in findings.items()]
+    return [
+        judge(name, graph, "files", 2, gates.CHECKED, {"problems": len(found)}, f"first: {found[0]}" if found else "")
+        for name, found in findings.items()
+    ]

@@ -123,7 +123,7 @@ def export(
 
     Raises:
         ExportError: a gate was not met or a pass failed; no bundle is left.
-        InputError, BundleError: unusable arguments.
+        InputError, BundleError: unusable arguments or data; likewise.
     """
     if bundle.exists():
         raise InputError(f"{bundle}: already exists; remove it or choose another folder")
@@ -142,7 +142,8 @@ def export(
         state.folder.rename(bundle)
         return state.rows
     except OSError as error:
-        raise InputError(f"{bundle}: cannot be written ({error.strerror or error}); choose another folder or free some space") from None
+        named = error.filename or bundle
+        raise InputError(f"{named}: {error.strerror or error}; make it accessible, free some space or choose another folder") from None
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
 
@@ -158,9 +159,7 @@ def run_plan(state: Export, plan: tuple[Pass, ...], on_pass: Callable[[str], Non
         on_pass(each.name)
         try:
             each.run(state)
-        except ExportError as error:
-            raise ExportError(f"pass {each.name}: {error} (passed before: {', '.join(ran) or 'none'})") from error
-        except LameError:
-            raise
+        except LameError as error:
+            raise type(error)(f"pass {each.name}: {error} (passed before: {', '.join(ran) or 'none'})") from error
         state.facts |= each.ensures
         ran.append(each.name)

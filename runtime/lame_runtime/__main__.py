@@ -79,7 +79,8 @@ def _embed(options: argparse.Namespace) -> int:
 
     if not options.paths and not options.text:
         raise InputError("nothing to embed: name a picture, a folder or a .jsonl file, or give --text")
-    with Encoder.load(options.bundle, backend=options.backend, graph=options.graph, threads=options.threads) as encoder:
+    encoder = Encoder.load(options.bundle, backend=options.backend, graph=options.graph, threads=options.threads)
+    with encoder, atomic_path(options.output) as path:  # a place that cannot be written is noticed before the work
         inputs = read_sources(options.paths, options.text, options.instruction)
         rows = encoder.stream(
             inputs, role=options.role, batch_size=options.batch_size, truncate_dim=options.truncate_dim, truncate=options.truncate
@@ -88,8 +89,11 @@ def _embed(options: argparse.Namespace) -> int:
             from tqdm import tqdm
 
             rows = tqdm(rows, unit="input")
-        vectors = np.stack(list(rows))
-        with atomic_path(options.output) as path, path.open("wb") as file:
+        found = list(rows)
+        if not found:
+            raise InputError(f"nothing to embed: {', '.join(options.paths)} holds no input")
+        vectors = np.stack(found)
+        with path.open("wb") as file:
             np.save(file, vectors)
     report = {"output": str(options.output), "shape": list(vectors.shape), "graph": encoder.graph, "backend": encoder.backend.name}
     print(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from lame_runtime.bundle import Bundle
 from lame_runtime.contract.prompts import Input
 from lame_runtime.encoder import Encoder
+from lame_runtime.errors import InputError
 from lame_runtime.golden import EXTREMES, read_golden
 
 
@@ -39,6 +40,8 @@ def bench(
     Raises:
         BundleError, BackendError: as in `Encoder.load`.
     """
+    if batch_size < 1 or rounds < 1:
+        raise InputError(f"batch size {batch_size} and {rounds} rounds: use 1 or more of each")
     golden = read_golden(folder)
     items = [each.item for each in golden.inputs if each.modality not in EXTREMES]
     figures: dict[str, dict[str, Any]] = {}

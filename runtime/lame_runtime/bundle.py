@@ -12,16 +12,16 @@ from lame_runtime.errors import BundleError, InputError
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: its manifest is intact, and so are contract and tokenizer."""
+    """An opened bundle: its manifest is intact, and so are contract, tokenizer and certificate."""
 
     folder: Path
     manifest: dict[str, Any]
 
     @staticmethod
     def open(folder: Path) -> Bundle:
-        """Reads the manifest and checks contract and tokenizer; raises `BundleError`."""
+        """Reads the manifest and checks contract, tokenizer and certificate; raises `BundleError`."""
         manifest = read_manifest(folder)
-        check_files(folder, manifest, ["contract.json", "tokenizer.json"])
+        check_files(folder, manifest, ["contract.json", "tokenizer.json", "parity.json"])
         return Bundle(folder, manifest)
 
     @property

@@ -119,8 +119,6 @@ class Encoder:
         """
         if isinstance(inputs, str | os.PathLike | Image.Image | Mapping | Input):
             inputs = [inputs]
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}: use 1 or more")
         vectors = self.stream(
             inputs,
             role=role,
@@ -163,6 +161,8 @@ class Encoder:
 
         Inputs are read 16 batches ahead and sorted within that window.
         """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}: use 1 or more")
         iterator = iter(inputs)
         count = 0
         while window := list(itertools.islice(iterator, batch_size * _WINDOW_BATCHES)):

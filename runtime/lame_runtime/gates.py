@@ -9,11 +9,13 @@ A gate is a set of bounds on named figures. Figures:
     top10_overlap             mean share of the ten nearest documents, of all pools together, that both find
     distinct_queries          queries that differ, over which top10_overlap is the mean
     problems                  findings of a checker
+    built                     files of a graph (vision, encoder) of which a TensorRT plan was built
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,6 +36,8 @@ ALONE_VS_BATCH: dict[str, Bounds] = {
     "int8-cpu": {"min_cosine": (">=", 0.998)},
 }
 """Per graph, an input alone against the same input padded among others."""
+GOLDEN_VS_PYTORCH: Bounds = {"max_abs": ("<=", 1e-5)}
+"""The embeddings that ship with a bundle against the checkpoint they were made from."""
 CONTRACT: Bounds = {"mismatches": ("<=", 0)}
 TRACED_VS_TRANSFORMERS: Bounds = {"max_abs": ("<=", 1e-5)}
 FINITE: Bounds = {"non_finite": ("<=", 0)}
@@ -41,6 +45,8 @@ RETRIEVAL: Bounds = {"recall_drop": ("<=", 0.01), "top10_overlap": (">=", 0.9)}
 """INT8 on a trained model, per modality pair, over at least `RETRIEVAL_QUERIES` queries; reported otherwise."""
 RETRIEVAL_QUERIES = 500
 CHECKED: Bounds = {"problems": ("<=", 0)}
+"""onnx.checker and our lint, over every graph."""
+BUILT: Bounds = {"built": (">=", 2)}
 
 
 @dataclass(frozen=True)
@@ -54,24 +60,30 @@ class Result:
     gate: Bounds | None
     figure: dict[str, float]
     passed: bool | None
+    reason: str = ""
+    """Why there is no better figure, where something refused to run."""
 
     def to_json(self) -> dict[str, Any]:
-        """As `parity.json` holds it."""
-        return asdict(self)
+        """As `parity.json` holds it; JSON has no NaN, so a figure that is not finite is null."""
+        figure = {name: value if math.isfinite(value) else None for name, value in self.figure.items()}
+        return {**asdict(self), "figure": figure}
 
     def describe(self) -> str:
         """The row's figures beside their bounds, on one line."""
         parts = []
         for name, value in self.figure.items():
             sign, bound = (self.gate or {}).get(name, ("", 0.0))
-            parts.append(f"{name} {value:.6g}" + (f" ({sign} {bound:g})" if sign else ""))
-        return ", ".join(parts)
+            shown = f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+            parts.append(f"{name} {shown}" + (f" ({sign} {bound:g})" if sign else ""))
+        return ", ".join(parts) + (f"; {self.reason}" if self.reason else "")
 
 
-def judge(comparison: str, graph: str, modality: str, inputs: int, gate: Bounds | None, figure: dict[str, float]) -> Result:
+def judge(
+    comparison: str, graph: str, modality: str, inputs: int, gate: Bounds | None, figure: Mapping[str, float], reason: str = ""
+) -> Result:
     """A row; it passes where every bound holds. NaN and a missing figure hold no bound."""
     passed = None if gate is None else all(_holds(figure.get(name, math.nan), sign, bound) for name, (sign, bound) in gate.items())
-    return Result(comparison, graph, modality, inputs, gate, figure, passed)
+    return Result(comparison, graph, modality, inputs, gate, dict(figure), passed, reason)
 
 
 def _holds(value: float, sign: str, bound: float) -> bool:
@@ -80,5 +92,6 @@ def _holds(value: float, sign: str, bound: float) -> bool:
 
 def result_from_json(raw: dict[str, Any]) -> Result:
     """Reads a row of `parity.json`."""
+    figure = {name: math.nan if value is None else value for name, value in raw["figure"].items()}
     gate = None if raw["gate"] is None else {name: (str(sign), float(bound)) for name, (sign, bound) in raw["gate"].items()}
-    return Result(raw["comparison"], raw["graph"], raw["modality"], raw["inputs"], gate, raw["figure"], raw["passed"])
+    return Result(raw["comparison"], raw["graph"], raw["modality"], raw["inputs"], gate, figure, raw["passed"], raw.get("reason", ""))

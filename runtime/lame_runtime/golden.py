@@ -68,8 +68,8 @@ def fingerprint(prepared: Prepared, preparer: Preparer) -> tuple[list[int], str,
 def read_golden(folder: Path) -> Golden:
     """Reads `FOLDER/golden/`; raises `BundleError` where it is missing or unreadable."""
     try:
-        lines = (folder / "golden/inputs.jsonl").read_text(encoding="utf-8").splitlines()
-        inputs = [_parse(json.loads(line), folder) for line in lines]
+        lines = (folder / "golden/inputs.jsonl").read_text(encoding="utf-8").split("\n")
+        inputs = [_parse(json.loads(line), folder) for line in lines if line]  # not splitlines: texts may hold U+2028
         embeddings = np.load(folder / "golden/embeddings.npy", allow_pickle=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{folder / 'golden'}: cannot be read ({error}); copy or export the bundle again") from None

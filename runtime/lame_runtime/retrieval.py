@@ -32,7 +32,7 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Row:
-    """One query with its pool; candidate 0 is the right one."""
+    """One query with its pool, no candidate twice; candidate 0 is the right one."""
 
     query: Input
     candidates: list[Input]
@@ -72,22 +72,32 @@ def read_rows(root: Path, task: str, split: str = "eval") -> list[Row]:
     path = root / split / f"{task}.jsonl"
     rows = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON strings may hold U+2028
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); check the path") from None
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             raw = json.loads(line)
             query = _input(root, raw["qry_inst"], raw["qry_text"], raw["qry_img_path"])
             pool = zip(raw["tgt_text"], raw["tgt_img_path"], strict=True)
-            rows.append(Row(query, [_input(root, raw["tgt_inst"], text, image) for text, image in pool]))
+            candidates = distinct(_input(root, raw["tgt_inst"], text, image) for text, image in pool)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}, line {number}: not an MMEB evaluation row ({error!r})") from None
+        if not candidates:
+            raise InputError(f"{path}, line {number}: has no candidates; candidate 0 must be the right one")
+        rows.append(Row(query, candidates))
+    if not rows:
+        raise InputError(f"{path}: holds no rows; write it again or remove it")
     return rows
 
 
-def _input(root: Path, instruction: str, text: str, image: str) -> Input:
-    return Input(clean(text), str(root / image) if image else None, clean(instruction))
+def _input(root: Path, instruction: str | None, text: str | None, image: str | None) -> Input:
+    for value in (instruction, text, image):
+        if not isinstance(value, str | None):
+            raise TypeError(f"{value!r} is not a string")
+    return Input(clean(text or ""), str(root / image) if image else None, clean(instruction or ""))
 
 
 def key(item: Input) -> Key:

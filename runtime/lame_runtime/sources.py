@@ -28,7 +28,7 @@ def read_sources(paths: list[str], texts: list[str], instruction: str | None) ->
         path = Path(name)
         if name == "-":
             yield from _read_lines(sys.stdin, "stdin", Path(), instruction)
-        elif path.is_dir():
+        elif _is_folder(path):
             found = sorted(each for each in path.iterdir() if each.suffix.lower() in PICTURES)
             if not found:
                 raise InputError(f"{path}: a folder without pictures ({', '.join(sorted(PICTURES))})")
@@ -43,6 +43,13 @@ def read_sources(paths: list[str], texts: list[str], instruction: str | None) ->
             yield Input(image=path, instruction=instruction)
     for text in texts:
         yield Input(text=text, instruction=instruction)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError) as error:  # a name too long for the file system, or with a NUL
+        raise InputError(f"{str(path)[:60]}…: not a path ({getattr(error, 'strerror', None) or error}); texts go behind --text") from None
 
 
 def _read_lines(file: TextIO, name: str, root: Path, instruction: str | None) -> Iterator[Input]:

@@ -15,7 +15,7 @@ def test_the_demo_leaves_data_checkpoint_bundle_and_page(tmp_path: Path) -> None
     out = io.StringIO()
     console = Console(file=out, width=120)
     run_demo(tmp_path, "digits-tiny", console)
-    assert {path.name for path in tmp_path.iterdir()} == {"data", "checkpoint", "bundle", "index.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "checkpoint", "bundle", "index.html", "demo.json"}
     page = (tmp_path / "index.html").read_text()
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert page.count("✓ right") >= 1

@@ -33,7 +33,7 @@ def test_a_bundle_holds_what_the_architecture_says(exported: Path, checkpoint: P
         assert (exported / name).read_bytes() == (checkpoint / name).read_bytes()
     certificate = json.loads((exported / "parity.json").read_text())
     assert certificate["passed"] is True
-    assert set(certificate["rows"][0]) == {"comparison", "graph", "modality", "inputs", "gate", "figure", "passed"}
+    assert set(certificate["rows"][0]) == {"comparison", "graph", "modality", "inputs", "gate", "figure", "passed", "reason"}
     assert {row["comparison"].split(",")[0] for row in certificate["rows"]} >= {
         "contract vs transformers' processor", "traced forward vs transformers", "graph vs PyTorch", "alone vs in a batch", "finite",
         "onnx.checker", "lint", "retrieval vs PyTorch",
@@ -180,7 +180,9 @@ def test_a_wrong_contract_is_caught(exported: Path, checkpoint: Path, monkeypatc
     encoder, model = load_encoder_and_model(checkpoint)
     original = parity.image_patches
     monkeypatch.setattr(parity, "image_patches", lambda pixels, rules: original(pixels, rules)[::-1])
-    rows = {row.modality: row for row in parity.processor_rows(model, encoder.preparer, read_golden(exported))}
+    rows = {
+        row.modality: row for row in parity.processor_rows(model, encoder.preparer, checkpoint / "tokenizer.json", read_golden(exported))
+    }
     assert rows["image"].passed is False
     assert rows["text"].passed is True
 

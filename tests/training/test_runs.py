@@ -112,7 +112,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> 
     [
         (["run", "nonesuch", "--out", "x"], "unknown recipe"),
         (["run", "digits-tiny", "--out", "x", "--data", "nowhere"], "no such file"),
-        (["run", "digits-tiny", "--out", "x", "--data", "nowhere", "--resume"], "no such file"),
+        (["run", "digits-tiny", "--out", "x", "--data", "nowhere", "--resume"], "holds no run to resume"),
+        (["run", "digits-tiny", "--out", "x", "--steps", "-1"], "use 0 or more"),
+        (["run", "digits-tiny", "--out", "x", "--seed", "-1"], "use 0 or more"),
+        (["run", "digits-tiny", "--out", "/dev/null/x"], "cannot be"),
         (["evaluate", "nowhere", "--data", "x"], "not a complete checkpoint"),
     ],
 )

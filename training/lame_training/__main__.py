@@ -60,12 +60,13 @@ def _run(options: argparse.Namespace) -> int:
     import dataclasses
 
     from lame_training.digits import write_digits
-    from lame_training.loop import run
+    from lame_training.loop import check_folder, run
     from lame_training.recipes import find_recipe
 
     recipe = find_recipe(options.recipe)
     if options.seed is not None:
         recipe = dataclasses.replace(recipe, seed=options.seed)
+    check_folder(recipe, options.data, options.out, resume=options.resume)
     data = options.data
     if data is None:
         data = options.out / "data"

@@ -1,7 +1,13 @@
-"""Do the reason tokens matter? hit@1 and embeddings with each query's reason rows swapped for another's, or dropped."""
+"""Do the reason tokens matter? Three measurements on a checkpoint, printed by `python -m lame_training.ablate CHECKPOINT DATA`.
+
+hit@1 with each query's reason rows swapped for another's, or dropped; L_rec with another sample's reason states.
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +16,18 @@ import numpy.typing as npt
 import torch
 from lame_runtime.batching import assemble, plan_batches
 from lame_runtime.contract.prompts import Input
+from lame_runtime.errors import LameError
 from lame_runtime.retrieval import Vectors, distinct, embed_rows, evaluate, read_rows
 from torch import Tensor
 
-from lame_training.collate import to_model_inputs
+from lame_training.checkpoint import load_model
+from lame_training.collate import Collator, to_model_inputs
+from lame_training.data import Pair
+from lame_training.loop import embed_items
+from lame_training.losses import reconstruction
 from lame_training.model import LaMEModel, ModelInputs
 from lame_training.torch_backend import load_encoder_and_model
+from lame_training.vocabulary import END
 
 Floats = npt.NDArray[np.float32]
 
@@ -56,6 +68,25 @@ def reason_ablation(checkpoint: Path, data: Path, task: str, split: str = "eval"
         figures[name] = evaluate(rows, Vectors(embed, queries, candidates))[0].hit_at_1
         figures[f"cosine {name}"] = float((whole * changed).sum(1).mean())
     return figures
+
+
+@torch.inference_mode()
+def shuffled_reconstruction(model: LaMEModel, collator: Collator, pairs: Sequence[Pair]) -> tuple[float, float]:
+    """L_rec, in nats per token, from each sample's own Z and from the next sample's.
+
+    Args:
+        model: with its decoder.
+        collator: of the model's contract.
+        pairs: samples in an order in which neighbours have different texts.
+    """
+    step = collator(pairs, contrastive=False, reconstructing=True)
+    z_RKD = embed_items(model, step)[1][step.decoding_R]
+    prefix = torch.tensor([collator.end_id])
+    own, other = (
+        reconstruction(model.reconstruction_logits(states, prefix, step.target_ids_RT), step.label_ids_RT).item()
+        for states in (z_RKD, z_RKD.roll(1, dims=0))
+    )
+    return own, other
 
 
 @torch.inference_mode()
@@ -110,3 +141,49 @@ def _embed(model: LaMEModel, inputs: ModelInputs, visible_B1LL: Tensor | None) -
     hidden_BLD = model.hidden_states(inputs, model.vision_features(inputs), visible_B1LL)
     _, h_BD = model.take_latents(hidden_BLD, inputs.embed_index_B)
     return model.embedding(h_BD).numpy()
+
+
+def _held_out_pairs(data: Path, task: str, split: str) -> list[Pair]:
+    """Evaluation rows as samples of L_rec: the side that holds a picture decodes the other's text."""
+    pairs = []
+    for row in read_rows(data, task, split):
+        query, positive = row.query, row.candidates[0]
+        if positive.text:
+            pairs.append(Pair(query, positive, positive.text, None))
+        elif query.text:
+            pairs.append(Pair(query, positive, None, query.text))
+    return pairs
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the three measurements as a Markdown table."""
+    parser = argparse.ArgumentParser(description="Do the reason tokens of a checkpoint matter?")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--task", action="append", help="may be repeated; without it digit, sum2, find2 and same2")
+    parser.add_argument("--split", default="eval", choices=["eval", "valid"])
+    options = parser.parse_args(arguments)
+    try:
+        _report(options)
+    except LameError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _report(options: argparse.Namespace) -> None:
+    model, preparer = load_model(options.checkpoint)
+    collator = Collator(preparer, preparer.tokenizer.special(END), 64, 0)
+    print("| task | hit@1 | swapped | dropped | cosine swapped | cosine dropped | L_rec | L_rec, another's Z |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for task in options.task or ("digit", "sum2", "find2", "same2"):
+        f = reason_ablation(options.checkpoint, options.data, task, options.split)
+        pairs = _held_out_pairs(options.data, task, options.split)
+        losses = shuffled_reconstruction(model, collator, pairs) if pairs else None
+        rec = "– | –" if losses is None else f"{losses[0]:.3f} | {losses[1]:.3f}"
+        hits = f"{f['whole']:.3f} | {f['swapped']:.3f} | {f['dropped']:.3f}"
+        print(f"| {task} | {hits} | {f['cosine swapped']:.3f} | {f['cosine dropped']:.3f} | {rec} |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

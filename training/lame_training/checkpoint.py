@@ -2,6 +2,7 @@
 
     model.safetensors  config.json  recipe.json  contract.json  tokenizer.json     the model
     losses.csv                                                                     one row per step
+    data.json                                                                      sha256 of the training rows
     state/step-000100/                                                             weights and optimizer, for --resume
 
 A file appears under its name only when it is complete, and `config.json`, without which nothing here counts
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from lame_runtime.atomic import atomic_path, atomic_text
 from lame_runtime.contract import Contract, Preparer
+from lame_runtime.contract.manifest import sha256_file
 from lame_runtime.errors import BundleError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -141,3 +143,21 @@ def same_recipe(folder: Path, recipe: Recipe) -> bool:
     path = folder / "recipe.json"
     recorded: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     return recorded == json.loads(json.dumps(dataclasses.asdict(recipe)))
+
+
+def write_data(folder: Path, data: Path, recipe: Recipe) -> None:
+    """Writes `data.json`: which training rows the run was started with."""
+    atomic_text(folder / "data.json", json.dumps(_row_hashes(data, recipe), indent=2) + "\n")
+
+
+def same_data(folder: Path, data: Path, recipe: Recipe) -> bool:
+    """Whether the run in `folder` was started with the training rows of `data`; pictures are not compared."""
+    path = folder / "data.json"
+    recorded: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return recorded == _row_hashes(data, recipe)
+
+
+def _row_hashes(data: Path, recipe: Recipe) -> dict[str, str]:
+    names = sorted({task.name for stage in recipe.stages for task in stage.tasks})
+    paths = {name: data / "train" / f"{name}.parquet" for name in names}
+    return {name: sha256_file(path) for name, path in paths.items() if path.is_file()}

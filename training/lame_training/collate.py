@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,13 +11,16 @@ from lame_runtime.backends.base import Batch
 from lame_runtime.batching import assemble, plan_batches
 from lame_runtime.contract.preparer import Prepared, Preparer
 from lame_runtime.contract.prompts import Input
+from lame_runtime.errors import InputError
+from lame_runtime.retrieval import Key, key
 from torch import Tensor
 
 from lame_training.data import Pair
 from lame_training.losses import IGNORE
 from lame_training.model import ModelInputs
 
-Key = tuple[str, str]
+MAX_TARGET = 256
+"""Tokens of a text that L_rec reconstructs (T ≤ 256 in the method); the rest of a longer text is left out."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,6 @@ class Step:
     """One step's rows. An input that occurs in several rows is embedded once."""
 
     chunks: list[Chunk]
-    n_items: int
     query_N: Tensor
     """Item of each row's query."""
     candidate_M: Tensor
@@ -41,7 +43,7 @@ class Step:
     positive_N: Tensor
     """Each row's positive, as an index into `candidate_M`."""
     known_false_NM: Tensor
-    """Candidates that are right for the row as well: a positive of another row with the same query."""
+    """Candidates that are no negatives of the row: a positive of another row with the same query, and the query itself."""
     decoding_R: Tensor
     """Items whose reason tokens decode a text."""
     target_ids_RT: Tensor
@@ -95,19 +97,25 @@ class Collator:
         """
         items: dict[Key, tuple[int, Input]] = {}
 
-        def place(item: Input) -> int:
-            return items.setdefault(_key(item), (len(items), item))[0]
+        def place(item: Input, role: str) -> int:
+            item = self._instructed(item, role)
+            return items.setdefault(key(item), (len(items), item))[0]
 
         queries, positives, decodings, targets = [], [], [], []
         for pair in pairs:
             if contrastive:
-                queries.append(place(pair.query))
-                positives.append(place(pair.positive))
+                queries.append(place(pair.query, "query"))
+                positives.append(place(pair.positive, "document"))
             if reconstructing:
-                for item, text in ((pair.query, pair.query_decodes), (pair.positive, pair.positive_decodes)):
+                for item, role, text in (
+                    (pair.query, "query", pair.query_decodes),
+                    (pair.positive, "document", pair.positive_decodes),
+                ):
                     if text is not None:
-                        decodings.append(place(item))
-                        targets.append(self.preparer.tokenizer.encode(text))
+                        decodings.append(place(item, role))
+                        targets.append(self.preparer.tokenizer.encode(text)[:MAX_TARGET])
+        if not items:
+            raise InputError("a step drew rows that decode no text: give a stage without L_nce only tasks with a target_side")
         candidates = sorted(set(positives))
         column = {item: index for index, item in enumerate(candidates)}
         right_for: dict[int, set[int]] = {}
@@ -116,11 +124,12 @@ class Collator:
         known_false = torch.zeros(len(queries), len(candidates), dtype=torch.bool)
         for row, query in enumerate(queries):
             known_false[row, list(right_for[query])] = True
+            if query in column:
+                known_false[row, column[query]] = True
             known_false[row, column[positives[row]]] = False
         target_ids, label_ids = self._targets(targets)
         return Step(
             self._chunks([item for _, item in items.values()]),
-            len(items),
             torch.tensor(queries, dtype=torch.int64),
             torch.tensor(candidates, dtype=torch.int64),
             torch.tensor([column[positive] for positive in positives], dtype=torch.int64),
@@ -137,15 +146,18 @@ class Collator:
             for chosen in plan_batches(prepared, self.chunk)
         ]
 
+    def _instructed(self, item: Input, role: str) -> Input:
+        """The input with its role's instruction written out, as inference would apply it."""
+        return item if item.instruction is not None else replace(item, instruction=self.preparer.contract.prompt.roles[role])
+
     def _prepare(self, item: Input) -> Prepared:
-        key = _key(item)
-        if (found := self._cache.get(key)) is not None:
+        if (found := self._cache.get(key(item))) is not None:
             return found
         prepared = self.preparer(item)
         size = 1024 + sum(picture.pixels.nbytes for picture in prepared.pictures)
         if size <= self._free:
             self._free -= size
-            self._cache[key] = prepared
+            self._cache[key(item)] = prepared
         return prepared
 
     def _targets(self, targets: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -156,7 +168,3 @@ class Collator:
             ids_RT[row, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
             labels_RT[row, : len(ids) + 1] = torch.tensor([*ids, self.end_id])
         return ids_RT, labels_RT
-
-
-def _key(item: Input) -> Key:
-    return item.text, str(item.image)

@@ -80,6 +80,8 @@ def read_pairs(root: Path, data_set: DataSet) -> list[Pair]:
 
 
 def _input(root: Path, text: str | None, image: str | None) -> Input | None:
+    if not isinstance(text, str | None) or not isinstance(image, str | None):
+        raise InputError(f"{root / 'train'}: a row holds {text!r} and {image!r} where text and a path belong; write it again")
     text = clean(text or "")
     if not text and not image:
         return None

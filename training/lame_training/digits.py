@@ -10,6 +10,7 @@ split by instance before anything is composed, so no digit of the test pictures 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from lame_runtime.contract.prompts import IMAGE_PLACEHOLDER
+from lame_runtime.errors import InputError
 from PIL import Image
 
 CELL = 28
@@ -104,10 +106,25 @@ def write_digits(root: Path, sizes: dict[str, Sizes] = FULL, seed: int = 0) -> N
     """Writes the data set below `root`; the same seed gives the same bytes.
 
     Args:
-        root: created if missing; files of an earlier run are overwritten.
+        root: the folder to make; it appears when it is complete.
         sizes: per split.
         seed: of the splits, the pictures and the rows.
+
+    Raises:
+        InputError: `root` exists, or cannot be written.
     """
+    if root.exists():
+        raise InputError(f"{root}: already exists; remove it or choose another folder")
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as fresh:
+            _write(Path(fresh) / "data", sizes, seed)
+            (Path(fresh) / "data").rename(root)
+    except OSError as error:
+        raise InputError(f"{root}: cannot be written ({error.strerror or error}); choose another place or free some space") from None
+
+
+def _write(root: Path, sizes: dict[str, Sizes], seed: int) -> None:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)

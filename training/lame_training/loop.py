@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lame_runtime.atomic import atomic_text
 from lame_runtime.contract import Contract, Preparer, TokenRules
 from lame_runtime.contract.tokens import TextTokenizer
 from lame_runtime.errors import InputError
@@ -55,15 +56,20 @@ def run(recipe: Recipe, data: Path, out: Path, *, steps: int | None = None, resu
         InputError: unusable data, a folder that already holds a run, a state of another recipe, a loss
             that is not finite.
     """
+    if steps is not None and steps < 0:
+        raise InputError(f"--steps {steps}: use 0 or more")
+    check_folder(recipe, data, out, resume=resume)
     torch.manual_seed(recipe.seed)
     pairs = {task.name: read_pairs(data, task) for stage in recipe.stages for task in stage.tasks}
-    model, preparer = _start(recipe, pairs, out, resume=resume)
+    model, preparer = _start(recipe, data, pairs, out, resume=resume)
     use_packed_attention(model.backbone.visual)
     collator = Collator(preparer, preparer.tokenizer.special(END), recipe.chunk, recipe.picture_cache_mib)
 
     last = recipe.steps if steps is None else min(steps, recipe.steps)
     states = checkpoint.complete_states(out) if resume else []
     done = int(states[-1].name.removeprefix("step-")) if states else 0
+    if last < done:
+        raise InputError(f"{out}: stands at step {done}, so it cannot stop at {last}; give more --steps, or train anew elsewhere")
     moments = checkpoint.load_state(states[-1], model) if states else None
     log = out / "losses.csv"
     _cut_log(log, done)
@@ -96,8 +102,20 @@ def run(recipe: Recipe, data: Path, out: Path, *, steps: int | None = None, resu
     checkpoint.save_model(out, model, recipe, last)
 
 
-def _start(recipe: Recipe, pairs: dict[str, list[Pair]], out: Path, *, resume: bool) -> tuple[LaMEModel, Preparer]:
-    """The model and contract of step 0, written into `out`."""
+def check_folder(recipe: Recipe, data: Path | None, out: Path, *, resume: bool) -> None:
+    """Checks that `out` may become, or already is, the folder of this run.
+
+    Args:
+        recipe: the run.
+        data: root of the training data; None where it is yet to be written.
+        out: the checkpoint folder.
+        resume: whether a run must already be there; it must have had the same recipe and training rows.
+
+    Raises:
+        InputError: the folder holds another run, or none to resume.
+    """
+    if recipe.seed < 0:
+        raise InputError(f"--seed {recipe.seed}: use 0 or more")
     occupied = (out / "recipe.json").is_file()
     if resume and not occupied:
         raise InputError(f"{out}: holds no run to resume; start it without --resume")
@@ -105,6 +123,15 @@ def _start(recipe: Recipe, pairs: dict[str, list[Pair]], out: Path, *, resume: b
         raise InputError(f"{out}: was started with another recipe; resume with that one, or choose another --out")
     if occupied and not resume:
         raise InputError(f"{out}: already holds a run; continue it with --resume, or choose another --out")
+    if resume and data is not None and not checkpoint.same_data(out, data, recipe):
+        raise InputError(f"{out}: was started with other training rows than {data}; resume with the same --data")
+
+
+def _start(recipe: Recipe, data: Path, pairs: dict[str, list[Pair]], out: Path, *, resume: bool) -> tuple[LaMEModel, Preparer]:
+    """The model and contract of step 0, written into `out`; a resumed run keeps those it has."""
+    if resume:
+        preparer = Preparer.load(out)
+        return build_model(recipe, preparer.tokenizer), preparer
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -114,10 +141,9 @@ def _start(recipe: Recipe, pairs: dict[str, list[Pair]], out: Path, *, resume: b
     tokenizer = TextTokenizer(out / "tokenizer.json")
     contract = make_contract(recipe, tokenizer)
     checkpoint.write_contract(out, contract)
-    model = build_model(recipe, tokenizer)
-    if not resume:
-        checkpoint.write_recipe(out, recipe)
-    return model, Preparer(contract, tokenizer)
+    checkpoint.write_data(out, data, recipe)
+    checkpoint.write_recipe(out, recipe)
+    return build_model(recipe, tokenizer), Preparer(contract, tokenizer)
 
 
 def make_contract(recipe: Recipe, tokenizer: TextTokenizer) -> Contract:
@@ -192,14 +218,17 @@ def train_step(
         group["lr"] = group["peak"] * rate_factor
     optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
-    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], recipe.clip_norm)
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
+    if not torch.isfinite(norm):
+        raise InputError(f"a gradient of stage {stage.name!r} is not finite; lower the learning rates or resume from the last state")
     optimizer.step()
     return losses
 
 
 def step_losses(model: LaMEModel, stage: Stage, step: Step, end_id: int, recipe: Recipe) -> Losses:
     """Embeds the step's distinct inputs once and computes the stage's losses from them."""
-    embeddings, reasons = _embed_items(model, step)
+    embeddings, reasons = embed_items(model, step)
     total = embeddings.new_zeros(())
     nce = rec = None
     if stage.nce_weight > 0:
@@ -219,7 +248,7 @@ def step_losses(model: LaMEModel, stage: Stage, step: Step, end_id: int, recipe:
     return Losses(total, nce, rec)
 
 
-def _embed_items(model: LaMEModel, step: Step) -> tuple[Tensor, Tensor]:
+def embed_items(model: LaMEModel, step: Step) -> tuple[Tensor, Tensor]:
     """Embeddings (items, P) and reason states (items, K, D) in item order."""
     outputs = [model(chunk.inputs) for chunk in step.chunks]
     back = torch.argsort(torch.cat([chunk.items for chunk in step.chunks]))
@@ -231,7 +260,7 @@ def _cut_log(path: Path, steps: int) -> None:
     kept = [",".join(COLUMNS)]
     if path.is_file():
         kept += [line for line in path.read_text(encoding="utf-8").splitlines()[1:] if _step_of(line) in range(1, steps + 1)]
-    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    atomic_text(path, "\n".join(kept) + "\n")
 
 
 def _step_of(line: str) -> int:

@@ -24,7 +24,8 @@ def info_nce(
     """L_nce: cross-entropy of each query's positive among all candidates of the batch.
 
     A candidate is no negative of a query where it is known to be right for it as well (same target text or
-    picture), or where it is more similar than the positive by more than `margin`.
+    picture), is the query itself, or is more similar than the positive by more than `margin`. What is right for
+    another reason, such as another picture with the same sum, is known to nobody and only the margin spares it.
 
     Args:
         queries_NP: unit rows.

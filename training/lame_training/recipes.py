@@ -43,8 +43,8 @@ class Recipe:
         return sum(stage.steps for stage in self.stages)
 
 
-def _asked(name: str, instruction: str, weight: float = 1.0) -> DataSet:
-    return DataSet(name, "positive", weight, instruction)
+def _asked(name: str, instruction: str) -> DataSet:
+    return DataSet(name, "positive", 1.0, instruction)
 
 
 DIGIT = _asked("digit", digits.CLASSIFY)

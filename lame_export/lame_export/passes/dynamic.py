@@ -1,8 +1,10 @@
 """INT8 for CPUs: dynamic activations, per-channel weights, in the form ONNX Runtime fuses.
 
 Activations are measured at run time with one scale per tensor, padding and batch mates included, so a row's
-result depends a little on its company; the gates know (see `gates`). Weights use 7 of their 8 bits: on x86
-CPUs without VNNI two 8-bit products can overflow the 16-bit sum of the multiply-add instruction.
+result depends a little on its company; the gates know (see `gates`). The layers that read no norm's output,
+attention's `o` and the MLP's `down`, see a few tokens that reach far beyond the others: they get one scale per
+token, which is slower than the fused form and is used only there. Weights use 7 of their 8 bits: on x86 CPUs
+without VNNI two 8-bit products can overflow the 16-bit sum of the multiply-add instruction.
 """
 
 from __future__ import annotations
@@ -16,10 +18,19 @@ from lame_export.passes.fp16 import add_initializer, drop_unused_initializers
 from lame_export.passes.int8 import linear_layers, weight_scales
 
 LARGEST = 63
+PER_TOKEN = frozenset({"o", "down"})
+"""Linear layers, by their name in `lame_export.forward`, whose activations get one scale per token."""
+ZERO = 128
+"""The zero point of a per-token activation: symmetric, in unsigned integers, for which ONNX Runtime has the fast kernel."""
 
 
-def quantise_dynamic(model: ir.Model) -> int:
-    """Rewrites every linear layer of an FP32 graph in place; returns how many there were."""
+def quantise_dynamic(model: ir.Model, per_token: frozenset[str] = PER_TOKEN) -> int:
+    """Rewrites every linear layer of an FP32 graph in place; returns how many there were.
+
+    Args:
+        model: an FP32 graph that went through `keep_scopes`.
+        per_token: the layers whose activations are scaled per token.
+    """
     graph = model.graph
     measured: dict[ir.Value, list[ir.Value]] = {}
     layers = linear_layers(graph)
@@ -29,13 +40,9 @@ def quantise_dynamic(model: ir.Model) -> int:
         assert weight is not None
         assert weight.const_value is not None
         if activation not in measured:
-            stem = activation.name
-            measure = _node("DynamicQuantizeLinear", [activation], [f"{stem}.u8", f"{stem}.scale", f"{stem}.zero"])
-            measure.outputs[0].dtype, measure.outputs[0].shape = ir.DataType.UINT8, activation.shape
-            for output, dtype in zip(measure.outputs[1:], (ir.DataType.FLOAT, ir.DataType.UINT8), strict=True):
-                output.dtype, output.shape = dtype, ir.Shape([])
-            graph.insert_before(node, measure)
-            measured[activation] = list(measure.outputs)
+            name = (node.name or "").split("/")[0].rsplit(".", 1)[-1]
+            nodes, measured[activation] = (_tokens if name in per_token else _tensor)(graph, activation)
+            graph.insert_before(node, nodes)
         integers, scale, zero = measured[activation]
 
         values_io = weight.const_value.numpy()
@@ -48,17 +55,56 @@ def quantise_dynamic(model: ir.Model) -> int:
         output = node.outputs[0]
         product = _node("MatMulInteger", [integers, quantised, zero, weight_zero], [f"{output.name}.int32"])
         product.outputs[0].dtype, product.outputs[0].shape = ir.DataType.INT32, output.shape
-        real = _node("Cast", product.outputs, [f"{output.name}.float"], [ir.AttrInt64("to", int(ir.DataType.FLOAT))])
-        both = _node("Mul", [scale, step], [f"{output.name}.step"])
-        scaled = _node("Mul", [real.outputs[0], both.outputs[0]], [f"{output.name}.scaled"])
-        for each, shape in ((real, output.shape), (both, step.shape), (scaled, output.shape)):
-            each.outputs[0].dtype, each.outputs[0].shape = ir.DataType.FLOAT, shape
-        graph.insert_before(node, [product, real, both, scaled])
+        real = _float("Cast", product.outputs, f"{output.name}.float", output.shape, [ir.AttrInt64("to", int(ir.DataType.FLOAT))])
+        if scale.shape is not None and len(scale.shape) == 0:  # ONNX Runtime fuses this order
+            first = _float("Mul", [scale, step], f"{output.name}.step", step.shape)
+            scaled = _float("Mul", [real.outputs[0], first.outputs[0]], f"{output.name}.scaled", output.shape)
+        else:
+            first = _float("Mul", [real.outputs[0], step], f"{output.name}.step", output.shape)
+            scaled = _float("Mul", [first.outputs[0], scale], f"{output.name}.scaled", output.shape)
+        graph.insert_before(node, [product, real, first, scaled])
         scaled.outputs[0].name, output.name = output.name, None
         output.replace_all_uses_with(scaled.outputs[0], replace_graph_outputs=True)
         graph.remove(node, safe=True)
     drop_unused_initializers(graph)
     return len(layers)
+
+
+def _tensor(graph: ir.Graph, activation: ir.Value) -> tuple[list[ir.Node], list[ir.Value]]:
+    """Nodes that measure and quantise a whole tensor; its integers, scale (a scalar) and zero point."""
+    stem = activation.name
+    measure = _node("DynamicQuantizeLinear", [activation], [f"{stem}.u8", f"{stem}.scale", f"{stem}.zero"])
+    measure.outputs[0].dtype, measure.outputs[0].shape = ir.DataType.UINT8, activation.shape
+    for output, dtype in zip(measure.outputs[1:], (ir.DataType.FLOAT, ir.DataType.UINT8), strict=True):
+        output.dtype, output.shape = dtype, ir.Shape([])
+    return [measure], list(measure.outputs)
+
+
+def _tokens(graph: ir.Graph, activation: ir.Value) -> tuple[list[ir.Node], list[ir.Value]]:
+    """The same with one scale per token: the scale's last axis has length 1."""
+
+    def constant(name: str, value: np.generic | np.ndarray) -> ir.Value:
+        return graph.initializers.get(name) or add_initializer(graph, name, ir.tensor(np.asarray(value), name=name))
+
+    stem = activation.name
+    assert activation.shape is not None
+    narrow = ir.Shape([*activation.shape[:-1], 1])
+    size = _float("Abs", [activation], f"{stem}.size", activation.shape)
+    axis = constant("token.axis", np.array([-1], dtype=np.int64))
+    largest = _float("ReduceMax", [size.outputs[0], axis], f"{stem}.largest", narrow, [ir.AttrInt64("keepdims", 1)])
+    share = _float("Mul", [largest.outputs[0], constant("token.step", np.float32(1 / 127))], f"{stem}.share", narrow)
+    scale = _float("Max", [share.outputs[0], constant("token.least", np.float32(1e-12))], f"{stem}.scale", narrow)
+    ratio = _float("Div", [activation, scale.outputs[0]], f"{stem}.ratio", activation.shape)
+    zero = constant("token.zero", np.uint8(ZERO))
+    quantise = _node("QuantizeLinear", [ratio.outputs[0], constant("token.one", np.float32(1)), zero], [f"{stem}.u8"])
+    quantise.outputs[0].dtype, quantise.outputs[0].shape = ir.DataType.UINT8, activation.shape
+    return [size, largest, share, scale, ratio, quantise], [quantise.outputs[0], scale.outputs[0], zero]
+
+
+def _float(op: str, inputs: Sequence[ir.Value], name: str, shape: ir.Shape | None, attributes: list[ir.Attr] | None = None) -> ir.Node:
+    node = _node(op, inputs, [name], attributes)
+    node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, shape
+    return node
 
 
 def _node(op: str, inputs: Sequence[ir.Value], names: list[str], attributes: list[ir.Attr] | None = None) -> ir.Node:

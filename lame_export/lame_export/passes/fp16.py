@@ -73,7 +73,7 @@ def type_fp16(model: ir.Model, amax: dict[str, float], limit: float = LIMIT) -> 
 def _computes_in_half(node: ir.Node, amax: dict[str, float], limit: float, islands: list[Island]) -> bool:
     floats = [value for value in node.outputs if value.dtype == ir.DataType.FLOAT]
     if not floats:
-        # a comparison or a shape: follows its inputs, which it reads as they are
+        # a comparison or a shape: reads FP32, so a half input is cast up, which loses nothing
         return False
     if module_of(node) in FP32_MODULES:
         return False

@@ -72,7 +72,8 @@ def lint(path: Path, part: str, graph: str) -> list[str]:
         if any("/" in value for key, value in node.metadata_props.items() if key != "lame.module"):
             found.append(f"{where}: carries paths of the exporting machine")
     found += _interface(model, part)
-    found += _quantisation(model)
+    if graph != "int8-cpu":
+        found += _quantisation(model)
     found += _types(model, graph)
     return found
 

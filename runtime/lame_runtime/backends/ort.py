@@ -63,7 +63,7 @@ class OrtBackend(Backend):
 
     def close(self) -> None:
         """Drops the sessions."""
-        del self._vision, self._encoder
+        self._vision = self._encoder = None
 
 
 def _onnxruntime() -> Any:

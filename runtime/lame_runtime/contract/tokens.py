@@ -32,7 +32,11 @@ class TextTokenizer:
         self._tokenizer.no_truncation()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, read as plain text."""
+        """Ids of `text`, read as plain text; raises `InputError` where it is not Unicode (a lone surrogate)."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(f"the text is not Unicode (character {error.start}): decode it with its own encoding first") from None
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
