@@ -5,31 +5,34 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
-from lame_runtime.errors import LameError
+from lame_runtime.cli import path, run_command
+from lame_runtime.errors import InputError
 
 from lame_export import __version__
 
 GRAPH_EXTRA = "pip install 'lame-export[graph]'"
+FROM_EXTRA = frozenset({"torch", "onnx", "onnx_ir", "onnxruntime", "lame_training", "rich", "matplotlib"})
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code (0 done, 1 a check failed, 2 wrong use or bad input)."""
-    options = _parser().parse_args(arguments)
-    try:
-        return int(options.run(options))
-    except LameError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped; no bundle was left", file=sys.stderr)
-        return 130
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("torch", "onnx", "onnx_ir", "onnxruntime", "lame_training", "rich", "matplotlib"):
-            print(f"error: {options.command} needs {error.name}: {GRAPH_EXTRA}", file=sys.stderr)
-            return 2
-        raise
+    return run_command(_parser(), arguments, "no bundle was left")
+
+
+def _needing_graph_extra(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """The command, with one line where what it imports comes with the extra that is not installed."""
+
+    def checked(options: argparse.Namespace) -> int:
+        try:
+            return run(options)
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] not in FROM_EXTRA:
+                raise
+            raise InputError(f"{options.command} needs {error.name}: {GRAPH_EXTRA}") from None
+
+    return checked
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,30 +43,30 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     bundle = commands.add_parser("bundle", help="checkpoint → bundle with certificate")
-    bundle.add_argument("checkpoint", type=Path)
-    bundle.add_argument("bundle", type=Path)
-    bundle.add_argument("--data", type=Path, required=True, help="MMEB-style data: calibration, golden vectors, retrieval rows")
+    bundle.add_argument("checkpoint", type=path)
+    bundle.add_argument("bundle", type=path)
+    bundle.add_argument("--data", type=path, required=True, help="MMEB-style data: calibration, golden vectors, retrieval rows")
     bundle.add_argument("--graphs", nargs="+", default=["fp32", "fp16", "int8", "int8-cpu"], metavar="GRAPH")
     bundle.add_argument("--json", action="store_true", help="print the certificate's rows as JSON")
-    bundle.set_defaults(run=_bundle)
+    bundle.set_defaults(run=_needing_graph_extra(_bundle))
 
     engine = commands.add_parser("engine", help="bundle → TensorRT plans, for this GPU or a named one")
-    engine.add_argument("bundle", type=Path)
+    engine.add_argument("bundle", type=path)
     engine.add_argument("--graph", default="fp16", help="fp32, fp16 or int8")
     engine.add_argument("--target", help="compute capability such as sm86 (TensorRT-RTX); without it the GPU at hand")
-    engine.add_argument("--out", type=Path, metavar="DIR", help="where the plans go; BUNDLE/engines without it")
+    engine.add_argument("--out", type=path, metavar="DIR", help="where the plans go; BUNDLE/engines without it")
     engine.set_defaults(run=_engine)
 
     verify = commands.add_parser("verify", help="the certificate anew, against the checkpoint")
-    verify.add_argument("bundle", type=Path)
-    verify.add_argument("--against", type=Path, required=True, metavar="CHECKPOINT")
+    verify.add_argument("bundle", type=path)
+    verify.add_argument("--against", type=path, required=True, metavar="CHECKPOINT")
     verify.add_argument("--json", action="store_true")
-    verify.set_defaults(run=_verify)
+    verify.set_defaults(run=_needing_graph_extra(_verify))
 
     demo = commands.add_parser("demo", help="data, training, export, search and a page, in DIR")
-    demo.add_argument("dir", type=Path)
+    demo.add_argument("dir", type=path)
     demo.add_argument("--recipe", default="digits", help="digits, or digits-tiny for a look in a minute")
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_needing_graph_extra(_demo))
     return parser
 
 
@@ -83,7 +86,6 @@ def _bundle(options: argparse.Namespace) -> int:
 
 def _engine(options: argparse.Namespace) -> int:
     from lame_runtime.bundle import Bundle
-    from lame_runtime.errors import InputError
 
     from lame_export.engine import build_engine, load_tensorrt
 
@@ -96,9 +98,9 @@ def _engine(options: argparse.Namespace) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); name another folder with --out") from None
-    for path in bundle.graph_paths(options.graph):
-        plan = folder / f"{path.stem}.{options.target or 'local'}.{trt.__name__}-{trt.__version__}.plan"
-        size = build_engine(path, plan, target=options.target, module=trt)
+    for graph_path in bundle.graph_paths(options.graph):
+        plan = folder / f"{graph_path.stem}.{options.target or 'local'}.{trt.__name__}-{trt.__version__}.plan"
+        size = build_engine(graph_path, plan, target=options.target, module=trt)
         print(f"wrote {plan}: {size / 1e6:.1f} MB")
     return 0
 

@@ -63,7 +63,7 @@ def run_demo(folder: Path, recipe_name: str = "digits", console: Console | None 
     reports = _step(console, "4/5 search, in processes without PyTorch", _search, bundle, data, folder)
     pytorch, pytorch_ms = _step(console, "5/5 PyTorch, for comparison", _pytorch, checkpoint, data)
     opened = Bundle.open(bundle)
-    sizes = {graph: sum((bundle / name).stat().st_size for name in opened.graph_files(graph)) for graph in opened.graphs}
+    sizes = {graph: opened.size(graph) for graph in opened.graphs}
     shown = Shown(folder, pytorch, pytorch_ms, reports, read_certificate(bundle)["rows"], sizes, recipe_name)
     console.print(results_table(shown))
     write_page(shown, folder / "index.html")
@@ -87,7 +87,10 @@ def _write_data(data: Path, recipe_name: str) -> None:
 
 
 def _claim(folder: Path, recipe_name: str) -> None:
-    """Marks DIR as the demo of a recipe; raises `InputError` where it is another's."""
+    """Marks DIR as the demo of a recipe; raises `InputError` where it is another's or there is no such recipe."""
+    from lame_training.recipes import find_recipe
+
+    find_recipe(recipe_name)
     mark = folder / "demo.json"
     if mark.is_file():
         if (found := json.loads(mark.read_text(encoding="utf-8"))["recipe"]) != recipe_name:

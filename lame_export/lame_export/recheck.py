@@ -12,6 +12,7 @@ from lame_runtime.gates import Result, judge
 from lame_runtime.golden import read_golden
 
 from lame_export import steps
+from lame_export.errors import ExportError
 from lame_export.plan import Export
 
 
@@ -39,6 +40,8 @@ def recheck(bundle: Path, checkpoint: Path) -> list[Result]:
         state = Recheck(checkpoint, bundle, tuple(opened.graphs), bundle, Path(scratch))
         steps.read_checkpoint(state)
         state.golden = read_golden(bundle)
+        if state.reference.dim != state.golden.embeddings.shape[1]:
+            raise ExportError(f"{bundle}: was not exported from {checkpoint} (embeddings of another length)")
         changed = sum((bundle / name).read_bytes() != (checkpoint / name).read_bytes() for name in steps.SHARED)
         state.add([judge("contract and tokenizer vs checkpoint", "", "files", 2, gates.CONTRACT, {"mismatches": changed})])
         everything = list(range(len(state.golden.inputs)))

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from lame_runtime import __version__
+from lame_runtime.cli import path, run_command
 from lame_runtime.errors import InputError, LameError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code (0 done, 1 a check failed, 2 wrong use or bad input)."""
-    options = _parser().parse_args(arguments)
-    try:
-        return int(options.run(options))
-    except LameError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except MemoryError:
-        print("error: out of memory; use a smaller --batch-size", file=sys.stderr)
-        return 1
+    return run_command(_parser(), arguments, "nothing was written")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, text: str, run: Any) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
-        added.add_argument("bundle", type=Path, help="the folder lame-export wrote")
+        added.add_argument("bundle", type=path, help="the folder lame-export wrote")
         added.add_argument("--backend", default="auto", choices=["auto", "onnxruntime", "onnxruntime-gpu"])
         added.add_argument("--threads", type=int, help="CPU threads; all cores without it")
         added.add_argument("--json", action="store_true", help="machine-readable output")
@@ -47,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("paths", nargs="*", metavar="PATH", help="a picture, a folder of pictures, a .jsonl file, or - for JSONL on stdin")
     embed.add_argument("--text", action="append", default=[], help="a text; may be repeated")
     embed.add_argument(
-        "-o", "--output", type=Path, required=True, help="float32 (n, dim) .npy file, rows in input order: paths, then texts"
+        "-o", "--output", type=path, required=True, help="float32 (n, dim) .npy file, rows in input order: paths, then texts"
     )
     embed.add_argument("--graph", help="fp32, fp16, int8 or int8-cpu")
     embed.add_argument("--role", help="query or document: adds the contract's instruction of that role")
@@ -61,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = command("verify", "the certificate's checks on this device", _verify)
     verify.add_argument("--graph", action="append", help="one graph; may be repeated; all without it")
-    verify.add_argument("-o", "--output", type=Path, help="also write this device's certificate (JSON)")
+    verify.add_argument("-o", "--output", type=path, help="also write this device's certificate (JSON)")
 
     bench = command("bench", "latency and throughput of every graph", _bench)
     bench.add_argument("--graph", action="append", help="one graph; may be repeated; all without it")
@@ -79,8 +68,10 @@ def _embed(options: argparse.Namespace) -> int:
 
     if not options.paths and not options.text:
         raise InputError("nothing to embed: name a picture, a folder or a .jsonl file, or give --text")
+    if any(name != "-" and Path(name).resolve() == options.output.resolve() for name in options.paths):
+        raise InputError(f"{options.output}: is also an input; choose another --output")
     encoder = Encoder.load(options.bundle, backend=options.backend, graph=options.graph, threads=options.threads)
-    with encoder, atomic_path(options.output) as path:  # a place that cannot be written is noticed before the work
+    with encoder, atomic_path(options.output) as fresh:  # a place that cannot be written is noticed before the work
         inputs = read_sources(options.paths, options.text, options.instruction)
         rows = encoder.stream(
             inputs, role=options.role, batch_size=options.batch_size, truncate_dim=options.truncate_dim, truncate=options.truncate
@@ -93,7 +84,7 @@ def _embed(options: argparse.Namespace) -> int:
         if not found:
             raise InputError(f"nothing to embed: {', '.join(options.paths)} holds no input")
         vectors = np.stack(found)
-        with path.open("wb") as file:
+        with fresh.open("wb") as file:
             np.save(file, vectors)
     report = {"output": str(options.output), "shape": list(vectors.shape), "graph": encoder.graph, "backend": encoder.backend.name}
     print(
@@ -113,9 +104,12 @@ def _info(options: argparse.Namespace) -> int:
     bundle = Bundle.open(options.bundle)
     contract = Contract.load(options.bundle / "contract.json")
     certificate = read_certificate(options.bundle)
-    with Encoder.load(options.bundle, backend=options.backend, graph=options.graph, threads=options.threads) as encoder:
-        chosen = {"backend": encoder.backend.name, "graph": encoder.graph, "reason": encoder.reason}
-    sizes = {graph: sum((options.bundle / name).stat().st_size for name in bundle.graph_files(graph)) for graph in bundle.graphs}
+    try:
+        with Encoder.load(options.bundle, backend=options.backend, graph=options.graph, threads=options.threads) as encoder:
+            chosen = {"backend": encoder.backend.name, "graph": encoder.graph, "reason": encoder.reason}
+    except LameError as error:  # the facts are worth showing where nothing would run
+        chosen = {"backend": "nothing runs", "graph": "", "reason": str(error)}
+    sizes = {graph: bundle.size(graph) for graph in bundle.graphs}
     facts = {
         **bundle.manifest["model"],
         "format_version": bundle.manifest["format_version"],
@@ -133,7 +127,7 @@ def _info(options: argparse.Namespace) -> int:
     print(f"vectors      {facts['dim']} values, from {facts['n_reason']} reason tokens and [EMBED] in one pass")
     print(f"inputs       text up to {facts['max_tokens']} tokens; pictures resized to {facts['pixels'][0]:,}–{facts['pixels'][1]:,} pixels")
     for graph, size in sizes.items():
-        note = "  (one scale per batch: batch mates change its vectors a little; not a default)" if graph == "int8-cpu" else ""
+        note = "  (dynamic scales: batch mates change its vectors a little; not a default)" if graph == "int8-cpu" else ""
         print(f"graph        {graph:9} {size / 1e6:8.2f} MB{note}")
     verdict = "passed" if certificate["passed"] else "FAILED"
     print(f"certificate  {verdict}, {len(certificate['rows'])} rows, {certificate['environment']['date']}")

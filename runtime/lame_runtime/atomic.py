@@ -15,11 +15,17 @@ from lame_runtime.errors import InputError
 def atomic_path(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` that replaces it when the block ends without an error.
 
+    Where `target` is a link, the file it points to is replaced.
+
     Raises:
-        InputError: the file system refuses (full, read-only, no such folder); `target` is as it was.
+        InputError: the file system refuses (full, read-only, no such folder), or something other than a
+            regular file lies there; `target` is as it was.
     """
     temporary = None
     try:
+        target = target.resolve()
+        if target.exists() and not target.is_file():
+            raise InputError(f"{target}: is not a regular file; choose another place")
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         os.close(handle)
         temporary = Path(name)

@@ -42,11 +42,12 @@ def bench(
     """
     if batch_size < 1 or rounds < 1:
         raise InputError(f"batch size {batch_size} and {rounds} rounds: use 1 or more of each")
+    bundle = Bundle.open(folder)
     golden = read_golden(folder)
     items = [each.item for each in golden.inputs if each.modality not in EXTREMES]
     figures: dict[str, dict[str, Any]] = {}
     encoders = {}
-    for graph in graphs or Bundle.open(folder).graphs:
+    for graph in graphs or bundle.graphs:
         began = time.perf_counter()
         encoders[graph] = Encoder.load(folder, backend=backend, graph=graph, threads=threads)
         figures[graph] = {"load_ms": 1000 * (time.perf_counter() - began), "backend": encoders[graph].backend.name}

@@ -36,9 +36,18 @@ class Bundle:
             InputError: the bundle has no such graph.
         """
         if graph not in self.manifest["graphs"]:
-            raise InputError(f"{self.folder}: has no graph {graph!r}; it has {', '.join(self.graphs)}")
+            raise InputError(f"{self.folder}: has no graph {graph!r}; ask for one of {', '.join(self.graphs)} (--graph)")
         names = [self.manifest["graphs"][graph][part] for part in ("vision", "encoder")]
+        if unlisted := [name for name in names if name not in self.manifest["files"]]:
+            raise BundleError(f"{self.folder / unlisted[0]}: is not listed in the manifest; copy or export the bundle again")
         return [name for name in self.manifest["files"] if any(name in (each, f"{each}.data") for each in names)]
+
+    def size(self, graph: str) -> int:
+        """Bytes of a graph's files; raises `BundleError` where one is missing."""
+        try:
+            return sum((self.folder / name).stat().st_size for name in self.graph_files(graph))
+        except OSError as error:
+            raise BundleError(f"{error.filename}: {error.strerror}; copy or export the bundle again") from None
 
     def graph_paths(self, graph: str, *, check_hashes: bool = True) -> tuple[Path, Path]:
         """Paths of the vision and the encoder graph, hashes checked unless told otherwise."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -25,6 +25,7 @@ InputLike = str | os.PathLike[str] | Image.Image | Mapping[str, Any] | Input
 """A `str` is a text, a `Path` a picture's path; a dict has any of `text`, `image`, `instruction`."""
 
 _KEYS = {"text", "image", "instruction"}
+MAX_BATCH = 65_536
 _WINDOW_BATCHES = 16
 """How many batches of a stream are held and sorted together."""
 
@@ -68,11 +69,14 @@ class Encoder:
             BundleError: see `lame_runtime.errors`.
             BackendError: the backend is not installed or not available; the message says why.
         """
+        cores = os.cpu_count() or 1
+        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= cores):
+            raise InputError(f"threads is {threads!r}: use 1 to {cores}, or leave it out for all cores")
         from lame_runtime.backends.ort import OrtBackend, choose_provider  # 0.3 s that importing the package need not pay
 
         provider, why = choose_provider(backend)
         opened = Bundle.open(Path(bundle))
-        name = graph or ("fp16" if provider == "CUDAExecutionProvider" else "fp32")
+        name = graph if graph is not None else ("fp16" if provider == "CUDAExecutionProvider" else "fp32")
         vision_path, encoder_path = opened.graph_paths(name, check_hashes=check_hashes)
         preparer = Preparer.load(opened.folder)
         encoder = Encoder(preparer, OrtBackend(vision_path, encoder_path, provider, threads), name)
@@ -88,7 +92,7 @@ class Encoder:
 
     def encode(
         self,
-        inputs: InputLike | Sequence[InputLike],
+        inputs: InputLike | Iterable[InputLike],
         *,
         role: str | None = None,
         batch_size: int = 32,
@@ -117,8 +121,6 @@ class Encoder:
             InputError: an input cannot be embedded; the message names it.
             BackendError: the graph failed or returned a non-finite value.
         """
-        if isinstance(inputs, str | os.PathLike | Image.Image | Mapping | Input):
-            inputs = [inputs]
         vectors = self.stream(
             inputs,
             role=role,
@@ -131,11 +133,11 @@ class Encoder:
         if show_progress_bar:
             from tqdm import tqdm  # 50 ms that importing the package need not pay
 
-            vectors = tqdm(vectors, total=len(inputs), unit="input")
+            vectors = tqdm(vectors, total=len(inputs) if isinstance(inputs, Sized) else None, unit="input")
         rows = list(vectors)
         if not rows:
-            width = self.dim if truncate_dim is None else truncate_dim
-            return np.empty((0, width), dtype=np.float32)
+            nothing = np.empty((0, self.dim), dtype=np.float32)
+            return finish(nothing, truncate_dim=truncate_dim, normalize=normalize_embeddings)
         return np.stack(rows)
 
     def encode_query(self, inputs: InputLike | Sequence[InputLike], **options: Any) -> npt.NDArray[np.float32]:
@@ -148,7 +150,7 @@ class Encoder:
 
     def stream(
         self,
-        inputs: Iterable[InputLike],
+        inputs: InputLike | Iterable[InputLike],
         *,
         role: str | None = None,
         batch_size: int = 32,
@@ -161,8 +163,12 @@ class Encoder:
 
         Inputs are read 16 batches ahead and sorted within that window.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}: use 1 or more")
+        if not isinstance(batch_size, int) or not 1 <= batch_size <= MAX_BATCH:
+            raise InputError(f"batch_size is {batch_size!r}: use 1 to {MAX_BATCH}")
+        if isinstance(inputs, str | os.PathLike | Image.Image | Mapping | Input):
+            inputs = [inputs]
+        elif not isinstance(inputs, Iterable) or isinstance(inputs, bytes):
+            raise InputError(f"a {type(inputs).__name__} is not an input: give a str, a path, a PIL picture, a dict, or a list of them")
         iterator = iter(inputs)
         count = 0
         while window := list(itertools.islice(iterator, batch_size * _WINDOW_BATCHES)):
@@ -196,7 +202,7 @@ def as_input(item: InputLike) -> Input:
         InputError: another type, or a dict with unknown or mistyped values.
     """
     if isinstance(item, Input):
-        return item
+        item = {"text": item.text, "image": item.image, "instruction": item.instruction}
     if isinstance(item, str):
         return Input(text=item)
     if isinstance(item, os.PathLike | Image.Image):
@@ -204,8 +210,9 @@ def as_input(item: InputLike) -> Input:
     if not isinstance(item, Mapping):
         raise InputError(f"a {type(item).__name__} is not an input: give a str, a path, a PIL picture or a dict")
     if unknown := set(item) - _KEYS:
-        raise InputError(f"unknown keys {sorted(unknown)}: an input may have {sorted(_KEYS)}")
-    text, image, instruction = item.get("text") or "", item.get("image"), item.get("instruction")
+        raise InputError(f"unknown keys {sorted(map(str, unknown))}: an input may have {sorted(_KEYS)}")
+    text, image, instruction = item.get("text"), item.get("image"), item.get("instruction")
+    text, image = "" if text is None else text, None if image == "" else image
     if not isinstance(text, str) or not isinstance(instruction, str | None):
         raise InputError("`text` and `instruction` must be strings")
     if not isinstance(image, str | os.PathLike | bytes | Image.Image | None):

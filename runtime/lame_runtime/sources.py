@@ -25,17 +25,21 @@ def read_sources(paths: list[str], texts: list[str], instruction: str | None) ->
         InputError: a missing path, a folder without pictures, or a line that is not an input.
     """
     for name in paths:
+        if not name:
+            raise InputError("one of the paths is empty; name a picture, a folder or a .jsonl file")
         path = Path(name)
         if name == "-":
+            if sys.stdin is None:
+                raise InputError("stdin is closed; pipe JSONL into it or name a file")
             yield from _read_lines(sys.stdin, "stdin", Path(), instruction)
         elif _is_folder(path):
             found = sorted(each for each in path.iterdir() if each.suffix.lower() in PICTURES)
             if not found:
                 raise InputError(f"{path}: a folder without pictures ({', '.join(sorted(PICTURES))})")
             yield from (Input(image=each, instruction=instruction) for each in found)
-        elif path.suffix == ".jsonl":
+        elif path.suffix.lower() == ".jsonl":
             try:
-                with path.open(encoding="utf-8") as file:
+                with path.open(encoding="utf-8-sig") as file:
                     yield from _read_lines(file, name, path.parent, instruction)
             except (OSError, UnicodeDecodeError) as error:
                 raise InputError(f"{path}: cannot be read ({error}); check the path") from None
@@ -59,8 +63,8 @@ def _read_lines(file: TextIO, name: str, root: Path, instruction: str | None) ->
         try:
             raw: Any = json.loads(line)
             item = as_input(raw)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{name}, line {number}: not JSON ({error.msg}); write one JSON object or string per line") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{name}, line {number}: not JSON ({error}); write one JSON object or string per line") from None
         except InputError as error:
             raise InputError(f"{name}, line {number}: {error}") from None
         image = str(root / item.image) if isinstance(item.image, str) else item.image

@@ -29,6 +29,8 @@ def read_certificate(folder: Path) -> dict[str, Any]:
     """Reads `parity.json`; raises `BundleError`."""
     try:
         certificate = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
+        if not {"passed", "environment"} <= set(certificate):
+            raise KeyError("passed, environment")
         certificate["rows"] = [result_from_json(row) for row in certificate["rows"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{folder / 'parity.json'}: cannot be read ({error}); copy or export the bundle again") from None

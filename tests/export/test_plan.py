@@ -15,10 +15,11 @@ from lame_export.__main__ import main
 from lame_export.engine import Profile, build_engine, load_tensorrt
 from lame_export.errors import ExportError
 from lame_export.recheck import recheck
-from lame_runtime import gates
+from lame_runtime import Input, gates
 from lame_runtime.errors import BackendError, BundleError, InputError
 from lame_runtime.gates import judge
 from lame_runtime.golden import read_golden
+from lame_runtime.retrieval import Row, Vectors, embed_rows
 from lame_training.torch_backend import load_encoder_and_model
 
 from lame_export import parity, plan, steps
@@ -173,6 +174,45 @@ def test_a_wrong_traced_forward_is_caught(exported: Path, checkpoint: Path, monk
     assert all(row.passed for row in parity.traced_rows(model, encoder.preparer, golden))
     monkeypatch.setattr(torch, "sigmoid", lambda x: torch.special.expit(x * 1.01))
     assert not any(row.passed for row in parity.traced_rows(model, encoder.preparer, golden))
+
+
+def test_neighbours_that_move_are_caught() -> None:
+    """The control of the retrieval gate: 500 queries, vectors as they are and with noise; only INT8 of a trained model is gated."""
+    rng = np.random.default_rng(0)
+    documents = [Input(f"d{number}") for number in range(600)]
+    rows = {"task": [Row(Input(f"q{number}"), [documents[number], *documents[500:520]]) for number in range(500)]}
+
+    def vectors(noise: float) -> Vectors:
+        def embed(items: list[Input], role: str) -> np.ndarray:
+            found = np.stack([np.random.default_rng(int(item.text[1:])).standard_normal(32) for item in items])
+            found += noise * rng.standard_normal(found.shape)
+            return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+        return embed_rows(embed, rows)
+
+    def verdict(noise: float, *, graph: str = "int8", trained: bool = True) -> bool | None:
+        (row,) = parity.retrieval_rows(graph, vectors(0), vectors(noise), rows, trained=trained, note="")
+        return row.passed
+
+    assert verdict(0.001) is True
+    assert verdict(0.3) is False
+    assert verdict(0.3, graph="fp16") is None
+    assert verdict(0.3, trained=False) is None
+
+
+def test_a_graph_tensorrt_cannot_build_fails_the_export(
+    quick_plan: tuple[plan.Pass, ...], checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the gate on builds: TensorRT's own words are in the message."""
+
+    def refuse(*arguments: object, **options: object) -> int:
+        raise ExportError("encoder.fp16.onnx: cannot build the graph (no kernel)")
+
+    monkeypatch.setattr("lame_export.steps.engines.build_engine", refuse)
+    with_engine = tuple(own if own.name == "engine" else quick for own, quick in zip(plan.PLAN, quick_plan, strict=True))
+    with pytest.raises(ExportError, match=r"pass engine: gate not met: TensorRT-RTX.*built 0 \(>= 2\).*no kernel"):
+        plan.export(checkpoint, tmp_path / "bundle", data, ("fp32", "fp16"), plan=with_engine)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_contract_is_caught(exported: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

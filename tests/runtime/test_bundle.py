@@ -13,8 +13,13 @@ import numpy as np
 import pytest
 from lame_runtime import BackendError, BundleError, Encoder, InputError
 from lame_runtime.__main__ import main
+from lame_runtime.backends.base import Batch, Floats
+from lame_runtime.backends.fake import FakeBackend
+from lame_runtime.compare import graph_rows
 from lame_runtime.contract.manifest import canonical_hash
+from lame_runtime.golden import read_golden
 from lame_runtime.retrieval import main as search
+from lame_runtime.retrieval import read_rows
 from lame_runtime.verify import verify
 from PIL import Image
 
@@ -94,11 +99,35 @@ def test_a_perturbed_weight_is_caught_by_the_golden_vectors(bundle: Path, capsys
     assert "FAILED" in capsys.readouterr().out
 
 
+class Neighbourly(FakeBackend):
+    """A backend whose rows depend on how far their batch is padded."""
+
+    def encoder(self, batch: Batch, features_FD: Floats) -> Floats:
+        """The fake row plus a trace of the padded length."""
+        return super().encoder(batch, features_FD) + np.float32(batch.input_ids.shape[1] / 1000)
+
+
+def test_batch_mates_that_change_a_row_are_caught(exported: Path) -> None:
+    """The control of the gate alone against in a batch."""
+    with Encoder.load(exported) as encoder:
+        golden = read_golden(exported)
+        for backend, passed in ((FakeBackend(64, 64), True), (Neighbourly(64, 64), False)):
+            rows = graph_rows(Encoder(encoder.preparer, backend), "fp32", golden)
+            assert [row.passed for row in rows if row.comparison == "alone vs in a batch"] == [passed]
+
+
+def test_a_graph_that_returns_nan_fails_with_the_reason(exported: Path) -> None:
+    """The control of the gate on finite outputs; the figure is null in JSON, which knows no NaN."""
+    with Encoder.load(exported) as encoder:
+        rows = graph_rows(Encoder(encoder.preparer, FakeBackend(64, 64, poison=True)), "fp32", read_golden(exported))
+    assert not any(row.passed for row in rows)
+    assert all("not finite" in row.describe() for row in rows)
+    assert json.loads(json.dumps([row.to_json() for row in rows], allow_nan=False))[0]["figure"]["min_cosine"] is None
+
+
 def test_a_constant_encoder_is_caught(exported: Path) -> None:
     """The control of the cosine gates: unit vectors that never change fail them."""
     from lame_runtime.backends.fake import FakeBackend
-    from lame_runtime.compare import graph_rows
-    from lame_runtime.golden import read_golden
 
     class Constant(FakeBackend):
         def encoder(self, batch, features_FD):  # type: ignore[no-untyped-def]
@@ -212,6 +241,13 @@ BAD = {
     "not a picture": ([__file__], "not a picture"),
     "unknown role": (["--text", "a", "--role", "passage"], "unknown role"),
     "wrong width": (["--text", "a", "--truncate-dim", "65"], "use 1 to 64"),
+    "an empty JSONL": (["EMPTY"], "nothing to embed"),
+    "an empty path": ([""], "is empty"),
+    "a text for a path": (["x" * 300], "--text"),
+    "not Unicode": (["--text", "a\udcff"], "not Unicode"),
+    "an empty batch": (["--text", "a", "--batch-size", "0"], "use 1 to"),
+    "too many threads": (["--text", "a", "--threads", "100000"], "use 1 to"),
+    "no threads": (["--text", "a", "--threads", "0"], "use 1 to"),
 }
 
 
@@ -219,12 +255,54 @@ BAD = {
 def test_bad_input_is_one_line_and_writes_nothing(kind: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2."""
     arguments, message = BAD[kind]
-    out = tmp_path / "v.npy"
+    out = tmp_path / "out/v.npy"
+    out.parent.mkdir()
+    (tmp_path / "empty.jsonl").touch()
+    arguments = [str(tmp_path / "empty.jsonl")] if "EMPTY" in arguments else arguments
     assert main(["embed", str(exported), *arguments, "-o", str(out)]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-    assert list(tmp_path.iterdir()) == [] or not out.exists()
+    assert list(out.parent.iterdir()) == []
+
+
+def test_an_output_keeps_links_and_spares_what_is_no_file(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A link's target is replaced, a pipe and an input are refused."""
+    photo(tmp_path / "photo.jpg")
+    (tmp_path / "link.npy").symlink_to(tmp_path / "real.npy")
+    assert main(["embed", str(exported), "--text", "a", "-o", str(tmp_path / "link.npy")]) == 0
+    assert (tmp_path / "link.npy").is_symlink()
+    assert np.load(tmp_path / "real.npy").shape == (1, 64)
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["embed", str(exported), "--text", "a", "-o", str(tmp_path / "pipe")]) == 2
+    assert "not a regular file" in capsys.readouterr().err
+    before = (tmp_path / "photo.jpg").read_bytes()
+    assert main(["embed", str(exported), str(tmp_path / "photo.jpg"), "-o", str(tmp_path / "photo.jpg")]) == 2
+    assert "also an input" in capsys.readouterr().err
+    assert (tmp_path / "photo.jpg").read_bytes() == before
+
+
+def test_an_edited_certificate_is_not_shown(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its hash is checked before `info` repeats what it says."""
+    path = bundle / "parity.json"
+    path.write_text(path.read_text().replace('"passed": true', '"passed": false', 1))
+    assert main(["info", str(bundle)]) == 2
+    assert "wrong sha256" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_error(exported: Path) -> None:
+    """`lame-runtime info … | true`: silence and the shell's code for it."""
+    command = f"{sys.executable} -m lame_runtime info {exported} --json | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("0", "141")
+    assert done.stderr == ""
+
+
+def test_a_console_without_our_characters_gets_substitutes(exported: Path, tmp_path: Path) -> None:
+    """Not a traceback."""
+    command = [sys.executable, "-m", "lame_runtime", "embed", str(exported), "--text", "a", "-o", str(tmp_path / "v.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert "1 ? 64" in done.stdout
 
 
 def test_an_output_that_cannot_be_written_is_named(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,6 +377,39 @@ def test_retrieval_runs_without_pytorch(exported: Path, data: Path, tmp_path: Pa
     report = json.loads(out.read_text())
     assert not {"torch", "transformers", "onnx", "lame_training", "lame_export"} & set(report["modules"])
     assert set(report["tasks"]) >= {"digit", "find2"}
+
+
+def test_rows_keep_unusual_line_ends_and_no_candidate_twice(data: Path, tmp_path: Path) -> None:
+    """U+2028 is a character of a JSON string; the right answer listed again is not a rival of itself."""
+    row = {
+        "qry_inst": "",
+        "qry_text": "a\u2028b",
+        "qry_img_path": "",
+        "tgt_inst": "",
+        "tgt_text": ["x", "y", "x"],
+        "tgt_img_path": ["", "", ""],
+    }
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval/t.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n\n", encoding="utf-8")
+    (found,) = read_rows(tmp_path, "t")
+    assert found.query.text == "a\u2028b"
+    assert [each.text for each in found.candidates] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"qry_inst": "", "qry_text": 5, "qry_img_path": "", "tgt_inst": "", "tgt_text": [], "tgt_img_path": []}', "not a string"),
+        ('{"qry_inst": "", "qry_text": "a", "qry_img_path": "", "tgt_inst": "", "tgt_text": [], "tgt_img_path": []}', "no candidates"),
+        ("", "holds no rows"),
+    ],
+)
+def test_rows_that_cannot_be_scored_are_refused(line: str, message: str, tmp_path: Path) -> None:
+    """With file and line."""
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval/t.jsonl").write_text(line + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        read_rows(tmp_path, "t")
 
 
 def test_retrieval_names_a_broken_row(exported: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,7 +120,7 @@ def test_a_bad_input_is_named_by_its_place(item: object, message: str, encoder: 
 
 def test_a_batch_size_below_one_is_refused(encoder: Encoder) -> None:
     """Rather than looping for ever."""
-    with pytest.raises(InputError, match="use 1 or more"):
+    with pytest.raises(InputError, match="use 1 to"):
         encoder.encode(["a"], batch_size=0)
 
 

@@ -174,6 +174,9 @@ def test_positives_shared_by_rows_are_embedded_once_and_never_negatives(loaded: 
     pairs = read_pairs(data, RECIPE.stages[0].tasks[0])
     step = Collator(preparer, 0, 64, 8)(pairs, contrastive=True, reconstructing=False)
     assert len(step.candidate_M) == len({pair.positive.text for pair in pairs})
+    alike = [dataclasses.replace(pairs[0], query=Input(name), positive=Input(other)) for name, other in (("one", "two"), ("two", "one"))]
+    step = Collator(preparer, 0, 64, 8)(alike, contrastive=True, reconstructing=False)
+    assert step.known_false_NM.sum(dim=1).tolist() == [1, 1], "a query is no negative of itself"
     twins = [dataclasses.replace(pairs[0], positive=Input(text)) for text in ("one", "uno")]
     step = Collator(preparer, 0, 64, 8)(twins, contrastive=True, reconstructing=False)
     assert step.known_false_NM.tolist() == [[False, True], [True, False]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from lame_runtime.errors import BundleError, InputError
 from lame_training.__main__ import main
 from lame_training.checkpoint import complete_states, load_model
 from lame_training.data import DataSet, read_pairs
+from lame_training.digits import write_digits
 from lame_training.evaluate import evaluate_model
 from lame_training.loop import read_losses, run
 from lame_training.recipes import find_recipe
@@ -97,6 +99,35 @@ def test_a_run_is_not_resumed_with_another_recipe(data: Path, checkpoint: Path) 
     """Different seed, different run."""
     with pytest.raises(InputError, match="another recipe"):
         run(dataclasses.replace(RECIPE, seed=1), data, checkpoint, resume=True, progress=False)
+
+
+def test_a_run_is_not_resumed_with_other_rows_or_to_an_earlier_step(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tokenizer comes from the rows, so other rows would give the same ids other meanings."""
+    out, other = tmp_path / "run", Path(shutil.copytree(data, tmp_path / "other"))
+    assert main(["run", "digits-tiny", "--data", str(data), "--out", str(out), "--steps", "6"]) == 0
+    shutil.copyfile(other / "train/sum2.parquet", other / "train/digit.parquet")
+    assert main(["run", "digits-tiny", "--data", str(other), "--out", str(out), "--resume"]) == 2
+    assert "other training rows" in capsys.readouterr().err
+    assert main(["run", "digits-tiny", "--data", str(data), "--out", str(out), "--resume", "--steps", "2"]) == 2
+    assert "stands at step 4" in capsys.readouterr().err
+
+
+def test_a_damaged_state_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file cut short."""
+    out = tmp_path / "run"
+    assert main(["run", "digits-tiny", "--data", str(data), "--out", str(out), "--steps", "6"]) == 0
+    (out / "state/step-000004/optimizer.safetensors").write_bytes(b"{")
+    assert main(["run", "digits-tiny", "--data", str(data), "--out", str(out), "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert "step-000004: cannot be read" in error.splitlines()[-1]
+
+
+def test_a_data_set_appears_when_it_is_complete(data: Path, tmp_path: Path) -> None:
+    """And an existing folder is left alone."""
+    before = sorted(path.name for path in data.iterdir())
+    with pytest.raises(InputError, match="already exists"):
+        write_digits(data)
+    assert sorted(path.name for path in data.iterdir()) == before
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> None:

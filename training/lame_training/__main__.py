@@ -5,24 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
-from lame_runtime.errors import LameError
+from lame_runtime.cli import path, run_command
 
 from lame_training import __version__
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code (0 done, 1 a check failed, 2 wrong use or bad input)."""
-    options = _parser().parse_args(arguments)
-    try:
-        return int(options.run(options))
-    except LameError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped; what was complete is kept", file=sys.stderr)
-        return 130
+    return run_command(_parser(), arguments, "what was complete is kept; lame-train run … --resume continues it")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,17 +23,17 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="train a recipe", description="Trains a recipe in its two stages and writes a checkpoint.")
     run.add_argument("recipe", help="name of a recipe, such as digits")
-    run.add_argument("--out", type=Path, required=True, help="the checkpoint folder")
-    run.add_argument("--data", type=Path, help="root of the data; without it the digits are written to OUT/data")
+    run.add_argument("--out", type=path, required=True, help="the checkpoint folder")
+    run.add_argument("--data", type=path, help="root of the data; without it the digits are written to OUT/data")
     run.add_argument("--steps", type=int, help="stop after so many steps in all; 0 writes the initialised model")
     run.add_argument("--seed", type=int, help="replaces the recipe's seed")
     run.add_argument("--resume", action="store_true", help="continue from the newest state in OUT")
     run.set_defaults(run=_run)
 
     evaluate = commands.add_parser("evaluate", help="hit@1 of a checkpoint or bundle")
-    evaluate.add_argument("model", type=Path, help="a checkpoint or a bundle")
+    evaluate.add_argument("model", type=path, help="a checkpoint or a bundle")
     evaluate.add_argument("--suite", choices=["digits"], default="digits")
-    evaluate.add_argument("--data", type=Path, required=True, help="root of the data")
+    evaluate.add_argument("--data", type=path, required=True, help="root of the data")
     evaluate.add_argument("--split", default="eval", choices=["eval", "valid"])
     evaluate.add_argument("--json", action="store_true", help="machine-readable output")
     evaluate.set_defaults(run=_evaluate)
@@ -50,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     data = commands.add_parser(
         "digits", help="write the digits data set", description="Writes the embedded data set in MMEB's row formats."
     )
-    data.add_argument("root", type=Path)
+    data.add_argument("root", type=path)
     data.add_argument("--tiny", action="store_true", help="a few hundred files, for tests")
     data.set_defaults(run=_digits)
     return parser

@@ -21,7 +21,7 @@ import torch
 from lame_runtime.atomic import atomic_path, atomic_text
 from lame_runtime.contract import Contract, Preparer
 from lame_runtime.contract.manifest import sha256_file
-from lame_runtime.errors import BundleError
+from lame_runtime.errors import BundleError, InputError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -36,7 +36,10 @@ MODEL_FILES = ("model.safetensors", "recipe.json", "contract.json", "tokenizer.j
 def save_model(folder: Path, model: LaMEModel, recipe: Recipe, steps: int) -> None:
     """Writes weights, recipe and config (with the steps trained) into `folder`, where contract and tokenizer already lie."""
     with atomic_path(folder / "model.safetensors") as path:
-        save_file({name: value.detach().contiguous() for name, value in _weights(model).items()}, path)
+        try:
+            save_file({name: value.detach().contiguous() for name, value in _weights(model).items()}, path)
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
     write_recipe(folder, recipe)
     decoder = None if model.decoder is None else model.decoder.config.to_dict()
     config = {
@@ -98,31 +101,47 @@ def _weights(model: LaMEModel) -> dict[str, Tensor]:
 
 
 def save_state(folder: Path, step: int, model: LaMEModel, optimizer: torch.optim.AdamW) -> None:
-    """Writes `state/step-N` after `step` steps and removes older states once it is complete."""
+    """Writes `state/step-N` after `step` steps and removes older states once it is complete.
+
+    Raises:
+        InputError: the file system refuses; the older state is kept.
+    """
     states = folder / "state"
     target, fresh = states / f"step-{step:06d}", states / "incomplete"
     shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    save_file({name: value.detach().contiguous() for name, value in _weights(model).items()}, fresh / "model.safetensors")
-    moments = {f"{index}.{key}": value for index, state in optimizer.state_dict()["state"].items() for key, value in state.items()}
-    save_file(moments, fresh / "optimizer.safetensors")
-    if target.exists():
-        shutil.rmtree(target)
-    fresh.rename(target)
+    try:
+        fresh.mkdir(parents=True)
+        save_file({name: value.detach().contiguous() for name, value in _weights(model).items()}, fresh / "model.safetensors")
+        moments = {f"{index}.{key}": value for index, state in optimizer.state_dict()["state"].items() for key, value in state.items()}
+        save_file(moments, fresh / "optimizer.safetensors")
+        if target.exists():
+            shutil.rmtree(target)
+        fresh.rename(target)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise InputError(f"{target}: cannot be written ({error}); free some space and continue with --resume") from None
     for old in complete_states(folder)[:-1]:
         shutil.rmtree(old)
 
 
 def complete_states(folder: Path) -> list[Path]:
     """The states that can be resumed from, oldest first."""
-    return sorted((folder / "state").glob("step-*"))
+    return sorted((folder / "state").glob(f"step-{'[0-9]' * 6}"))
 
 
 def load_state(state: Path, model: LaMEModel) -> dict[int, dict[str, Tensor]]:
-    """Fills the model from a state and returns the optimizer's state by parameter index."""
-    load_weights(model, load_file(state / "model.safetensors"), str(state))
+    """Fills the model from a state and returns the optimizer's state by parameter index.
+
+    Raises:
+        BundleError: a file of the state is missing, cut short or another model's.
+    """
+    try:
+        weights, recorded = load_file(state / "model.safetensors"), load_file(state / "optimizer.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{state}: cannot be read ({error}); remove this state, or train anew in another folder") from None
+    load_weights(model, weights, str(state))
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in load_file(state / "optimizer.safetensors").items():
+    for name, value in recorded.items():
         index, key = name.split(".", 1)
         moments.setdefault(int(index), {})[key] = value
     return moments
@@ -141,8 +160,7 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
 def same_recipe(folder: Path, recipe: Recipe) -> bool:
     """Whether the run in `folder` was started with `recipe`."""
     path = folder / "recipe.json"
-    recorded: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return recorded == json.loads(json.dumps(dataclasses.asdict(recipe)))
+    return _read_json(path) == json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
 def write_data(folder: Path, data: Path, recipe: Recipe) -> None:
@@ -153,8 +171,15 @@ def write_data(folder: Path, data: Path, recipe: Recipe) -> None:
 def same_data(folder: Path, data: Path, recipe: Recipe) -> bool:
     """Whether the run in `folder` was started with the training rows of `data`; pictures are not compared."""
     path = folder / "data.json"
-    recorded: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return recorded == _row_hashes(data, recipe)
+    return _read_json(path) == _row_hashes(data, recipe)
+
+
+def _read_json(path: Path) -> Any:
+    """The file's value; None where it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _row_hashes(data: Path, recipe: Recipe) -> dict[str, str]:

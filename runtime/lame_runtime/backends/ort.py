@@ -94,6 +94,8 @@ def _session(ort: Any, path: Path, provider: str, threads: int | None, optimise:
 
 
 def _run(session: Any, feeds: dict[str, Any]) -> Floats:
+    if session is None:
+        raise BackendError("the encoder was closed; load the bundle again")
     try:
         (output,) = session.run(None, feeds)
     except Exception as error:  # see _session

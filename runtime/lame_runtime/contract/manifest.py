@@ -71,16 +71,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{folder}: has no manifest.json, so it is not a LaME bundle; give the folder that lame-export wrote")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: cannot be read ({error}); copy or export the bundle again") from None
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if not isinstance(manifest, dict) or version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise BundleError(f"{path}: format_version {version!r} is not known here (known: {FORMAT_VERSION}); upgrade lame-runtime")
     if manifest.get("kind") != KIND:
         raise BundleError(f"{path}: kind {manifest.get('kind')!r} is not {KIND!r}; give the folder that lame-export wrote")
     if manifest.get("sha256") != canonical_hash(manifest):
         raise BundleError(f"{path}: was changed after it was written (its hash does not match); copy or export the bundle again")
-    return manifest
+    graphs = manifest.get("graphs")
+    whole = isinstance(graphs, dict) and all(isinstance(g, dict) and {"vision", "encoder"} <= set(g) for g in graphs.values())
+    if not whole or not isinstance(manifest.get("files"), dict) or not isinstance(manifest.get("model"), dict):
+        raise BundleError(f"{path}: lacks files, model or the two parts of each graph; export the bundle again")
+    return manifest  # type: ignore[no-any-return]
 
 
 def check_files(folder: Path, manifest: dict[str, Any], names: list[str]) -> None:

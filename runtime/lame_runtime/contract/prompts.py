@@ -41,6 +41,8 @@ class Run:
 
     kind: Literal["text", "special", "image"]
     text: str = ""
+    fixed: int = 0
+    """Leading characters of a text that are not the user's: the layout's and the instruction's. Truncation keeps them."""
 
 
 def clean(text: str) -> str:
@@ -66,16 +68,18 @@ def layout_runs(layout: PromptLayout, item: Input, role: str | None) -> tuple[li
     instruction = item.instruction
     if instruction is None:
         instruction = layout.roles[role] if role is not None else ""
-    body = layout.separator.join(part for part in (clean(instruction), text) if part)
+    instruction = clean(instruction)
+    body = layout.separator.join(part for part in (instruction, text) if part)
+    fixed = len(body) - len(text)
 
     runs: list[Run] = _parse(layout.prefix)
     if item.image is not None:
         runs.append(Run("image"))
     if body:
         if runs and runs[-1].kind == "text":
-            runs[-1] = Run("text", runs[-1].text + body)
+            runs[-1] = Run("text", runs[-1].text + body, len(runs[-1].text) + fixed)
         else:
-            runs.append(Run("text", body))
+            runs.append(Run("text", body, fixed))
     closing = _parse(layout.suffix)
     if closing and closing[0].kind == "text" and runs and runs[-1].kind == "text":
         raise InputError("the contract's suffix must begin with a special token; retrain with a valid layout")

@@ -91,10 +91,12 @@ def token_ids(
             raise InputError(
                 f"the input is {length} tokens long, the limit is {rules.max_length}: shorten it or ask for truncation (--truncate)"
             )
-        text_at_end = len(_encode([runs[first_closing - 1]], 0, tokenizer, rules)) if runs[first_closing - 1].kind == "text" else 0
-        if excess >= text_at_end:
+        last = runs[first_closing - 1]
+        users = len(tokenizer.encode(last.text)) - len(tokenizer.encode(last.text[: last.fixed])) if last.kind == "text" else 0
+        if excess >= users:
             raise InputError(
-                f"the input is {length} tokens long and its text is too short to cut to {rules.max_length}: use a smaller picture"
+                f"the input is {length} tokens long and its text is too short to cut to {rules.max_length}: "
+                "use a smaller picture or a shorter instruction"
             )
         opening = opening[:-excess]
     latents = range(rules.first_latent, rules.first_latent + rules.n_reason + 1)
