@@ -150,3 +150,31 @@ def test_every_input_is_planned_once(preparer: Preparer) -> None:
     plan = plan_batches(items, 2)
     assert sorted(i for batch in plan for i in batch) == list(range(5))
     assert plan[0][0] == 2
+
+
+def test_the_public_surface_fits_on_a_line() -> None:
+    """What `from lame_runtime import …` offers; the rest is reached by module."""
+    import lame_runtime
+
+    assert lame_runtime.__all__ == ["BackendError", "BundleError", "Encoder", "Input", "InputError", "LameError"]
+    assert all(getattr(lame_runtime, name).__name__ == name for name in lame_runtime.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Encodr'"):
+        _ = lame_runtime.Encodr  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("item", [None, 5, b"bytes", [5], [{"text": 0}], [{"text": "a", "image": 3}], [Input(text=5)]])  # type: ignore[arg-type]
+def test_what_is_no_input_is_refused_by_type(item: object, encoder: Encoder) -> None:
+    """An `InputError`, whatever Python would have said."""
+    with pytest.raises(InputError):
+        encoder.encode(item)  # type: ignore[arg-type]
+
+
+def test_truncation_keeps_the_instruction_and_some_of_the_text(encoder: Encoder) -> None:
+    """An instruction that leaves no room is refused: two texts must not become one vector."""
+    limit = encoder.preparer.contract.tokens.max_length
+    with pytest.raises(InputError, match="shorter instruction"):
+        encoder.encode({"instruction": "word " * limit, "text": "x"}, truncate=True)
+    long = "word " * limit
+    one, other = (encoder.preparer(Input(f"{start} {long}", instruction="Find it."), truncate=True).ids for start in ("one", "two"))
+    assert len(one) == len(other)
+    assert one.tolist() != other.tolist()
