@@ -1,10 +1,9 @@
 """INT8 for CPUs: dynamic activations, per-channel weights, in the form ONNX Runtime fuses.
 
 Activations are measured at run time with one scale per tensor, padding and batch mates included, so a row's
-result depends a little on its company; the gates know (see `gates`). The layers that read no norm's output,
-attention's `o` and the MLP's `down`, see a few tokens that reach far beyond the others: they get one scale per
-token, which is slower than the fused form and is used only there. Weights use 7 of their 8 bits: on x86 CPUs
-without VNNI two 8-bit products can overflow the 16-bit sum of the multiply-add instruction.
+result depends a little on its company; the gates know (see `gates`). The layers that read no norm's output get
+one scale per token, which is slower than the fused form and is used only there. Weights use 7 of their 8 bits:
+on x86 CPUs without VNNI two 8-bit products can overflow the 16-bit sum of the multiply-add instruction.
 """
 
 from __future__ import annotations
@@ -15,16 +14,14 @@ import numpy as np
 import onnx_ir as ir
 
 from lame_export.passes.fp16 import add_initializer, drop_unused_initializers
-from lame_export.passes.int8 import linear_layers, weight_scales
+from lame_export.passes.int8 import OUTLIERS, layer_name, linear_layers, weight_scales
 
 LARGEST = 63
-PER_TOKEN = frozenset({"o", "down"})
-"""Linear layers, by their name in `lame_export.forward`, whose activations get one scale per token."""
 ZERO = 128
 """The zero point of a per-token activation: symmetric, in unsigned integers, for which ONNX Runtime has the fast kernel."""
 
 
-def quantise_dynamic(model: ir.Model, per_token: frozenset[str] = PER_TOKEN) -> int:
+def quantise_dynamic(model: ir.Model, per_token: frozenset[str] = OUTLIERS) -> int:
     """Rewrites every linear layer of an FP32 graph in place; returns how many there were.
 
     Args:
@@ -40,8 +37,8 @@ def quantise_dynamic(model: ir.Model, per_token: frozenset[str] = PER_TOKEN) -> 
         assert weight is not None
         assert weight.const_value is not None
         if activation not in measured:
-            name = (node.name or "").split("/")[0].rsplit(".", 1)[-1]
-            nodes, measured[activation] = (_tokens if name in per_token else _tensor)(graph, activation)
+            measure = _tokens if layer_name(node) in per_token else _tensor
+            nodes, measured[activation] = measure(graph, activation)
             graph.insert_before(node, nodes)
         integers, scale, zero = measured[activation]
 

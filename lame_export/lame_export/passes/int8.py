@@ -1,8 +1,11 @@
 """INT8 with Q/DQ: static symmetric activations, per-channel weights, linear layers only.
 
-Works on the FP16-typed graph: attention, norms and residuals keep the types they have there. Weight and
-activation of each linear layer pass through QuantizeLinear → DequantizeLinear, which TensorRT turns into INT8
-kernels. No bias is quantised (TensorRT refuses INT32 biases behind Q/DQ).
+Works on the FP16-typed graph: attention, norms and residuals keep the types they have there, and so do the
+linear layers that read no norm's output (`OUTLIERS`): a few of their activations reach far beyond the others,
+so that one scale for all makes steps so coarse that a last-bit difference between two batch shapes, where it
+flips one rounding, shows in the embedding. Weight and activation of every other linear layer pass through
+QuantizeLinear → DequantizeLinear, which TensorRT turns into INT8 kernels. No bias is quantised (TensorRT refuses
+INT32 biases behind Q/DQ).
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ import onnx_ir as ir
 from lame_export.passes.fp16 import add_initializer, drop_unused_initializers
 from lame_export.passes.scopes import module_of
 
+OUTLIERS = frozenset({"o", "down", "proj", "fc2"})
+"""Linear layers, by their names in `lame_export.forward`, that read no norm's output."""
+
 
 def linear_layers(graph: ir.Graph) -> list[ir.Node]:
     """The MatMuls of `Affine` modules: an activation times a constant (in, out) weight."""
@@ -24,20 +30,26 @@ def linear_layers(graph: ir.Graph) -> list[ir.Node]:
     ]
 
 
-def quantise_static(model: ir.Model, amax: dict[str, float]) -> int:
-    """Puts Q/DQ around every linear layer of an FP16-typed graph, in place.
+def layer_name(node: ir.Node) -> str:
+    """The last part of the module path a node belongs to: "down" for `blocks.0.down/MatMul`."""
+    return (node.name or "").split("/")[0].rsplit(".", 1)[-1]
+
+
+def quantise_static(model: ir.Model, amax: dict[str, float], keep: frozenset[str] = OUTLIERS) -> int:
+    """Puts Q/DQ around the linear layers of an FP16-typed graph, in place.
 
     Args:
         model: the graph.
         amax: largest absolute value per value name of the FP32 graph; a value's half copy is looked up
             under the name it was cast from.
+        keep: layers that stay as they are.
 
     Returns:
         How many layers were quantised.
     """
     graph = model.graph
     quantised: dict[ir.Value, ir.Value] = {}
-    layers = linear_layers(graph)
+    layers = [node for node in linear_layers(graph) if layer_name(node) not in keep]
     for node in layers:
         activation, weight = node.inputs
         assert activation is not None
