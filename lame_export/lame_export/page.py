@@ -39,14 +39,14 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   margin: 0 auto; max-width: 1060px; padding: 32px 20px 64px; }
 h1 { font-size: 28px; margin: 0 0 4px; }
 h2 { font-size: 19px; margin: 40px 0 10px; }
-p { color: var(--soft); margin: 4px 0 12px; max-width: 70ch; }
+p { color: var(--soft); margin: 4px 0 12px; max-width: 95ch; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
 th, td { text-align: left; padding: 5px 10px; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; }
 .query { display: flex; align-items: center; gap: 18px; padding: 10px 0; border-bottom: 1px solid var(--line); flex-wrap: wrap; }
-.ask { width: 220px; flex: none; }
+.ask { width: 250px; flex: none; }
 .ask small { color: var(--soft); display: block; }
 .hits { display: flex; gap: 10px; flex-wrap: wrap; }
 .hit { border: 2px solid var(--line); border-radius: 8px; padding: 6px; background: var(--card);
