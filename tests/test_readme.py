@@ -72,7 +72,7 @@ def test_every_link_and_path_leads_somewhere() -> None:
     """Files the README links to, and folders and modules of its tree."""
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
-    (tree,) = [block for block in re.findall(r"```\n(.*?)```", README, flags=re.DOTALL) if "runtime/lame_runtime/" in block]
+    (tree,) = [text for language, text in re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE) if not language]
     folder = ROOT
     for line in tree.splitlines():
         names = re.match(r"\s*(\S+/|(?:\S+\.py ?)+)", line)

@@ -335,7 +335,11 @@ def test_ctrl_c_leaves_nothing_behind(exported: Path, tmp_path: Path) -> None:
     import signal
     import time
 
-    code = "import sys; from lame_runtime.__main__ import main; print('ready', flush=True); sys.exit(main(sys.argv[1:]))"
+    code = (
+        "import signal, sys; from lame_runtime.__main__ import main; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a job started in the background ignores it
+        "print('ready', flush=True); sys.exit(main(sys.argv[1:]))"
+    )
     lines = tmp_path / "in.jsonl"
     lines.write_text('"seven"\n' * 200_000)
     out = tmp_path / "out"
