@@ -39,7 +39,6 @@ class Shown:
     """Per graph the report of `lame_runtime.retrieval`."""
     rows: list[Result]
     sizes: dict[str, int]
-    recipe: str
 
 
 def run_demo(folder: Path, recipe_name: str = "digits", console: Console | None = None) -> Shown:
@@ -64,7 +63,7 @@ def run_demo(folder: Path, recipe_name: str = "digits", console: Console | None 
     pytorch, pytorch_ms = _step(console, "5/5 PyTorch, for comparison", _pytorch, checkpoint, data)
     opened = Bundle.open(bundle)
     sizes = {graph: opened.size(graph) for graph in opened.graphs}
-    shown = Shown(folder, pytorch, pytorch_ms, reports, read_certificate(bundle)["rows"], sizes, recipe_name)
+    shown = Shown(folder, pytorch, pytorch_ms, reports, read_certificate(bundle)["rows"], sizes)
     console.print(results_table(shown))
     write_page(shown, folder / "index.html")
     console.print(f"wrote {folder / 'index.html'}: open it in a browser")

@@ -21,7 +21,6 @@ from lame_export import steps
 from lame_export.errors import ExportError
 
 if TYPE_CHECKING:
-    from lame_runtime.backends.base import Batch
     from lame_runtime.encoder import Encoder
     from lame_runtime.golden import Golden
     from lame_training.model import LaMEModel
@@ -44,7 +43,6 @@ class Export:
     reference: Encoder = field(init=False)
     """PyTorch behind the runtime's seam."""
     golden: Golden = field(init=False)
-    batches: list[Batch] = field(init=False)
     amax: dict[str, dict[str, float]] = field(default_factory=dict)
     """Per part ("vision", "encoder"), the largest absolute value by value name."""
     islands: list[dict[str, object]] = field(default_factory=list)

@@ -84,8 +84,8 @@ def scan(state: Export) -> None:
     """Runs calibration inputs through the FP32 graphs and records amax."""
     preparer = state.reference.preparer
     prepared = [preparer(item) for item in golden_set.calibration_inputs(state.data, CALIBRATION)]
-    state.batches = [assemble([prepared[i] for i in chosen], preparer.contract) for chosen in plan_batches(prepared, 32)]
-    vision, encoder = calibration.scan_batches(state.folder / "graphs", state.batches)
+    batches = [assemble([prepared[i] for i in chosen], preparer.contract) for chosen in plan_batches(prepared, 32)]
+    vision, encoder = calibration.scan_batches(state.folder / "graphs", batches)
     state.amax = {"vision": vision, "encoder": encoder}
 
 

@@ -21,9 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lame_runtime.atomic import atomic_text
+from lame_runtime.cli import run_command
 from lame_runtime.contract.prompts import Input, clean
 from lame_runtime.encoder import Encoder
-from lame_runtime.errors import InputError, LameError
+from lame_runtime.errors import InputError
 
 Embed = Callable[[list[Input], str], npt.NDArray[np.float32]]
 """Inputs and their role → float32 (n, dim), unit rows."""
@@ -167,28 +168,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--split", default="eval")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args(arguments)
-    try:
-        rows = {task: read_rows(options.data, task, options.split) for task in tasks(options.data, options.split)}
-        with Encoder.load(options.bundle, graph=options.graph) as encoder:
-            began = time.perf_counter()
-            vectors = embed_rows(lambda items, role: encoder.encode(items, role=role, batch_size=options.batch_size), rows)
-            seconds = time.perf_counter() - began
-            results = evaluate(rows, vectors)
-        report: dict[str, Any] = {
-            "graph": encoder.graph,
-            "backend": encoder.backend.name,
-            "inputs": len(vectors),
-            "ms_per_input": 1000 * seconds / len(vectors),
-            "tasks": {
-                r.task: {"hit@1": r.hit_at_1, "chance": r.chance, "queries": len(r.ranks), "ranks": r.ranks, "top": r.top} for r in results
-            },
-            "modules": sorted({name.split(".")[0] for name in sys.modules}),
-        }
-        atomic_text(options.out, json.dumps(report))
-    except LameError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    parser.set_defaults(run=_search)
+    return run_command(parser, arguments, "nothing was written")
+
+
+def _search(options: argparse.Namespace) -> int:
+    rows = {task: read_rows(options.data, task, options.split) for task in tasks(options.data, options.split)}
+    with Encoder.load(options.bundle, graph=options.graph) as encoder:
+        began = time.perf_counter()
+        vectors = embed_rows(lambda items, role: encoder.encode(items, role=role, batch_size=options.batch_size), rows)
+        seconds = time.perf_counter() - began
+        results = evaluate(rows, vectors)
+    report: dict[str, Any] = {
+        "graph": encoder.graph,
+        "backend": encoder.backend.name,
+        "inputs": len(vectors),
+        "ms_per_input": 1000 * seconds / len(vectors),
+        "tasks": {
+            r.task: {"hit@1": r.hit_at_1, "chance": r.chance, "queries": len(r.ranks), "ranks": r.ranks, "top": r.top} for r in results
+        },
+        "modules": sorted({name.split(".")[0] for name in sys.modules}),
+    }
+    atomic_text(options.out, json.dumps(report))
     return 0
 
 

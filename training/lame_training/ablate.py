@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lame_runtime.batching import assemble, plan_batches
+from lame_runtime.cli import run_command
 from lame_runtime.contract.prompts import Input
-from lame_runtime.errors import LameError
 from lame_runtime.retrieval import Vectors, distinct, embed_rows, evaluate, read_rows
 from torch import Tensor
 
@@ -162,16 +162,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("--task", action="append", help="may be repeated; without it digit, sum2, find2 and same2")
     parser.add_argument("--split", default="eval", choices=["eval", "valid"])
-    options = parser.parse_args(arguments)
-    try:
-        _report(options)
-    except LameError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    parser.set_defaults(run=_report)
+    return run_command(parser, arguments, "nothing was written")
 
 
-def _report(options: argparse.Namespace) -> None:
+def _report(options: argparse.Namespace) -> int:
     model, preparer = load_model(options.checkpoint)
     collator = Collator(preparer, preparer.tokenizer.special(END), 64, 0)
     print("| task | hit@1 | swapped | dropped | cosine swapped | cosine dropped | L_rec | L_rec, another's Z |")
@@ -183,6 +178,7 @@ def _report(options: argparse.Namespace) -> None:
         rec = "– | –" if losses is None else f"{losses[0]:.3f} | {losses[1]:.3f}"
         hits = f"{f['whole']:.3f} | {f['swapped']:.3f} | {f['dropped']:.3f}"
         print(f"| {task} | {hits} | {f['cosine swapped']:.3f} | {f['cosine dropped']:.3f} | {rec} |")
+    return 0
 
 
 if __name__ == "__main__":
