@@ -26,5 +26,6 @@ clean:  ## removes .venv and runs
 $(VENV)/ready: constraints.txt pyproject.toml runtime/pyproject.toml training/pyproject.toml lame_export/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt pip torch hatchling
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e 'runtime[onnxruntime]' -e training -e 'lame_export[graph,tensorrt-rtx]' -e '.[test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e 'runtime[onnxruntime,pdf,video]' -e training -e 'lame_export[graph,tensorrt-rtx]' -e '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt --target $(VENV)/oracle --upgrade torchvision
 	touch $@

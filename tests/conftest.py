@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
-from lame_runtime.contract import Contract, ImageRules, Preparer, PromptLayout, TokenRules
+from lame_runtime.contract import Contract, ImageRules, Limits, Preparer, PromptLayout, TokenRules, TowerRules
 from lame_runtime.contract.tokens import TextTokenizer
 
+sys.path.insert(0, str(Path(__file__).parent))
+import oracle
+
+oracle.prepare()
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 TOKENIZER_TEXTS = ["digits that add up to fifteen", "What do the digits add up to?", "Name the digit.", "seven"] * 4
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Transformers announces, through logging, that our vocabulary is smaller than Qwen's."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="torchvision|transformers")
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +39,8 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def contract(tokenizer_file: Path) -> Contract:
     """A contract with Qwen2-VL's published picture rules and a chat-like layout."""
+    from lame_training.derive import published_videos
+
     tokenizer = TextTokenizer(tokenizer_file)
     return Contract(
         family="qwen2_vl",
@@ -41,9 +52,8 @@ def contract(tokenizer_file: Path) -> Contract:
             roles={"query": "Find it.", "document": ""},
         ),
         tokens=TokenRules(
-            vision_start=tokenizer.special("<|vision_start|>"),
-            vision_end=tokenizer.special("<|vision_end|>"),
             image_pad=tokenizer.special("<|image_pad|>"),
+            video_pad=tokenizer.special("<|video_pad|>"),
             pad=tokenizer.special("<|endoftext|>"),
             first_latent=300,
             n_reason=8,
@@ -58,12 +68,26 @@ def contract(tokenizer_file: Path) -> Contract:
             mean=(0.48145466, 0.4578275, 0.40821073),
             std=(0.26862954, 0.26130258, 0.27577711),
         ),
+        videos=published_videos("qwen2_vl"),
+        tower=TowerRules(),
+        limits=Limits(visuals=8, patches=40_000),
     )
 
 
 @pytest.fixture(scope="session")
 def preparer(contract: Contract, tokenizer_file: Path) -> Preparer:
     return Preparer(contract, TextTokenizer(tokenizer_file))
+
+
+@pytest.fixture(scope="session")
+def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small backbone of each family, as a `save_pretrained` folder."""
+    from lame_training.sample_backbone import write_sample
+
+    root = tmp_path_factory.mktemp("backbones")
+    for family in FAMILIES:
+        write_sample(family, root / family)
+    return {family: root / family for family in FAMILIES}
 
 
 @pytest.fixture(scope="session")

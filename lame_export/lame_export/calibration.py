@@ -2,72 +2,83 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 from lame_runtime.backends.base import Batch
-from lame_runtime.backends.ort import OrtBackend
 
 from lame_export.forward import MASKED
+from lame_export.streamed import BUDGET, Feeds, Piece, cut, feature_width, run
 
 
-def scan_batches(folder: Path, batches: list[Batch]) -> tuple[dict[str, float], dict[str, float]]:
-    """Amax of the vision and of the encoder graph in `folder` over batches of calibration inputs."""
-    backend = OrtBackend(folder / "vision.fp32.onnx", folder / "encoder.fp32.onnx", "CPUExecutionProvider")
-    groups = [group for batch in batches for group in batch.groups]
-    vision = scan(
-        folder / "vision.fp32.onnx",
-        (group.vision_feeds() for group in groups),
-    )
-    encoder = scan(folder / "encoder.fp32.onnx", (batch.encoder_feeds(backend.features(batch)) for batch in batches))
-    return vision, encoder
+def scan_batches(models: dict[str, ir.Model], batches: list[Batch]) -> dict[str, dict[str, float]]:
+    """Amax of the graphs "vision" and "encoder" over batches of calibration inputs, by part and value name."""
+    groups = [piece for batch in batches for group in batch.groups for piece in group.pieces()]
+    vision, features = scan(models["vision"], [group.vision_feeds() for group in groups])
+    width = feature_width(models["vision"])
+    feeds, taken = [], 0
+    for batch in batches:
+        amount = sum(len(group.pieces()) for group in batch.groups)
+        mine = [each["features"].reshape(-1, width) for each in features[taken : taken + amount]]
+        taken += amount
+        feeds.append(batch.encoder_feeds(np.concatenate([np.zeros((1, width), dtype=np.float32), *mine])))
+    encoder, _ = scan(models["encoder"], feeds)
+    return {"vision": vision, "encoder": encoder}
 
 
-def scan(path: Path, feeds: Iterable[dict[str, np.ndarray[Any, Any]]]) -> dict[str, float]:
+def scan(model: ir.Model, feeds: Sequence[Feeds], budget: int = BUDGET) -> tuple[dict[str, float], list[Feeds]]:
     """Largest absolute value of every float tensor of a graph: inputs, weights and what nodes compute.
 
     The mask's constant and the scores it was written into are left out: neither is a measurement.
 
     Args:
-        path: an FP32 graph.
+        model: an FP32 graph.
         feeds: inputs of the runs.
+        budget: bytes of weights held at a time.
 
     Returns:
-        amax by value name.
+        Amax by value name, and the graph's outputs per run.
     """
-    model = ir.load(path)
-    masking = {node: constant for node in model.graph if (constant := _mask_of(node)) is not None}
+    masks = {constant.name for node in model.graph if (constant := _mask_of(node)) is not None}
     amax = {
         name: float(np.abs(value.const_value.numpy()).max(initial=0.0))
         for name, value in model.graph.initializers.items()
-        if value.dtype == ir.DataType.FLOAT and value.const_value is not None and value not in masking.values()
+        if value.dtype == ir.DataType.FLOAT and value.const_value is not None and name not in masks
     }
-    watched = [value for value in model.graph.inputs if value.dtype == ir.DataType.FLOAT]
-    watched += [value for node in model.graph for value in node.outputs if value.dtype == ir.DataType.FLOAT and node not in masking]
-    model.graph.outputs.clear()
+    for value in model.graph.inputs:
+        if value.dtype == ir.DataType.FLOAT:
+            amax[value.name or ""] = max((float(np.abs(feed[value.name or ""]).max(initial=0.0)) for feed in feeds), default=0.0)
+
+    def watch(piece: Piece, _: int) -> Callable[[Feeds], None]:
+        _add_amax(piece.model)
+
+        def report(found: Feeds) -> None:
+            for name, value in found.items():
+                if name.startswith(AMAX):
+                    key = name.removeprefix(AMAX)
+                    amax[key] = max(amax.get(key, 0.0), float(value))
+
+        return report
+
+    outputs = [value.name or "" for value in model.graph.outputs]
+    return amax, run(cut(model, budget), feeds, outputs, watch=watch)
+
+
+AMAX = "amax:"
+
+
+def _add_amax(model: ir.Model) -> None:
+    """An output with the largest absolute value of everything the graph's nodes compute in FP32, masked scores aside."""
+    graph = model.graph
+    watched = [value for node in graph for value in node.outputs if value.dtype == ir.DataType.FLOAT and _mask_of(node) is None]
     for value in watched:
         absolute = ir.Node("", "Abs", [value], num_outputs=1)
         largest = ir.Node("", "ReduceMax", absolute.outputs, [ir.AttrInt64("keepdims", 0)], num_outputs=1)
-        largest.outputs[0].name = f"amax:{value.name}"
+        largest.outputs[0].name = f"{AMAX}{value.name}"
         largest.outputs[0].dtype, largest.outputs[0].shape = ir.DataType.FLOAT, ir.Shape([])
-        model.graph.extend([absolute, largest])
-        model.graph.outputs.append(largest.outputs[0])
-    with tempfile.TemporaryDirectory() as scratch:
-        target = Path(scratch) / "scan.onnx"
-        ir.save(model, target, external_data="scan.onnx.data")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        session = ort.InferenceSession(str(target), options, providers=["CPUExecutionProvider"])
-        names = [value.name or "" for value in watched]
-        for feed in feeds:
-            for name, value in zip(names, session.run(None, feed), strict=True):
-                amax[name] = max(amax.get(name, 0.0), float(value))
-    return amax
+        graph.extend([absolute, largest])
+        graph.outputs.append(largest.outputs[0])
 
 
 def _mask_of(node: ir.Node) -> ir.Value | None:

@@ -27,6 +27,7 @@ class Profile:
 
     pictures: tuple[int, int, int] = (1, 4, 32)
     patches: tuple[int, int, int] = (4, 64, 4096)
+    windows: tuple[int, int, int] = (1, 4, 128)
     batch: tuple[int, int, int] = (1, 8, 64)
     length: tuple[int, int, int] = (9, 64, 1024)
     n_features: tuple[int, int, int] = (1, 64, 32768)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from lame_runtime.contract.images import open_image
+from lame_runtime.contract.images import ImageSource, open_image
 from lame_runtime.contract.preparer import Preparer
-from lame_runtime.contract.prompts import Input
+from lame_runtime.contract.prompts import Input, Part, Picture, Video
+from lame_runtime.contract.video import read_video
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import InputError
 from lame_runtime.golden import EXTREMES, fingerprint
+from lame_runtime.inputs import as_input, as_json
 from lame_runtime.retrieval import distinct, key, read_rows, tasks
 from lame_training.data import DataSet, read_pairs
 from PIL import Image
@@ -39,7 +40,7 @@ def write_golden(data: Path, encoder: Encoder, folder: Path, per_modality: int =
     chosen = _choose(data, per_modality)
     preparer = encoder.preparer
     texts = [item.text for _, item, modality in chosen if modality == "text"]
-    pictures = [item for _, item, modality in chosen if item.image is not None]
+    pictures = [part for _, item, _ in chosen for part in item.parts if isinstance(part, Picture)]
     if texts:
         chosen.append(("query", Input(text=longest_text(texts, preparer), instruction=""), EXTREMES[0]))
     images = folder / "golden/images"
@@ -48,18 +49,40 @@ def write_golden(data: Path, encoder: Encoder, folder: Path, per_modality: int =
         chosen.append(("document", Input(image=largest_picture(pictures[0], preparer), instruction=""), EXTREMES[1]))
     lines, items = [], []
     for number, (role, item, modality) in enumerate(chosen):
-        name = ""
-        if item.image is not None:
-            name = f"golden/images/{number:04d}.png"
-            open_image(item.image, preparer.contract.images).save(folder / name)
-            item = replace(item, image=str(folder / name))
-        ids, positions, patches = fingerprint(preparer(item, role), preparer)
-        row = {"modality": modality, "role": role, "text": item.text, "instruction": item.instruction, "image": name}
-        lines.append(json.dumps({**row, "ids": ids, "positions": positions, "patches": patches}, ensure_ascii=False))
-        items.append(item)
+        row = as_json(_sampled(item, preparer), _Store(folder, f"golden/images/{number:04d}", preparer))
+        items.append(as_input(row, folder))
+        ids, positions, patches = fingerprint(preparer(items[-1], role), preparer)
+        facts = {"modality": modality, "role": role, **row, "ids": ids, "positions": positions, "patches": patches}
+        lines.append(json.dumps(facts, ensure_ascii=False))
     vectors = np.stack([encoder.encode(item, role=role)[0] for (role, _, _), item in zip(chosen, items, strict=True)])
     (folder / "golden/inputs.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     np.save(folder / "golden/embeddings.npy", vectors)
+
+
+class _Store:
+    """Stores pictures and frames as PNG, numbered, and gives their paths in the bundle."""
+
+    def __init__(self, folder: Path, stem: str, preparer: Preparer) -> None:
+        self.folder, self.stem, self.rules, self.count = folder, stem, preparer.contract.images, 0
+
+    def __call__(self, source: ImageSource) -> str:
+        name = f"{self.stem}-{self.count}.png" if self.count else f"{self.stem}.png"
+        self.count += 1
+        open_image(source, self.rules).save(self.folder / name)
+        return name
+
+
+def _sampled(item: Input, preparer: Preparer) -> Input:
+    """The input with every video as a list of the frames that are used, so that a device needs no decoder."""
+    rules, images = preparer.contract.videos, preparer.contract.images
+    parts: list[Part] = []
+    for part in item.parts:
+        if isinstance(part, Video):
+            clip = read_video(part.source, part.fps, rules, images)
+            parts.append(Video(tuple(Image.fromarray(frame) for frame in clip.frames), images.temporal_patch_size / clip.seconds_per_patch))
+        else:
+            parts.append(part)
+    return Input(content=tuple(parts), instruction=item.instruction)
 
 
 def calibration_inputs(data: Path, amount: int, seed: int = 0) -> list[Input]:
@@ -117,10 +140,9 @@ def longest_text(texts: list[str], preparer: Preparer) -> str:
     return " ".join(words[i % len(words)] for i in range(low))
 
 
-def largest_picture(item: Input, preparer: Preparer) -> Image.Image:
+def largest_picture(picture: Picture, preparer: Preparer) -> Image.Image:
     """A picture of the data set enlarged to the contract's pixel budget."""
     rules = preparer.contract.images
     factor = rules.patch_size * rules.merge_size
     side = int(rules.max_pixels**0.5) // factor * factor
-    assert item.image is not None
-    return open_image(item.image, rules).resize((side, side), Image.Resampling.BICUBIC)
+    return open_image(picture.source, rules).resize((side, side), Image.Resampling.BICUBIC)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from lame_runtime import gates
 from lame_runtime.backends.base import Backend, Batch, Floats, PictureGroup
 from lame_runtime.compare import embed_golden, similarity
-from lame_runtime.contract.images import image_patches, open_image
+from lame_runtime.contract.images import open_image
 from lame_runtime.contract.preparer import Preparer
+from lame_runtime.contract.prompts import Input, Picture, Video
+from lame_runtime.contract.rules import Contract, TokenRules
 from lame_runtime.encoder import Encoder
 from lame_runtime.gates import Result, judge
 from lame_runtime.golden import Golden
@@ -28,20 +31,23 @@ class TracedBackend(Backend):
 
     def __init__(self, model: LaMEModel) -> None:
         self.name = "traced forward"
-        self.width = model.backbone.config.text_config.hidden_size
+        self.width = model.feature_width
         self._vision, self._encoder = Vision(model.backbone.visual).eval(), SinglePassEncoder(model).eval()
 
     @torch.inference_mode()
     def vision(self, group: PictureGroup) -> Floats:
         """See `Backend.vision`."""
-        feeds = {name: torch.from_numpy(value) for name, value in group.vision_feeds().items()}
-        return self._vision(**feeds).numpy()
+        return self._vision(**_tensors(group.vision_feeds())).numpy()
 
     @torch.inference_mode()
     def encoder(self, batch: Batch, features_FD: Floats) -> Floats:
         """See `Backend.encoder`."""
-        feeds = {name: torch.from_numpy(value) for name, value in batch.encoder_feeds(features_FD).items()}
-        return self._encoder(**feeds).numpy()
+        return self._encoder(**_tensors(batch.encoder_feeds(features_FD))).numpy()
+
+
+def _tensors(feeds: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The same arrays as tensors; what is read-only is copied, since PyTorch has no read-only tensors."""
+    return {name: torch.from_numpy(value if value.flags.writeable else value.copy()) for name, value in feeds.items()}
 
 
 def traced_rows(model: LaMEModel, preparer: Preparer, golden: Golden) -> list[Result]:
@@ -57,11 +63,16 @@ def traced_rows(model: LaMEModel, preparer: Preparer, golden: Golden) -> list[Re
 
 
 def processor_rows(model: LaMEModel, preparer: Preparer, tokenizer_file: Path, golden: Golden) -> list[Result]:
-    """The contract against transformers' own tokenizer, picture processor (its PIL form) and `get_rope_index`."""
+    """The contract against transformers' own tokenizer, picture processor (its PIL form) and `get_rope_index`.
+
+    A video's frames are resized by torchvision there, which an exporter need not have: of videos, ids and positions
+    are compared, and the patches in this project's tests.
+    """
     from transformers import PreTrainedTokenizerFast
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    rules, tokens = preparer.contract.images, preparer.contract.tokens
+    contract = preparer.contract
+    rules, tokens = contract.images, contract.tokens
     processor = Qwen2VLImageProcessorPil(
         patch_size=rules.patch_size,
         temporal_patch_size=rules.temporal_patch_size,
@@ -70,33 +81,75 @@ def processor_rows(model: LaMEModel, preparer: Preparer, tokenizer_file: Path, g
         image_mean=list(rules.mean),
         image_std=list(rules.std),
     )
-    tokenizer, layout = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file)), preparer.contract.prompt
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file))
     wrong: dict[str, int] = defaultdict(int)
     for each in golden.inputs:
         prepared = preparer(each.item, each.role)
-        equal, grids, vision = True, None, ""
-        if each.item.image is not None:
-            theirs = processor(open_image(each.item.image, rules), return_tensors="np")
-            (picture,) = prepared.pictures
-            equal = np.array_equal(image_patches(picture.pixels, rules), theirs["pixel_values"])
-            grids = torch.from_numpy(theirs["image_grid_thw"])
-            pads = "<|image_pad|>" * (picture.n_patches // rules.merge_size**2)
-            vision = f"<|vision_start|>{pads}<|vision_end|>"
-        instruction = layout.roles[each.role] if each.item.instruction is None else each.item.instruction
-        said = layout.separator.join(part for part in (instruction, each.item.text) if part)
-        theirs_ids = tokenizer(layout.prefix + vision + said + layout.suffix, add_special_tokens=False)["input_ids"]
-        equal = equal and theirs_ids == prepared.ids[: -tokens.n_reason - 1].tolist()
-        ids = torch.from_numpy(prepared.ids)[None]
-        kinds = (ids == tokens.image_pad).int()
-        positions, _ = model.backbone.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grids)
-        equal = equal and np.array_equal(positions[:, 0].numpy(), prepared.positions)
-        wrong[each.modality] += not equal
+        equal, pictures, clips = True, [], []
+        for part, visual in zip((part for part in each.item.parts if not isinstance(part, str)), prepared.visuals, strict=True):
+            if isinstance(part, Video):
+                clips.append((visual.grid, rules.temporal_patch_size / (part.fps or contract.videos.fps)))
+                continue
+            theirs = processor(open_image(part.source, rules), return_tensors="np")
+            equal = equal and np.array_equal(visual.patches(contract)[0], theirs["pixel_values"])
+            pictures.append(theirs["image_grid_thw"][0].tolist())
+        said = _whole_prompt(contract, each.item, each.role, pictures, clips)
+        ids = tokenizer(said, add_special_tokens=False)["input_ids"]
+        equal = equal and ids == prepared.ids[: -tokens.n_reason - 1].tolist()
+        theirs_3L = _rope_index(model, prepared.ids, tokens, pictures, clips)
+        wrong[each.modality] += not (equal and np.array_equal(theirs_3L, prepared.positions))
     return [
         judge(
             "contract vs transformers' processor", "", modality, len(golden.of(modality)), gates.CONTRACT, {"mismatches": wrong[modality]}
         )
         for modality in golden.modalities
     ]
+
+
+Clips = list[tuple[tuple[int, int, int], float]]
+"""Per video its patch grid and the seconds from one temporal patch to the next."""
+
+
+def _whole_prompt(contract: Contract, item: Input, role: str, pictures: list[list[int]], clips: Clips) -> str:
+    """The prompt as one string, vision tokens written out."""
+    layout, area = contract.prompt, contract.images.merge_size**2
+    instruction = layout.roles[role] if item.instruction is None else item.instruction
+    grids, videos = iter(pictures), iter(clips)
+    said = layout.prefix
+    for part in item.parts:
+        if isinstance(part, str):
+            said, instruction = said + layout.separator.join(each for each in (instruction, part) if each), ""
+        elif isinstance(part, Picture):
+            _, rows, columns = next(grids)
+            said += f"{layout.image_open}{'<|image_pad|>' * (rows * columns // area)}{layout.image_close}"
+        else:
+            (times, rows, columns), seconds = next(videos)
+            pads = "<|video_pad|>" * (rows * columns // area)
+            if contract.videos.timestamps:
+                assert isinstance(part.source, tuple)  # golden videos are lists of frames
+                frames, last = contract.images.temporal_patch_size, len(part.source) - 1
+                rate = frames / seconds
+                middles = [(frames * time + min(frames * time + frames - 1, last)) / 2 / rate for time in range(times)]
+                body = "".join(f"<{middle:.1f} seconds><|vision_start|>{pads}<|vision_end|>" for middle in middles)
+            else:
+                body = pads * times
+            said += f"{layout.video_open}{body}{layout.video_close}"
+    return said + instruction + layout.suffix
+
+
+def _rope_index(model: LaMEModel, ids: np.ndarray[Any, Any], tokens: TokenRules, pictures: list[list[int]], clips: Clips) -> Any:
+    """Transformers' M-RoPE positions of one prompt: int64 (3, length)."""
+    known: dict[str, Any] = {}
+    if pictures:
+        known["image_grid_thw"] = torch.tensor(pictures)
+    if clips:
+        known["video_grid_thw"] = torch.tensor([grid for grid, _ in clips])
+        if hasattr(model.backbone.config.vision_config, "tokens_per_second"):
+            known["second_per_grid_ts"] = [seconds for _, seconds in clips]
+    row = torch.from_numpy(ids)[None]
+    kinds = (row == tokens.image_pad).int() + 2 * (row == tokens.video_pad).int()
+    positions, _ = model.backbone.get_rope_index(input_ids=row, mm_token_type_ids=kinds, **known)
+    return positions[:, 0].numpy()
 
 
 def retrieval_rows(graph: str, reference: Vectors, found: Vectors, rows: dict[str, list[Row]], *, trained: bool, note: str) -> list[Result]:

@@ -21,6 +21,7 @@ from lame_export import steps
 from lame_export.errors import ExportError
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     from lame_runtime.encoder import Encoder
     from lame_runtime.golden import Golden
     from lame_training.model import LaMEModel
@@ -38,11 +39,15 @@ class Export:
     folder: Path
     """The bundle under construction."""
     scratch: Path
-    """What is not shipped: emulations and trial plans."""
+    """What is not shipped: trial plans."""
     model: LaMEModel = field(init=False)
     reference: Encoder = field(init=False)
     """PyTorch behind the runtime's seam."""
     golden: Golden = field(init=False)
+    traced: dict[str, ir.Model] = field(default_factory=dict)
+    """The FP32 graphs by part, their weights still in the checkpoint."""
+    typed: dict[tuple[str, str], ir.Model] = field(default_factory=dict)
+    """What was typed from them, by graph and part."""
     amax: dict[str, dict[str, float]] = field(default_factory=dict)
     """Per part ("vision", "encoder"), the largest absolute value by value name."""
     islands: list[dict[str, object]] = field(default_factory=list)
@@ -52,10 +57,6 @@ class Export:
     def path(self, part: str, graph: str) -> Path:
         """Where a graph of the bundle lies."""
         return self.folder / "graphs" / f"{part}.{graph}.onnx"
-
-    def emulation(self, part: str, graph: str) -> Path:
-        """Where the emulation of a graph lies."""
-        return self.scratch / f"{part}.{graph}.emulated.onnx"
 
     def add(self, rows: list[Result]) -> None:
         """Records rows; raises `ExportError` naming the first whose gate is not met."""
@@ -88,11 +89,10 @@ PLAN = (
     _pass("fp16", "fp32 amax", "fp16", steps.fp16),
     _pass("int8", "fp16 amax", "int8", steps.int8),
     _pass("int8-cpu", "fp32", "int8-cpu", steps.int8_cpu),
-    _pass("emulate", "fp16 int8", "emulations", steps.emulate),
     _pass("lint", "fp32 fp16 int8 int8-cpu", "linted", steps.lint),
     _pass("engine", "linted", "engines", steps.engine),
-    _pass("parity", "golden fp32 int8-cpu emulations", "proved", steps.prove_graphs),
-    _pass("retrieval", "fp32 int8-cpu emulations", "retrieval-proved", steps.prove_retrieval),
+    _pass("parity", "golden fp32 fp16 int8 int8-cpu", "proved", steps.prove_graphs),
+    _pass("retrieval", "fp32 fp16 int8 int8-cpu", "retrieval-proved", steps.prove_retrieval),
     _pass("write", "contract-proved linted engines proved retrieval-proved", "bundle", steps.write),
 )
 

@@ -31,6 +31,7 @@ from lame_export.passes import emulate as emulation
 from lame_export.passes import fp16 as half
 from lame_export.passes import int8 as static
 from lame_export.passes import lint as linter
+from lame_export.streamed import StreamedBackend, copy_of
 
 if TYPE_CHECKING:
     from lame_export.plan import Export
@@ -66,10 +67,13 @@ def golden(state: Export) -> None:
 
 
 def trace(state: Export) -> None:
-    """Traces the two forwards to FP32 graphs."""
+    """Traces the two forwards to FP32 graphs, which stay in memory without their weights; see `passes.trace`."""
     from lame_export.passes.trace import trace as trace_model
 
-    trace_model(state.model, state.reference.preparer.contract.images.patch_dim, state.folder / "graphs")
+    state.traced = trace_model(state.model, state.reference.preparer.contract)
+    if "fp32" in state.graphs:
+        for part in PARTS:
+            save(state.traced[part], state.path(part, "fp32"))
 
 
 def prove_contract(state: Export) -> None:
@@ -85,46 +89,42 @@ def scan(state: Export) -> None:
     preparer = state.reference.preparer
     prepared = [preparer(item) for item in golden_set.calibration_inputs(state.data, CALIBRATION)]
     batches = [assemble([prepared[i] for i in chosen], preparer.contract) for chosen in plan_batches(prepared, 32)]
-    vision, encoder = calibration.scan_batches(state.folder / "graphs", batches)
-    state.amax = {"vision": vision, "encoder": encoder}
+    state.amax = calibration.scan_batches(state.traced, batches)
 
 
 def fp16(state: Export) -> None:
     """Types the graphs for half precision."""
     for part in PARTS:
-        model = ir.load(state.path(part, "fp32"))
+        model = state.typed["fp16", part] = copy_of(state.traced[part])
         islands = half.type_fp16(model, state.amax[part])
         state.islands += [{"part": part, "node": each.node, "value": each.value, "amax": each.amax} for each in islands]
-        _save(model, state.path(part, "fp16"))
+        if "fp16" in state.graphs:
+            save(model, state.path(part, "fp16"))
 
 
 def int8(state: Export) -> None:
     """Puts Q/DQ around the linear layers of the half-typed graphs."""
+    if "int8" not in state.graphs:
+        return
     for part in PARTS:
-        model = ir.load(state.path(part, "fp16"))
+        model = state.typed["int8", part] = copy_of(state.typed["fp16", part])
         static.quantise_static(model, state.amax[part])
-        _save(model, state.path(part, "int8"))
+        save(model, state.path(part, "int8"))
 
 
 def int8_cpu(state: Export) -> None:
     """Dynamic INT8 for ONNX Runtime's CPU provider."""
+    if "int8-cpu" not in state.graphs:
+        return
     for part in PARTS:
-        model = ir.load(state.path(part, "fp32"))
+        model = copy_of(state.traced[part])
         dynamic.quantise_dynamic(model)
-        _save(model, state.path(part, "int8-cpu"))
-
-
-def emulate(state: Export) -> None:
-    """Writes the FP32 copies on which FP16 and INT8 are judged."""
-    for graph in (each for each in state.graphs if each in EMULATED):
-        for part in PARTS:
-            model = ir.load(state.path(part, graph))
-            emulation.emulate(model)
-            _save(model, state.emulation(part, graph))
+        save(model, state.path(part, "int8-cpu"))
 
 
 def lint(state: Export) -> None:
     """`onnx.checker` and our own rules, over every file."""
+    contract = state.reference.preparer.contract
     for graph in state.graphs:
         findings: dict[str, list[str]] = {"onnx.checker": [], "lint": []}
         for part in PARTS:
@@ -133,7 +133,7 @@ def lint(state: Export) -> None:
                 onnx.checker.check_model(str(path), full_check=True)
             except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
                 findings["onnx.checker"].append(f"{path.name}: {str(error).splitlines()[0]}")
-            findings["lint"] += [f"{path.name}: {each}" for each in linter.lint(path, part, graph)]
+            findings["lint"] += [f"{path.name}: {each}" for each in linter.lint(path, part, graph, contract)]
         state.add(parity.check_rows(graph, findings))
 
 
@@ -175,9 +175,13 @@ def prove_retrieval(state: Export) -> None:
 
 def judged_encoder(state: Export, graph: str) -> Encoder:
     """The encoder a graph is judged by: itself, or its emulation run node by node as it is written."""
-    emulated = graph in EMULATED
-    paths = [state.emulation(part, graph) if emulated else state.path(part, graph) for part in PARTS]
-    return Encoder(state.reference.preparer, OrtBackend(paths[0], paths[1], "CPUExecutionProvider", optimise=not emulated), graph)
+    preparer = state.reference.preparer
+    if graph not in EMULATED:
+        return Encoder(preparer, OrtBackend(state.path("vision", graph), state.path("encoder", graph), "CPUExecutionProvider"), graph)
+    models = {part: ir.load(state.path(part, graph)) for part in PARTS}
+    for model in models.values():
+        emulation.emulate(model)
+    return Encoder(preparer, StreamedBackend(models["vision"], models["encoder"], optimise=False), graph)
 
 
 def _note(graph: str) -> str:
@@ -185,10 +189,7 @@ def _note(graph: str) -> str:
 
 
 def write(state: Export) -> None:
-    """Writes the certificate, then the manifest, and drops graphs that were only needed on the way."""
-    for path in (state.folder / "graphs").iterdir():
-        if path.name.split(".")[1] not in state.graphs:
-            path.unlink()
+    """Writes the certificate, then the manifest."""
     graphs = {graph: {part: f"graphs/{part}.{graph}.onnx" for part in PARTS} for graph in state.graphs}
     hashed = sorted(path for folder in ("graphs", "golden") for path in (state.folder / folder).rglob("*") if path.is_file())
     certificate = {
@@ -238,5 +239,6 @@ def _vectors(encoder: Encoder, rows: dict) -> Vectors:  # type: ignore[type-arg]
     return embed_rows(lambda items, role: encoder.encode(items, role=role, batch_size=64), rows)
 
 
-def _save(model: ir.Model, path: Path) -> None:
+def save(model: ir.Model, path: Path) -> None:
+    """Writes a graph and, weight by weight, its one `.data` file."""
     ir.save(model, path, external_data=f"{path.name}.data")

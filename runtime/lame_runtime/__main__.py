@@ -19,7 +19,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lame-runtime", description="Embeds pictures and texts from a LaME bundle, without PyTorch.")
+    parser = argparse.ArgumentParser(
+        prog="lame-runtime", description="Embeds texts, pictures and videos from a LaME bundle, without PyTorch."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -32,8 +34,13 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    embed = command("embed", "pictures and texts to vectors", _embed)
-    embed.add_argument("paths", nargs="*", metavar="PATH", help="a picture, a folder of pictures, a .jsonl file, or - for JSONL on stdin")
+    embed = command("embed", "pictures, videos, PDFs and texts to vectors", _embed)
+    embed.add_argument(
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="a picture, a video, a PDF (a.pdf#page=2 for one page), a folder of them, a .jsonl file, or - for JSONL on stdin",
+    )
     embed.add_argument("--text", action="append", default=[], help="a text; may be repeated")
     embed.add_argument(
         "-o", "--output", type=path, required=True, help="float32 (n, dim) .npy file, rows in input order: paths, then texts"
@@ -43,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--instruction", help="an instruction for every input that brings none")
     embed.add_argument("--batch-size", type=int, default=32)
     embed.add_argument("--truncate", action="store_true", help="cut texts that are too long instead of refusing them")
+    embed.add_argument("--max-pixels", type=int, help="pixels of a picture or a video's frame after resizing, instead of the contract's")
+    embed.add_argument("--max-frames", type=int, help="frames sampled from a video, instead of the contract's")
+    embed.add_argument("--fps", type=float, help="frames sampled per second of video, instead of the contract's")
     embed.add_argument("--truncate-dim", type=int, help="keep only so many leading values of each vector")
 
     info = command("info", "what a bundle holds and what would run here", _info)
@@ -74,7 +84,14 @@ def _embed(options: argparse.Namespace) -> int:
     with encoder, atomic_path(options.output) as fresh:  # a place that cannot be written is noticed before the work
         inputs = read_sources(options.paths, options.text, options.instruction)
         rows = encoder.stream(
-            inputs, role=options.role, batch_size=options.batch_size, truncate_dim=options.truncate_dim, truncate=options.truncate
+            inputs,
+            role=options.role,
+            batch_size=options.batch_size,
+            truncate_dim=options.truncate_dim,
+            truncate=options.truncate,
+            max_pixels=options.max_pixels,
+            max_frames=options.max_frames,
+            fps=options.fps,
         )
         if sys.stderr.isatty():
             from tqdm import tqdm
@@ -115,6 +132,8 @@ def _info(options: argparse.Namespace) -> int:
         "format_version": bundle.manifest["format_version"],
         "max_tokens": contract.tokens.max_length,
         "pixels": [contract.images.min_pixels, contract.images.max_pixels],
+        "frames": {"per_second": contract.videos.fps, "at_most": contract.videos.max_frames},
+        "limits": {"visuals": contract.limits.visuals, "patches": contract.limits.patches},
         "roles": contract.prompt.roles,
         "graphs": sizes,
         "certificate": {"passed": certificate["passed"], "rows": len(certificate["rows"]), "date": certificate["environment"]["date"]},
@@ -126,6 +145,8 @@ def _info(options: argparse.Namespace) -> int:
     print(f"{options.bundle}: {facts['family']}, {facts['parameters']:,} parameters")
     print(f"vectors      {facts['dim']} values, from {facts['n_reason']} reason tokens and [EMBED] in one pass")
     print(f"inputs       text up to {facts['max_tokens']} tokens; pictures resized to {facts['pixels'][0]:,}–{facts['pixels'][1]:,} pixels")
+    print(f"             videos at {contract.videos.fps:g} frames a second, {contract.videos.max_frames} frames at most")
+    print(f"             {contract.limits.visuals} pictures and videos, {contract.limits.patches:,} patches in one input at most")
     for graph, size in sizes.items():
         note = "  (dynamic scales: batch mates change its vectors a little; not a default)" if graph == "int8-cpu" else ""
         print(f"graph        {graph:9} {size / 1e6:8.2f} MB{note}")

@@ -20,18 +20,15 @@ from lame_runtime.contract.preparer import Preparer
 from lame_runtime.contract.prompts import Input
 from lame_runtime.contract.vectors import finish
 from lame_runtime.errors import InputError
+from lame_runtime.inputs import InputLike, as_input
 
-InputLike = str | os.PathLike[str] | Image.Image | Mapping[str, Any] | Input
-"""A `str` is a text, a `Path` a picture's path; a dict has any of `text`, `image`, `instruction`."""
-
-_KEYS = {"text", "image", "instruction"}
 MAX_BATCH = 65_536
 _WINDOW_BATCHES = 16
 """How many batches of a stream are held and sorted together."""
 
 
 class Encoder:
-    """Turns pictures, texts and both into unit vectors.
+    """Turns texts, pictures, videos and mixes of them into unit vectors.
 
     Args:
         preparer: the contract and tokenizer.
@@ -99,18 +96,24 @@ class Encoder:
         truncate_dim: int | None = None,
         normalize_embeddings: bool = True,
         truncate: bool = False,
+        max_pixels: int | None = None,
+        max_frames: int | None = None,
+        fps: float | None = None,
         sort: bool = True,
         show_progress_bar: bool = False,
     ) -> npt.NDArray[np.float32]:
         """Embeds one input or a list of them.
 
         Args:
-            inputs: see `InputLike`; one input counts as a list of one.
+            inputs: see `inputs.InputLike`; one input counts as a list of one.
             role: "query" or "document" adds the contract's instruction of that role; None adds none.
             batch_size: inputs per run of the graph.
             truncate_dim: keep only so many leading values.
             normalize_embeddings: unit length.
             truncate: cut texts that are too long instead of refusing them.
+            max_pixels: pixels of a picture or a video's frame after resizing, instead of the contract's.
+            max_frames: frames sampled from a video, instead of the contract's.
+            fps: frames sampled per second of video, instead of the contract's.
             sort: batch inputs of like length and grid together; the result keeps the input order.
             show_progress_bar: on stderr.
 
@@ -128,6 +131,9 @@ class Encoder:
             truncate_dim=truncate_dim,
             normalize_embeddings=normalize_embeddings,
             truncate=truncate,
+            max_pixels=max_pixels,
+            max_frames=max_frames,
+            fps=fps,
             sort=sort,
         )
         if show_progress_bar:
@@ -157,6 +163,9 @@ class Encoder:
         truncate_dim: int | None = None,
         normalize_embeddings: bool = True,
         truncate: bool = False,
+        max_pixels: int | None = None,
+        max_frames: int | None = None,
+        fps: float | None = None,
         sort: bool = True,
     ) -> Iterator[npt.NDArray[np.float32]]:
         """Like `encode`, for an iterable that need not fit in memory: yields one float32 (dim,) per input, in order.
@@ -169,13 +178,14 @@ class Encoder:
             inputs = [inputs]
         elif not isinstance(inputs, Iterable) or isinstance(inputs, bytes):
             raise InputError(f"a {type(inputs).__name__} is not an input: give a str, a path, a PIL picture, a dict, or a list of them")
+        preparer = self.preparer.with_budget(max_pixels, max_frames, fps)
         iterator = iter(inputs)
         count = 0
         while window := list(itertools.islice(iterator, batch_size * _WINDOW_BATCHES)):
             prepared = []
             for offset, item in enumerate(window):
                 try:
-                    prepared.append(self.preparer(as_input(item), role, truncate=truncate))
+                    prepared.append(preparer(as_input(item), role, truncate=truncate))
                 except InputError as error:
                     raise InputError(f"input {count + offset}: {error}") from None
             vectors = np.empty((len(window), self.dim), dtype=np.float32)
@@ -193,28 +203,3 @@ class Encoder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def as_input(item: InputLike) -> Input:
-    """Reads one of the accepted forms.
-
-    Raises:
-        InputError: another type, or a dict with unknown or mistyped values.
-    """
-    if isinstance(item, Input):
-        item = {"text": item.text, "image": item.image, "instruction": item.instruction}
-    if isinstance(item, str):
-        return Input(text=item)
-    if isinstance(item, os.PathLike | Image.Image):
-        return Input(image=item)
-    if not isinstance(item, Mapping):
-        raise InputError(f"a {type(item).__name__} is not an input: give a str, a path, a PIL picture or a dict")
-    if unknown := set(item) - _KEYS:
-        raise InputError(f"unknown keys {sorted(map(str, unknown))}: an input may have {sorted(_KEYS)}")
-    text, image, instruction = item.get("text"), item.get("image"), item.get("instruction")
-    text, image = "" if text is None else text, None if image == "" else image
-    if not isinstance(text, str) or not isinstance(instruction, str | None):
-        raise InputError("`text` and `instruction` must be strings")
-    if not isinstance(image, str | os.PathLike | bytes | Image.Image | None):
-        raise InputError(f"`image` must be a path, bytes or a PIL picture, not {type(image).__name__}")
-    return Input(text, image, instruction)

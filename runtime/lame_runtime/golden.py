@@ -1,7 +1,7 @@
 """Golden vectors: inputs that ship with a bundle, what the contract makes of them, and PyTorch's embeddings.
 
 golden/inputs.jsonl     one input per line, with its modality, expected ids and hashes of positions and patches
-golden/images/*.png     their pictures
+golden/images/*.png     their pictures and the frames of their videos
 golden/embeddings.npy   float32 (n, P), PyTorch in FP32
 """
 
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lame_runtime.contract.images import image_patches
 from lame_runtime.contract.preparer import Prepared, Preparer
 from lame_runtime.contract.prompts import Input
-from lame_runtime.errors import BundleError
+from lame_runtime.errors import BundleError, InputError
+from lame_runtime.inputs import as_input
 
 EXTREMES = ("longest text", "largest picture")
 """Modalities of the two inputs at the contract's limits; they are checked to be finite and right, like the others."""
@@ -59,10 +59,10 @@ class Golden:
 def fingerprint(prepared: Prepared, preparer: Preparer) -> tuple[list[int], str, str]:
     """Ids, hash of the positions and hash of the patches of a prepared input."""
     patches = hashlib.sha256()
-    for picture in prepared.pictures:
-        patches.update(image_patches(picture.pixels, preparer.contract.images).tobytes())
+    for visual in prepared.visuals:
+        patches.update(visual.patches(preparer.contract).tobytes())
     positions = hashlib.sha256(np.ascontiguousarray(prepared.positions).tobytes()).hexdigest()
-    return prepared.ids.tolist(), positions, patches.hexdigest() if prepared.pictures else ""
+    return prepared.ids.tolist(), positions, patches.hexdigest() if prepared.visuals else ""
 
 
 def read_golden(folder: Path) -> Golden:
@@ -71,7 +71,7 @@ def read_golden(folder: Path) -> Golden:
         lines = (folder / "golden/inputs.jsonl").read_text(encoding="utf-8").split("\n")
         inputs = [_parse(json.loads(line), folder) for line in lines if line]  # not splitlines: texts may hold U+2028
         embeddings = np.load(folder / "golden/embeddings.npy", allow_pickle=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
         raise BundleError(f"{folder / 'golden'}: cannot be read ({error}); copy or export the bundle again") from None
     if len(inputs) != len(embeddings):
         raise BundleError(f"{folder / 'golden'}: {len(inputs)} inputs but {len(embeddings)} embeddings; export the bundle again")
@@ -79,6 +79,5 @@ def read_golden(folder: Path) -> Golden:
 
 
 def _parse(raw: dict[str, Any], folder: Path) -> GoldenInput:
-    image = str(folder / raw["image"]) if raw["image"] else None
-    item = Input(raw["text"], image, raw["instruction"])
+    item = as_input({"content": raw["content"], "instruction": raw["instruction"]}, folder)
     return GoldenInput(item, raw["role"], raw["modality"], raw["ids"], raw["positions"], raw["patches"])

@@ -22,13 +22,13 @@ import numpy.typing as npt
 
 from lame_runtime.atomic import atomic_text
 from lame_runtime.cli import run_command
-from lame_runtime.contract.prompts import Input, clean
+from lame_runtime.contract.prompts import Input, clean, source_name
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import InputError
 
 Embed = Callable[[list[Input], str], npt.NDArray[np.float32]]
 """Inputs and their role → float32 (n, dim), unit rows."""
-Key = tuple[str, str, str]
+Key = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,10 @@ def _input(root: Path, instruction: str | None, text: str | None, image: str | N
 
 def key(item: Input) -> Key:
     """What makes two inputs of a data set the same."""
-    return item.instruction or "", item.text, str(item.image or "")
+    return (
+        item.instruction or "",
+        *(f"{type(part).__name__} {part if isinstance(part, str) else source_name(part)}" for part in item.parts),
+    )
 
 
 def distinct(items: Iterable[Input]) -> list[Input]:

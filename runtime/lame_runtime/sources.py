@@ -1,4 +1,4 @@
-"""What the command line may name: pictures, folders of pictures, JSONL files, stdin."""
+"""What the command line may name: pictures, videos, PDFs, folders of them, JSONL files, stdin."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from lame_runtime.contract.prompts import Input
-from lame_runtime.encoder import as_input
+from lame_runtime.contract.pages import is_pdf, page_names
+from lame_runtime.contract.prompts import Input, Picture, Video
 from lame_runtime.errors import InputError
+from lame_runtime.inputs import VIDEO_SUFFIXES, as_input
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 
@@ -18,11 +19,12 @@ PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 def read_sources(paths: list[str], texts: list[str], instruction: str | None) -> Iterator[Input]:
     """Inputs in the order they were named, paths before texts.
 
-    A folder gives its pictures in the order of their names, a `.jsonl` file (or `-`, stdin) one input per
-    line, either a JSON string or an object with `text`, `image`, `instruction`; anything else is a picture.
+    A folder gives its pictures, videos and PDFs in the order of their names and says on stderr how many other files
+    it holds; a PDF gives one input per page, or the one of `a.pdf#page=3`; a `.jsonl` file (or `-`, stdin) gives one
+    input per line, a JSON string or an object as in `inputs.InputLike`; anything else is a picture.
 
     Raises:
-        InputError: a missing path, a folder without pictures, or a line that is not an input.
+        InputError: a missing path, a folder with nothing to embed, or a line that is not an input.
     """
     for name in paths:
         if not name:
@@ -33,10 +35,7 @@ def read_sources(paths: list[str], texts: list[str], instruction: str | None) ->
                 raise InputError("stdin is closed; pipe JSONL into it or name a file")
             yield from _read_lines(sys.stdin, "stdin", Path(), instruction)
         elif _is_folder(path):
-            found = sorted(each for each in path.iterdir() if each.suffix.lower() in PICTURES)
-            if not found:
-                raise InputError(f"{path}: a folder without pictures ({', '.join(sorted(PICTURES))})")
-            yield from (Input(image=each, instruction=instruction) for each in found)
+            yield from _read_folder(path, instruction)
         elif path.suffix.lower() == ".jsonl":
             try:
                 with path.open(encoding="utf-8-sig") as file:
@@ -44,9 +43,31 @@ def read_sources(paths: list[str], texts: list[str], instruction: str | None) ->
             except (OSError, UnicodeDecodeError) as error:
                 raise InputError(f"{path}: cannot be read ({error}); check the path") from None
         else:
-            yield Input(image=path, instruction=instruction)
+            yield from _read_file(name, instruction)
     for text in texts:
         yield Input(text=text, instruction=instruction)
+
+
+def _read_file(name: str, instruction: str | None) -> Iterator[Input]:
+    if is_pdf(name):
+        for page in page_names(name):
+            yield Input(content=(Picture(page),), instruction=instruction)
+    elif Path(name).suffix.lower() in VIDEO_SUFFIXES:
+        yield Input(content=(Video(name),), instruction=instruction)
+    else:
+        yield Input(content=(Picture(name),), instruction=instruction)
+
+
+def _read_folder(folder: Path, instruction: str | None) -> Iterator[Input]:
+    known = PICTURES | VIDEO_SUFFIXES | {".pdf"}
+    files = sorted(each for each in folder.iterdir() if not each.name.startswith(".") and not each.is_dir())
+    found = [each for each in files if each.suffix.lower() in known]
+    if not found:
+        raise InputError(f"{folder}: a folder without pictures, videos or PDFs ({', '.join(sorted(known))})")
+    if left := len(files) - len(found):
+        print(f"note: {folder}: left out {left} of {len(files)} files, which are no pictures, videos or PDFs", file=sys.stderr)
+    for each in found:
+        yield from _read_file(str(each), instruction)
 
 
 def _is_folder(path: Path) -> bool:
@@ -61,11 +82,9 @@ def _read_lines(file: TextIO, name: str, root: Path, instruction: str | None) ->
         if not line.strip():
             continue
         try:
-            raw: Any = json.loads(line)
-            item = as_input(raw)
+            item = as_input(json.loads(line), root)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{name}, line {number}: not JSON ({error}); write one JSON object or string per line") from None
         except InputError as error:
             raise InputError(f"{name}, line {number}: {error}") from None
-        image = str(root / item.image) if isinstance(item.image, str) else item.image
-        yield Input(item.text, image, instruction if item.instruction is None else item.instruction)
+        yield item if item.instruction is not None else Input(item.text, item.image, instruction, item.video, item.content)

@@ -41,14 +41,14 @@ def test_ids_equal_transformers_tokenizer_on_the_whole_prompt(
     """Any script, any role, with and without a picture; latent ids at the end."""
     item = Input(text, Image.new("RGB", (60, 90)) if pictured else None)
     prepared = preparer(item, role)
-    vision = sum(picture.n_patches for picture in prepared.pictures) // 4
+    vision = sum(visual.n_patches for visual in prepared.visuals) // 4
     theirs = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file))(whole_prompt(item, role, vision, preparer))["input_ids"]
     assert prepared.ids.tolist() == [*theirs, *range(300, 309)]
 
 
 def test_a_picture_alone_needs_no_text(preparer: Preparer) -> None:
     """A picture with an empty text is an input like any other."""
-    assert preparer(Input("", Image.new("RGB", (28, 28)))).pictures
+    assert preparer(Input("", Image.new("RGB", (28, 28)))).visuals
 
 
 def test_special_tokens_in_a_users_text_stay_text(preparer: Preparer) -> None:
@@ -100,7 +100,7 @@ def test_a_long_text_is_refused_unless_truncation_is_asked_for(preparer: Prepare
 def test_a_picture_is_never_cut(contract: Contract, preparer: Preparer) -> None:
     """Where picture and closing tokens alone are too long, truncation is refused as well."""
     short = Preparer(replace(contract, tokens=replace(contract.tokens, max_length=20)), preparer.tokenizer)
-    with pytest.raises(InputError, match="smaller picture"):
+    with pytest.raises(InputError, match="smaller pictures"):
         short(Input("seven", Image.new("RGB", (280, 280))), truncate=True)
 
 

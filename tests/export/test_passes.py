@@ -17,6 +17,7 @@ from lame_export.passes.fp16 import LIMIT, type_fp16
 from lame_export.passes.int8 import quantise_static
 from lame_export.passes.lint import lint
 from lame_export.passes.scopes import MODULE
+from lame_runtime.contract import Contract
 
 WIDTH = 8
 Save = Callable[[ir.Model], Path]
@@ -73,13 +74,13 @@ def run(path: Path, x: np.ndarray, *, optimise: bool = False) -> np.ndarray:
 INPUT = np.random.default_rng(1).standard_normal((5, WIDTH)).astype(np.float32)
 
 
-def amax_of(model: ir.Model, save: Save) -> dict[str, float]:
-    return scan(save(model), [{"x": INPUT}])
+def amax_of(model: ir.Model) -> dict[str, float]:
+    return scan(model, [{"x": INPUT}])[0]
 
 
 def test_the_scan_measures_every_float_tensor(save: Save) -> None:
     """Inputs, weights and results, as NumPy measures them."""
-    amax = amax_of(chain(100), save)
+    amax = amax_of(chain(100))
     w1 = chain().graph.initializers["w1"].const_value.numpy()  # type: ignore[union-attr]
     assert amax["x"] == pytest.approx(np.abs(INPUT).max())
     assert amax["w1"] == pytest.approx(np.abs(w1).max())
@@ -89,7 +90,7 @@ def test_the_scan_measures_every_float_tensor(save: Save) -> None:
 def test_plain_values_become_half_and_the_interface_stays(save: Save) -> None:
     """Inputs and outputs are FP32, what lies between is half."""
     model = chain()
-    assert type_fp16(model, amax_of(chain(), save)) == []
+    assert type_fp16(model, amax_of(chain())) == []
     assert [value.dtype for value in (*model.graph.inputs, *model.graph.outputs)] == [ir.DataType.FLOAT] * 2
     assert [value.name for value in model.graph.outputs] == ["y"]
     for node in model.graph:
@@ -101,7 +102,7 @@ def test_plain_values_become_half_and_the_interface_stays(save: Save) -> None:
 def test_norms_stay_fp32_whatever_their_values(save: Save) -> None:
     """By their module, without the scan."""
     model = chain(norm="RMSNorm")
-    assert type_fp16(model, amax_of(chain(), save)) == []
+    assert type_fp16(model, amax_of(chain())) == []
     (scaled,) = [node for node in model.graph if node.op_type == "Mul"]
     assert {value.dtype for value in (*scaled.inputs, *scaled.outputs) if value is not None} == {ir.DataType.FLOAT}
 
@@ -109,7 +110,7 @@ def test_norms_stay_fp32_whatever_their_values(save: Save) -> None:
 def planted(save: Save, limit: float) -> tuple[ir.Model, list[str]]:
     """A graph whose middle reaches 160,000, typed with the given limit."""
     model = chain(60_000.0)
-    islands = type_fp16(model, amax_of(chain(60_000.0), save), limit)
+    islands = type_fp16(model, amax_of(chain(60_000.0)), limit)
     return model, [island.node for island in islands]
 
 
@@ -145,14 +146,14 @@ def test_masked_scores_make_no_island(exported: Path) -> None:
         "position_ids": np.broadcast_to(np.arange(12), (3, 2, 12)).astype(np.int64),
         "embed_index": np.array([11, 11]),
     }
-    amax = scan(exported / "graphs/encoder.fp32.onnx", [feeds])
+    amax, _ = scan(ir.load(exported / "graphs/encoder.fp32.onnx"), [feeds])
     assert max(amax.values()) < LIMIT < -MASKED
 
 
 def test_static_int8_quantises_linear_layers_only(save: Save) -> None:
     """Two MatMuls, four DequantizeLinear, two QuantizeLinear; a close result."""
     model = chain()
-    amax = amax_of(chain(), save)
+    amax = amax_of(chain())
     type_fp16(model, amax)
     assert quantise_static(model, amax) == 2
     ops = [node.op_type for node in model.graph]
@@ -166,7 +167,7 @@ def test_static_int8_quantises_linear_layers_only(save: Save) -> None:
 def test_a_wrong_scale_fails_the_int8_gate(save: Save) -> None:
     """The control of the INT8 gate: a scale thirty times too small clips nearly everything."""
     model = chain()
-    amax = amax_of(chain(), save)
+    amax = amax_of(chain())
     type_fp16(model, amax)
     quantise_static(model, {name: value / 30 for name, value in amax.items()})
     emulate(model)
@@ -176,7 +177,7 @@ def test_a_wrong_scale_fails_the_int8_gate(save: Save) -> None:
 def test_layers_that_read_no_norm_keep_their_type(save: Save) -> None:
     """By name: what is kept has no Q/DQ in the static form, and a scale per token in the dynamic one."""
     static, dynamic = chain(), chain()
-    amax = amax_of(chain(), save)
+    amax = amax_of(chain())
     type_fp16(static, amax)
     assert quantise_static(static, amax, keep=frozenset({"y"})) == 1
     assert sum(node.op_type == "QuantizeLinear" for node in static.graph) == 1
@@ -218,7 +219,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def test_exported_graphs_are_clean(part: str, graph: str, exported: Path) -> None:
     """No findings, and nothing of the exporting machine in the file."""
     path = exported / f"graphs/{part}.{graph}.onnx"
-    assert lint(path, part, graph) == []
+    assert lint(path, part, graph, Contract.load(exported / "contract.json")) == []
     assert b"/" + b"site-packages" not in path.read_bytes()
     assert b"forward.py" not in path.read_bytes()
 
@@ -268,4 +269,5 @@ def test_lint_finds(kind: str, message: str, exported: Path, save: Save) -> None
     """The control of lint: one thing wrong, one finding about it."""
     model = ir.load(exported / "graphs/encoder.int8.onnx")
     corrupt(model, kind)
-    assert any(message in finding for finding in lint(save(model), "encoder", "int8"))
+    found = lint(save(model), "encoder", "int8", Contract.load(exported / "contract.json"))
+    assert any(message in finding for finding in found)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from lame_export.__main__ import main
@@ -16,6 +17,7 @@ from lame_export.engine import Profile, build_engine, load_tensorrt
 from lame_export.errors import ExportError
 from lame_export.recheck import recheck
 from lame_runtime import Input, gates
+from lame_runtime.contract.preparer import Visual
 from lame_runtime.errors import BackendError, BundleError, InputError
 from lame_runtime.gates import judge
 from lame_runtime.golden import read_golden
@@ -78,16 +80,20 @@ def test_a_missing_tensorrt_is_explained() -> None:
 
 def test_the_profile_covers_the_graphs_dimensions() -> None:
     """Every dynamic dimension has a range."""
-    assert {field.name for field in dataclasses.fields(Profile)} == {"pictures", "patches", "batch", "length", "n_features"}
+    assert {field.name for field in dataclasses.fields(Profile)} == {"pictures", "patches", "windows", "batch", "length", "n_features"}
 
 
 @pytest.fixture
 def quick_plan(exported: Path) -> tuple[plan.Pass, ...]:
-    """The plan with two passes shortened, for speed: the FP32 graphs are copied from the shared bundle, no engine is built."""
+    """The plan with two passes shortened, for speed: the FP32 graphs are those of the shared bundle, no engine is built."""
 
     def copy_traced(state: plan.Export) -> None:
-        for path in (exported / "graphs").glob("*.fp32.*"):
-            shutil.copy(path, state.folder / "graphs")
+        for part in steps.PARTS:
+            path = exported / f"graphs/{part}.fp32.onnx"
+            state.traced[part] = ir.load(path)
+            if "fp32" in state.graphs:
+                shutil.copy(path, state.folder / "graphs")
+                shutil.copy(f"{path}.data", state.folder / "graphs")
 
     short = {"trace": copy_traced, "engine": lambda state: None}
     return tuple(dataclasses.replace(each, run=short.get(each.name, each.run)) for each in plan.PLAN)
@@ -119,17 +125,12 @@ def wrong_scale(state: plan.Export) -> None:
 
 def plant_overflow(state: plan.Export) -> None:
     """Scales one projection up and the next one down: the function and the weights' range stay, what lies between leaves half's range."""
-    import onnx_ir as ir
-
-    path = state.path("encoder", "fp32")
-    model = ir.load(path)
-    ir.external_data.load_to_model(model)
-    up, down = (model.graph.initializers[f"blocks.0.{name}.weight_io"] for name in ("up", "down"))
+    initializers = state.traced["encoder"].graph.initializers
+    up, down = (initializers[f"blocks.0.{name}.weight_io"] for name in ("up", "down"))
     assert up.const_value is not None
     gain = np.float32(30_000) / np.abs(up.const_value.numpy()).max()
     for value, factor in ((up, gain), (down, 1 / gain)):
         value.const_value = ir.tensor(value.const_value.numpy() * factor, name=value.name)  # type: ignore[union-attr]
-    ir.save(model, path, external_data=path.name + ".data")
 
 
 def blind_scan(state: plan.Export) -> None:
@@ -218,8 +219,8 @@ def test_a_graph_tensorrt_cannot_build_fails_the_export(
 def test_a_wrong_contract_is_caught(exported: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control of the gate against transformers' processor: patches in another order."""
     encoder, model = load_encoder_and_model(checkpoint)
-    original = parity.image_patches
-    monkeypatch.setattr(parity, "image_patches", lambda pixels, rules: original(pixels, rules)[::-1])
+    original = Visual.patches
+    monkeypatch.setattr(Visual, "patches", lambda visual, contract: original(visual, contract)[:, ::-1])
     rows = {
         row.modality: row for row in parity.processor_rows(model, encoder.preparer, checkpoint / "tokenizer.json", read_golden(exported))
     }

@@ -141,9 +141,10 @@ def test_a_constant_encoder_is_caught(exported: Path) -> None:
 def test_a_swapped_patch_order_is_caught(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control of the contract gate."""
     from lame_runtime import compare, golden
-    from lame_runtime.contract.images import image_patches
+    from lame_runtime.contract.preparer import Visual
 
-    monkeypatch.setattr(golden, "image_patches", lambda pixels, rules: image_patches(pixels, rules)[::-1])
+    original = Visual.patches
+    monkeypatch.setattr(Visual, "patches", lambda visual, contract: original(visual, contract)[:, ::-1])
     with Encoder.load(exported) as encoder:
         rows = compare.contract_rows(encoder.preparer, golden.read_golden(exported))
     assert {row.modality: row.passed for row in rows}["image"] is False

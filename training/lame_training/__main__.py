@@ -7,6 +7,7 @@ import json
 import sys
 
 from lame_runtime.cli import path, run_command
+from lame_runtime.errors import InputError
 
 from lame_training import __version__
 
@@ -25,6 +26,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("recipe", help="name of a recipe, such as digits")
     run.add_argument("--out", type=path, required=True, help="the checkpoint folder")
     run.add_argument("--data", type=path, help="root of the data; without it the digits are written to OUT/data")
+    run.add_argument("--backbone", type=path, metavar="DIR", help="a local save_pretrained folder of Qwen2-VL, Qwen2.5-VL or Qwen3-VL")
+    run.add_argument("--decoder", type=path, metavar="DIR", help="a local folder of the latent decoder, such as Qwen3-0.6B")
     run.add_argument("--steps", type=int, help="stop after so many steps in all; 0 writes the initialised model")
     run.add_argument("--seed", type=int, help="replaces the recipe's seed")
     run.add_argument("--resume", action="store_true", help="continue from the newest state in OUT")
@@ -51,19 +54,27 @@ def _run(options: argparse.Namespace) -> int:
     import dataclasses
 
     from lame_training.digits import write_digits
-    from lame_training.loop import check_folder, run
-    from lame_training.recipes import find_recipe
+    from lame_training.loop import check_folder, initialise, run
+    from lame_training.recipes import find_recipe, with_tasks
 
     recipe = find_recipe(options.recipe)
     if options.seed is not None:
         recipe = dataclasses.replace(recipe, seed=options.seed)
+    if options.steps == 0 and options.backbone is not None and options.data is None:
+        initialise(recipe, options.out, options.backbone, options.decoder)
+        print(f"wrote {options.out}")
+        return 0
+    if options.data is not None:
+        recipe = with_tasks(recipe, options.data)
     check_folder(recipe, options.data, options.out, resume=options.resume)
     data = options.data
     if data is None:
+        if not all(stage.tasks for stage in recipe.stages):
+            raise InputError(f"recipe {recipe.name} needs data: name the root of an MMEB-style data set with --data")
         data = options.out / "data"
         if not data.is_dir():
             write_digits(data)
-    run(recipe, data, options.out, steps=options.steps, resume=options.resume)
+    run(recipe, data, options.out, backbone=options.backbone, decoder=options.decoder, steps=options.steps, resume=options.resume)
     print(f"wrote {options.out}")
     return 0
 

@@ -2,7 +2,8 @@
 
     model.safetensors  config.json  recipe.json  contract.json  tokenizer.json     the model
     losses.csv                                                                     one row per step
-    data.json                                                                      sha256 of the training rows
+    data.json  architecture.json                                                   sha256 of the training rows; configs, for --resume
+    adapter/                                                                       a LoRA adapter as PEFT writes it, if there is one
     state/step-000100/                                                             weights and optimizer, for --resume
 
 A file appears under its name only when it is complete, and `config.json`, without which nothing here counts
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from lame_runtime.atomic import atomic_path, atomic_text
 from lame_runtime.contract import Contract, Preparer
 from lame_runtime.contract.manifest import sha256_file
@@ -25,8 +27,10 @@ from lame_runtime.errors import BundleError, InputError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Qwen2VLConfig, Qwen3Config
+from transformers import Qwen3Config
 
+from lame_training.adapters import merge_adapter
+from lame_training.backbones import FAMILIES
 from lame_training.model import LaMEModel
 from lame_training.recipes import Recipe
 
@@ -41,19 +45,24 @@ def save_model(folder: Path, model: LaMEModel, recipe: Recipe, steps: int) -> No
         except SafetensorError as error:
             raise OSError(str(error)) from None
     write_recipe(folder, recipe)
+    atomic_text(folder / "config.json", json.dumps({"steps": steps, **_architecture(model)}, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def _architecture(model: LaMEModel) -> dict[str, Any]:
+    """What a model can be built from, weights aside."""
     decoder = None if model.decoder is None else model.decoder.config.to_dict()
-    config = {
-        "steps": steps,
-        "n_reason": model.n_reason,
-        "dim": model.dim,
-        "backbone": model.backbone.config.to_dict(),
-        "decoder": decoder,
-    }
-    atomic_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
+    return {"n_reason": model.n_reason, "dim": model.dim, "backbone": model.backbone.config.to_dict(), "decoder": decoder}
 
 
-def load_model(folder: Path) -> tuple[LaMEModel, Preparer]:
-    """Reads a checkpoint: the model in FP32 and evaluation mode, and its contract.
+def load_model(folder: Path, *, dtype: torch.dtype | None = torch.float32, decoder: bool = True) -> tuple[LaMEModel, Preparer]:
+    """Reads a checkpoint: the model in evaluation mode, and its contract.
+
+    An adapter in `FOLDER/adapter/` (PEFT's files) is merged into the backbone.
+
+    Args:
+        folder: what `lame-train` wrote.
+        dtype: of the weights; None keeps the file's, mapped from the disk rather than read.
+        decoder: with connector and latent decoder, which inference does not need.
 
     Raises:
         BundleError: not a checkpoint, or its weights do not fit its config.
@@ -66,13 +75,29 @@ def load_model(folder: Path) -> tuple[LaMEModel, Preparer]:
     preparer = Preparer.load(folder)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        decoder = None if config["decoder"] is None else Qwen3Config(**config["decoder"])
-        model = LaMEModel(Qwen2VLConfig(**config["backbone"]), decoder, config["n_reason"], config["dim"])
         weights = load_file(folder / "model.safetensors")
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        model = empty_model(config, decoder=decoder)
+    except (SafetensorError, ValueError, KeyError, TypeError, InputError) as error:
         raise BundleError(f"{folder}: cannot be read ({str(error).splitlines()[0]}); copy or train the checkpoint again") from None
+    if not decoder:
+        weights = {name: value for name, value in weights.items() if not name.startswith(("connector.", "decoder."))}
     load_weights(model, weights, str(folder))
-    return model.eval(), preparer
+    if (folder / "adapter").is_dir():
+        model.backbone = merge_adapter(model.backbone, folder / "adapter")
+    return (model if dtype is None else model.to(dtype)).eval(), preparer
+
+
+def empty_model(config: dict[str, Any], *, decoder: bool = True) -> LaMEModel:
+    """The model a `config.json` describes, its weights without memory until `load_weights` puts them in."""
+    kind = config["backbone"].get("model_type")
+    if kind not in FAMILIES:
+        raise InputError(f"its backbone is a {kind!r}; supported are {', '.join(FAMILIES)}")
+    with init_empty_weights(include_buffers=False):
+        made = None if config["decoder"] is None or not decoder else Qwen3Config(**config["decoder"])
+        model = LaMEModel.from_configs(FAMILIES[kind].config(**config["backbone"]), made, config["n_reason"], config["dim"])
+    if model.decoder is not None:
+        model.decoder.tie_weights()  # what is registered without memory is registered untied
+    return model
 
 
 def load_weights(model: LaMEModel, weights: dict[str, Tensor], source: str) -> None:
@@ -89,7 +114,12 @@ def load_weights(model: LaMEModel, weights: dict[str, Tensor], source: str) -> N
     for name, value in expected.items():
         if weights[name].shape != value.shape:
             raise BundleError(f"{source}: {name} is {tuple(weights[name].shape)}, the config says {tuple(value.shape)}")
-        value.data.copy_(weights[name])
+        if not value.is_meta:
+            value.data.copy_(weights[name])
+    if any(value.is_meta for value in expected.values()):
+        model.load_state_dict(weights, strict=False, assign=True)
+        if model.decoder is not None:
+            model.decoder.tie_weights()
 
 
 def _weights(model: LaMEModel) -> dict[str, Tensor]:
@@ -150,6 +180,19 @@ def load_state(state: Path, model: LaMEModel) -> dict[int, dict[str, Tensor]]:
 def write_contract(folder: Path, contract: Contract) -> None:
     """Writes `contract.json`."""
     atomic_text(folder / "contract.json", contract.to_json())
+
+
+def write_architecture(folder: Path, model: LaMEModel) -> None:
+    """Writes `architecture.json`: what a resumed run builds its model from."""
+    atomic_text(folder / "architecture.json", json.dumps(_architecture(model), indent=2, sort_keys=True, default=str) + "\n")
+
+
+def read_architecture(folder: Path) -> dict[str, Any]:
+    """What `write_architecture` wrote; raises `InputError`."""
+    found = _read_json(folder / "architecture.json")
+    if not isinstance(found, dict):
+        raise InputError(f"{folder / 'architecture.json'}: cannot be read; train anew in another folder")
+    return found
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:

@@ -154,7 +154,7 @@ class Collator:
         if (found := self._cache.get(key(item))) is not None:
             return found
         prepared = self.preparer(item)
-        size = 1024 + sum(picture.pixels.nbytes for picture in prepared.pictures)
+        size = 1024 + sum(visual.frames.nbytes for visual in prepared.visuals)
         if size <= self._free:
             self._free -= size
             self._cache[key(item)] = prepared

@@ -40,6 +40,14 @@ class Pair:
     positive_decodes: str | None
 
 
+def data_sets(root: Path) -> tuple[DataSet, ...]:
+    """Every `ROOT/train/NAME.parquet` as a task whose positive's text is reconstructed; raises `InputError` without any."""
+    names = sorted(path.stem for path in (root / "train").glob("*.parquet"))
+    if not names:
+        raise InputError(f"{root}: has no train/TASK.parquet; --data must name the root of an MMEB-style data set")
+    return tuple(DataSet(name, "positive") for name in names)
+
+
 def read_pairs(root: Path, data_set: DataSet) -> list[Pair]:
     """Reads `ROOT/train/NAME.parquet`; rows with an empty query or positive are dropped, as MMEB's readers do.
 

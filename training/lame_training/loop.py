@@ -11,22 +11,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from lame_runtime.atomic import atomic_text
-from lame_runtime.contract import Contract, Preparer, TokenRules
-from lame_runtime.contract.tokens import TextTokenizer
+from lame_runtime.contract import Preparer
 from lame_runtime.errors import InputError
 from torch import Tensor
 from tqdm import tqdm
-from transformers import Qwen2VLConfig, Qwen3Config
 
-from lame_training import checkpoint
+from lame_training import checkpoint, start
 from lame_training.collate import Collator, Step
 from lame_training.data import Pair, read_pairs
 from lame_training.losses import info_nce, reconstruction
 from lame_training.model import LaMEModel
 from lame_training.packed_attention import use_packed_attention
-from lame_training.recipes import Recipe
+from lame_training.recipes import Recipe, with_tasks
 from lame_training.stages import Stage
-from lame_training.vocabulary import END, train_tokenizer
+from lame_training.vocabulary import END
 
 COLUMNS = ("step", "stage", "loss", "nce", "rec", "rate", "seconds")
 
@@ -40,13 +38,25 @@ class Losses:
     rec: float | None
 
 
-def run(recipe: Recipe, data: Path, out: Path, *, steps: int | None = None, resume: bool = False, progress: bool = True) -> None:
+def run(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    *,
+    backbone: Path | None = None,
+    decoder: Path | None = None,
+    steps: int | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> None:
     """Trains `recipe` on `data` and leaves a checkpoint in `out`.
 
     Args:
         recipe: the run.
         data: root of the training data (`train/TASK.parquet`).
         out: the checkpoint folder.
+        backbone: a folder that `save_pretrained` wrote, in place of the recipe's own; see `backbones`.
+        decoder: likewise, of the latent decoder.
         steps: stop after so many steps of the whole run and write the model as it is then; 0 writes the
             initialised model. None runs all stages.
         resume: continue from the newest state in `out`.
@@ -58,10 +68,15 @@ def run(recipe: Recipe, data: Path, out: Path, *, steps: int | None = None, resu
     """
     if steps is not None and steps < 0:
         raise InputError(f"--steps {steps}: use 0 or more")
+    recipe = with_tasks(recipe, data)
     check_folder(recipe, data, out, resume=resume)
     torch.manual_seed(recipe.seed)
     pairs = {task.name: read_pairs(data, task) for stage in recipe.stages for task in stage.tasks}
-    model, preparer = _start(recipe, data, pairs, out, resume=resume)
+    if resume:
+        preparer = Preparer.load(out)
+        model = LaMEModel.from_configs(*start.configs(checkpoint.read_architecture(out)))
+    else:
+        model, preparer = start.start(recipe, data, pairs, out, backbone, decoder)
     use_packed_attention(model.backbone.visual)
     collator = Collator(preparer, preparer.tokenizer.special(END), recipe.chunk, recipe.picture_cache_mib)
 
@@ -77,17 +92,17 @@ def run(recipe: Recipe, data: Path, out: Path, *, steps: int | None = None, resu
     bar = tqdm(total=last, initial=done, unit="step", disable=not progress)
     with log.open("a", newline="", encoding="utf-8") as file, bar:
         writer = csv.writer(file)
-        start = 0
+        begin = 0
         for number, stage in enumerate(recipe.stages):
-            if done < min(start + stage.steps, last):
+            if done < min(begin + stage.steps, last):
                 optimizer = stage.prepare(model)
-                if moments is not None and done > start:
+                if moments is not None and done > begin:
                     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-                for step in range(max(done, start), min(start + stage.steps, last)):
+                for step in range(max(done, begin), min(begin + stage.steps, last)):
                     began = time.perf_counter()
-                    rows = draw_rows(stage, pairs, step - start, (recipe.seed, number, step))
-                    losses = train_step(model, stage, collator, rows, optimizer, stage.rate_factor(step - start), recipe)
-                    rate = max(stage.rates.values()) * stage.rate_factor(step - start)
+                    rows = draw_rows(stage, pairs, step - begin, (recipe.seed, number, step))
+                    losses = train_step(model, stage, collator, rows, optimizer, stage.rate_factor(step - begin), recipe)
+                    rate = max(stage.rates.values()) * stage.rate_factor(step - begin)
                     texts = ["" if value is None else f"{value:.6f}" for value in (float(losses.total.detach()), losses.nce, losses.rec)]
                     writer.writerow([step + 1, stage.name, *texts, f"{rate:.3e}", f"{time.perf_counter() - began:.3f}"])
                     bar.set_description(stage.name)
@@ -98,8 +113,20 @@ def run(recipe: Recipe, data: Path, out: Path, *, steps: int | None = None, resu
                     if (step + 1) % recipe.save_every == 0 and step + 1 < last:
                         file.flush()
                         checkpoint.save_state(out, step + 1, model, optimizer)
-            start += stage.steps
+            begin += stage.steps
     checkpoint.save_model(out, model, recipe, last)
+
+
+def initialise(recipe: Recipe, out: Path, backbone: Path, decoder: Path | None = None) -> None:
+    """Writes the initialised model of a backbone, in the type the backbone's weights have; no data is needed.
+
+    Raises:
+        InputError: an unusable folder, or `out` already holds a run.
+    """
+    check_folder(recipe, None, out, resume=False)
+    torch.manual_seed(recipe.seed)
+    model, _ = start.start(recipe, None, {}, out, backbone, decoder)
+    checkpoint.save_model(out, model, recipe, 0)
 
 
 def check_folder(recipe: Recipe, data: Path | None, out: Path, *, resume: bool) -> None:
@@ -125,55 +152,6 @@ def check_folder(recipe: Recipe, data: Path | None, out: Path, *, resume: bool) 
         raise InputError(f"{out}: already holds a run; continue it with --resume, or choose another --out")
     if resume and data is not None and not checkpoint.same_data(out, data, recipe):
         raise InputError(f"{out}: was started with other training rows than {data}; resume with the same --data")
-
-
-def _start(recipe: Recipe, data: Path, pairs: dict[str, list[Pair]], out: Path, *, resume: bool) -> tuple[LaMEModel, Preparer]:
-    """The model and contract of step 0, written into `out`; a resumed run keeps those it has."""
-    if resume:
-        preparer = Preparer.load(out)
-        return build_model(recipe, preparer.tokenizer), preparer
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
-    texts = sorted({text for rows in pairs.values() for pair in rows for text in (pair.query.text, pair.positive.text) if text})
-    train_tokenizer(texts, recipe.vocab_size, out / "tokenizer.json")
-    tokenizer = TextTokenizer(out / "tokenizer.json")
-    contract = make_contract(recipe, tokenizer)
-    checkpoint.write_contract(out, contract)
-    checkpoint.write_data(out, data, recipe)
-    checkpoint.write_recipe(out, recipe)
-    return build_model(recipe, tokenizer), Preparer(contract, tokenizer)
-
-
-def make_contract(recipe: Recipe, tokenizer: TextTokenizer) -> Contract:
-    """The contract of a model trained from scratch by `recipe`; latent ids start behind the embedding table."""
-    tokens = TokenRules(
-        vision_start=tokenizer.special("<|vision_start|>"),
-        vision_end=tokenizer.special("<|vision_end|>"),
-        image_pad=tokenizer.special("<|image_pad|>"),
-        pad=tokenizer.special(END),
-        first_latent=recipe.vocab_size,
-        n_reason=recipe.n_reason,
-        max_length=recipe.max_length,
-    )
-    return Contract("qwen2_vl", recipe.dim, recipe.prompt, tokens, recipe.images)
-
-
-def build_model(recipe: Recipe, tokenizer: TextTokenizer) -> LaMEModel:
-    """The freshly initialised model of a recipe."""
-    words = {"vocab_size": recipe.vocab_size, "bos_token_id": None, "eos_token_id": tokenizer.special("<|im_end|>")}
-    backbone = Qwen2VLConfig(
-        **{**recipe.backbone, "text_config": {**recipe.backbone["text_config"], **words}},
-        image_token_id=tokenizer.special("<|image_pad|>"),
-        video_token_id=tokenizer.special("<|video_pad|>"),
-        vision_start_token_id=tokenizer.special("<|vision_start|>"),
-        vision_end_token_id=tokenizer.special("<|vision_end|>"),
-    )
-    decoder = None if recipe.decoder is None else Qwen3Config(**words, **recipe.decoder)
-    model = LaMEModel(backbone, decoder, recipe.n_reason, recipe.dim)
-    model.initialise_latents(tokenizer.special("<|im_end|>"))
-    return model
 
 
 def draw_rows(stage: Stage, pairs: dict[str, list[Pair]], step: int, seed: tuple[int, ...]) -> list[Pair]:

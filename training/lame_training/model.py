@@ -1,8 +1,8 @@
 """The LaME model: backbone, K reason tokens, [EMBED], projection head, connector and latent decoder.
 
 Axes: B batch, L padded length, K reason tokens, D backbone width, E decoder width, P embedding length,
-T target tokens, V decoder vocabulary, F vision features of the batch. Source: arXiv 2606.13061; what the
-paper leaves open is marked "ours".
+T target tokens, V decoder vocabulary, F vision features of the batch, W width of a feature row: D, and D more
+for each deepstack level of Qwen3-VL. Source: arXiv 2606.13061; what the paper leaves open is marked "ours".
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Qwen2VLConfig, Qwen2VLModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedConfig, PreTrainedModel, Qwen3ForCausalLM
+
+from lame_training.backbones import FAMILIES, deepstack_levels, family_of
 
 
 @dataclass(frozen=True)
@@ -47,57 +49,77 @@ class LaMEModel(nn.Module):
     """A vision-language backbone that thinks in K latent rows and answers with one vector, in one forward pass.
 
     Args:
-        backbone_config: of a `Qwen2VLModel`.
-        decoder_config: of the latent decoder, a `Qwen3ForCausalLM`; None for a model without L_rec.
+        backbone: one of `backbones.FAMILIES`; what is new takes its dtype.
+        decoder: the latent decoder; None for a model without L_rec.
         n_reason: K; 0 leaves a plain embedder with one [EMBED] row.
         dim: P; the head W is the identity where P = D.
     """
 
-    def __init__(self, backbone_config: Qwen2VLConfig, decoder_config: Qwen3Config | None, n_reason: int, dim: int) -> None:
+    def __init__(self, backbone: PreTrainedModel, decoder: PreTrainedModel | None, n_reason: int, dim: int) -> None:
         super().__init__()
-        width_D = backbone_config.text_config.hidden_size
-        self.backbone: PreTrainedModel = Qwen2VLModel(backbone_config)
-        self.reason_KD = nn.Parameter(torch.empty(n_reason, width_D))
-        self.embed_1D = nn.Parameter(torch.empty(1, width_D))
-        self.head: nn.Module = nn.Identity() if dim == width_D else nn.Linear(width_D, dim, bias=False)
-        self.connector = None
-        self.decoder = None
-        if decoder_config is not None and n_reason > 0:
-            self.connector = LatentConnector(width_D, decoder_config.hidden_size)
-            self.decoder = Qwen3ForCausalLM(decoder_config)
+        width_D, dtype = backbone.config.text_config.hidden_size, backbone.dtype
+        self.backbone = backbone
+        self.levels = deepstack_levels(backbone.config)
+        self.reason_KD = nn.Parameter(torch.empty(n_reason, width_D, dtype=dtype))
+        self.embed_1D = nn.Parameter(torch.empty(1, width_D, dtype=dtype))
+        self.head: nn.Module = nn.Identity() if dim == width_D else nn.Linear(width_D, dim, bias=False, dtype=dtype)
+        self.connector: LatentConnector | None = None
+        self.decoder: PreTrainedModel | None = None
+        if decoder is not None and n_reason > 0:
+            self.connector = LatentConnector(width_D, decoder.config.hidden_size).to(dtype)
+            self.decoder = decoder
         self.n_reason = n_reason
         self.dim = dim
+
+    @staticmethod
+    def from_configs(backbone: PreTrainedConfig, decoder: PreTrainedConfig | None, n_reason: int, dim: int) -> LaMEModel:
+        """A freshly initialised model; the arguments are those of the constructor, as configs."""
+        made = FAMILIES[family_of(backbone)].model(backbone)
+        return LaMEModel(made, Qwen3ForCausalLM(decoder) if decoder is not None and n_reason > 0 else None, n_reason, dim)
 
     @torch.no_grad()
     def initialise_latents(self, start_id: int) -> None:
         """Latent rows begin at the embedding of token `start_id` (end of turn) plus small noise (ours)."""
-        table_VD = self.backbone.get_input_embeddings().weight
+        start_D = self.backbone.get_input_embeddings().weight[start_id].float()
         for rows in (self.reason_KD, self.embed_1D):
-            rows.copy_(table_VD[start_id] + 0.02 * torch.randn_like(rows))
+            rows.copy_(start_D + 0.02 * torch.randn(rows.shape))
+
+    @property
+    def feature_width(self) -> int:
+        """W, the width of a feature row."""
+        return int(self.backbone.config.text_config.hidden_size) * (1 + self.levels)
+
+    def visual(self, pixel_patches: Tensor, grid_thw: Tensor) -> Tensor:
+        """Vision tower and merger over packed pictures: (F, W), deepstack features beside the final ones."""
+        output = self.backbone.visual(pixel_patches.to(self.embed_1D.dtype), grid_thw=grid_thw)
+        return torch.cat([output.pooler_output, *(output.deepstack_features if self.levels else ())], dim=-1)
 
     def vision_features(self, inputs: ModelInputs) -> Tensor:
-        """Vision tower and merger over the batch's pictures: (1 + F, D), row 0 zeros."""
-        table_VD = self.backbone.get_input_embeddings().weight
-        nothing_1D = table_VD.new_zeros(1, table_VD.shape[1])
-        if inputs.pixel_patches is None:
-            return nothing_1D
-        features_FD = self.backbone.visual(inputs.pixel_patches, grid_thw=inputs.grid_thw).pooler_output
-        return torch.cat([nothing_1D, features_FD])
+        """Features of the batch's pictures: (1 + F, W), row 0 zeros."""
+        nothing_1W = self.embed_1D.new_zeros(1, self.feature_width)
+        if inputs.pixel_patches is None or inputs.grid_thw is None:
+            return nothing_1W
+        return torch.cat([nothing_1W, self.visual(inputs.pixel_patches, inputs.grid_thw)])
 
-    def hidden_states(self, inputs: ModelInputs, features_FD: Tensor, visible_B1LL: Tensor | None = None) -> Tensor:
+    def hidden_states(self, inputs: ModelInputs, features_FW: Tensor, visible_B1LL: Tensor | None = None) -> Tensor:
         """The backbone's last hidden states over prompt and latent rows: (B, L, D).
 
         Args:
             inputs: the batch.
-            features_FD: from `vision_features`.
+            features_FW: from `vision_features`.
             visible_B1LL: a bool mask in place of the causal one, for experiments.
         """
         table_VD = torch.cat([self.backbone.get_input_embeddings().weight, self.reason_KD, self.embed_1D])
         tokens_BLD = F.embedding(inputs.input_ids_BL, table_VD)
-        vision_BLD = features_FD[inputs.feature_index_BL]
-        rows_BLD = torch.where(inputs.feature_index_BL[:, :, None] > 0, vision_BLD, tokens_BLD)
+        features_FD, *deepstack = features_FW.to(table_VD.dtype).split(table_VD.shape[1], dim=-1)
+        seen_BL = inputs.feature_index_BL > 0
+        rows_BLD = torch.where(seen_BL[:, :, None], features_FD[inputs.feature_index_BL], tokens_BLD)
+        extra = {}
+        if deepstack:
+            index = inputs.feature_index_BL[seen_BL]
+            extra = {"visual_pos_masks": seen_BL, "deepstack_visual_embeds": [level[index] for level in deepstack]}
         return self.backbone.language_model(
-            inputs_embeds=rows_BLD, position_ids=inputs.position_ids_3BL, attention_mask=visible_B1LL, use_cache=False
+            inputs_embeds=rows_BLD, position_ids=inputs.position_ids_3BL, attention_mask=visible_B1LL, use_cache=False, **extra
         ).last_hidden_state
 
     def latents(self, inputs: ModelInputs) -> tuple[Tensor, Tensor]:
@@ -155,6 +177,7 @@ class LaMEModel(nn.Module):
 
 PARTS = {
     "backbone.visual.merger.": "merger",
+    "backbone.visual.deepstack_merger_list.": "merger",
     "backbone.visual.": "vision",
     "backbone.language_model.": "language_model",
     "reason_KD": "reason",

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from lame_runtime.contract.rules import ImageRules, PromptLayout
 from lame_runtime.errors import InputError
 
 from lame_training import digits
-from lame_training.data import DataSet
+from lame_training.data import DataSet, data_sets
+from lame_training.derive import CLIP_MEAN, CLIP_STD, Budget
 from lame_training.stages import Stage
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A whole training run as values. `backbone` and `decoder` are the keyword arguments of their Hugging Face configs."""
+class Scratch:
+    """A backbone trained from nothing: its size, and what a folder would say of tokenizer and processor."""
 
-    name: str
-    backbone: dict[str, Any]
-    decoder: dict[str, Any] | None
-    n_reason: int
-    dim: int
+    config: dict[str, Any]
+    """Keyword arguments of `Qwen2VLConfig`."""
     vocab_size: int
     prompt: PromptLayout
     images: ImageRules
-    max_length: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training run as values."""
+
+    name: str
+    scratch: Scratch | None
+    """None where the recipe needs a backbone (--backbone), which replaces it in any case."""
+    decoder: dict[str, Any] | None
+    """Keyword arguments of the latent decoder's `Qwen3Config`, freshly initialised unless --decoder brings weights; None without L_rec."""
+    n_reason: int
+    dim: int
+    budget: Budget
     stages: tuple[Stage, ...]
     temperature: float = 0.05
     false_negative_margin: float | None = 0.1
@@ -36,6 +48,8 @@ class Recipe:
     """Prepared inputs kept in memory between steps."""
     save_every: int = 100
     seed: int = 0
+    from_paper: tuple[str, ...] = ()
+    """What arXiv 2606.13061 says; every other value is ours."""
 
     @property
     def steps(self) -> int:
@@ -59,32 +73,37 @@ def _weighted(begins: float = 0.0, **weights: float) -> tuple[DataSet, ...]:
 
 
 EVERY_PART = ("vision", "merger", "language_model", "reason", "embed", "head", "connector", "decoder")
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""The normalisation Qwen2-VL took over from CLIP."""
 
 DIGITS = Recipe(
     name="digits",
-    backbone={
-        "text_config": {
-            "hidden_size": 128,
-            "intermediate_size": 256,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "rms_norm_eps": 1e-6,
-            "initializer_range": 0.08,  # 0.02 is for wide models; at width 128 it starts on a plateau
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+    scratch=Scratch(
+        config={
+            "text_config": {
+                "hidden_size": 128,
+                "intermediate_size": 256,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "rms_norm_eps": 1e-6,
+                "initializer_range": 0.08,  # 0.02 is for wide models; at width 128 it starts on a plateau
+                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+            },
+            "vision_config": {
+                "depth": 2,
+                "embed_dim": 64,
+                "num_heads": 2,
+                "mlp_ratio": 4,
+                "hidden_size": 128,
+                "patch_size": 14,
+                "initializer_range": 0.08,
+            },
         },
-        "vision_config": {
-            "depth": 2,
-            "embed_dim": 64,
-            "num_heads": 2,
-            "mlp_ratio": 4,
-            "hidden_size": 128,
-            "patch_size": 14,
-            "initializer_range": 0.08,
-        },
-    },
+        vocab_size=512,
+        prompt=PromptLayout(prefix="<|im_start|>", suffix="<|im_end|>", separator="\n", roles={"query": "", "document": ""}),
+        images=ImageRules(
+            patch_size=14, temporal_patch_size=2, merge_size=2, min_pixels=28 * 28, max_pixels=28 * 28 * 16, mean=CLIP_MEAN, std=CLIP_STD
+        ),
+    ),
     decoder={
         "hidden_size": 96,
         "intermediate_size": 256,
@@ -97,12 +116,7 @@ DIGITS = Recipe(
     },
     n_reason=8,
     dim=128,
-    vocab_size=512,
-    prompt=PromptLayout(prefix="<|im_start|>", suffix="<|im_end|>", separator="\n", roles={"query": "", "document": ""}),
-    images=ImageRules(
-        patch_size=14, temporal_patch_size=2, merge_size=2, min_pixels=28 * 28, max_pixels=28 * 28 * 16, mean=CLIP_MEAN, std=CLIP_STD
-    ),
-    max_length=512,
+    budget=Budget(max_length=512, max_pixels=28 * 28 * 16, max_frames=16),
     stages=(
         # From scratch there is no pretrained tower to freeze, so both stages train every part that the loss reaches.
         Stage(
@@ -149,26 +163,76 @@ def _contrastive(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
 
 def _tiny(recipe: Recipe) -> Recipe:
     """The digits recipe cut to a few seconds: for tests and for trying the pipeline out."""
+    assert recipe.scratch is not None
     first, second = recipe.stages
     shape = {
-        **recipe.backbone["text_config"],
+        **recipe.scratch.config["text_config"],
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
     }
+    vision = {**recipe.scratch.config["vision_config"], "hidden_size": 64, "embed_dim": 64}
     return replace(
         recipe,
         name="digits-tiny",
-        backbone={"text_config": shape, "vision_config": {**recipe.backbone["vision_config"], "hidden_size": 64, "embed_dim": 64}},
+        scratch=replace(recipe.scratch, config={"text_config": shape, "vision_config": vision}),
         dim=64,
         stages=(replace(first, steps=6, batch_size=32, sub_batch=16), replace(second, steps=10, batch_size=32, sub_batch=16)),
         save_every=4,
     )
 
 
+QWEN3_0_6B = {
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "tie_word_embeddings": True,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+}
+"""The shape of the latent decoder that the paper names for its 2B model."""
+
+
+def _published(name: str, dim: int, from_paper: tuple[str, ...], factor: int = 28) -> Recipe:
+    """One of the paper's four configurations. Rates, schedule, batches, temperature, λ and budgets are ours (method.md).
+
+    Args:
+        name: of the recipe.
+        dim: the paper's "projection dim".
+        from_paper: which values the paper says.
+        factor: pixels along one side of a merged token.
+    """
+    warm = {"reason": 1e-3, "connector": 1e-4, "decoder": 2e-5}
+    joint = {**warm, "language_model": 5e-5, "merger": 5e-5, "embed": 1e-3, "head": 1e-4}
+    return Recipe(
+        name=name,
+        scratch=None,
+        decoder=QWEN3_0_6B,
+        n_reason=8,
+        dim=dim,
+        budget=Budget(max_length=8192, max_pixels=1280 * factor * factor, max_frames=64),
+        stages=(
+            Stage("bottleneck warm-up", 1000, 256, 64, warm, nce_weight=0.0, rec_weight=1.0, tasks=(), warmup=0.03),
+            Stage("joint optimisation", 5000, 1024, 64, joint, nce_weight=1.0, rec_weight=1.0, tasks=(), warmup=0.03),
+        ),
+        temperature=0.02,
+        chunk=8,
+        from_paper=from_paper,
+    )
+
+
+PUBLISHED = (
+    _published("lame-qwen2-vl-2b", 3584, ("backbone", "n_reason", "decoder", "dim", "stages' order")),
+    _published("lame-qwen2.5-vl-3b", 2048, ("backbone", "dim", "stages' order")),
+    _published("lame-qwen2-vl-7b", 3584, ("backbone", "dim", "stages' order")),
+    _published("lame-qwen3-vl-8b", 4096, ("backbone", "dim", "stages' order"), factor=32),
+)
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (DIGITS, without_reason_tokens(DIGITS), without_reconstruction(DIGITS), _tiny(DIGITS))
+    recipe.name: recipe for recipe in (DIGITS, without_reason_tokens(DIGITS), without_reconstruction(DIGITS), _tiny(DIGITS), *PUBLISHED)
 }
 
 
@@ -177,3 +241,11 @@ def find_recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}: there are {', '.join(RECIPES)}")
     return RECIPES[name]
+
+
+def with_tasks(recipe: Recipe, data: Path) -> Recipe:
+    """The recipe with every data set of `data` in the stages that name none, equally weighted; raises `InputError`."""
+    if all(stage.tasks for stage in recipe.stages):
+        return recipe
+    found = data_sets(data)
+    return replace(recipe, stages=tuple(stage if stage.tasks else replace(stage, tasks=found) for stage in recipe.stages))

@@ -27,15 +27,15 @@ class TorchBackend(Backend):
     def __init__(self, model: LaMEModel) -> None:
         self.name = f"torch {torch.__version__}"
         self.model = model
-        self.width = model.backbone.config.text_config.hidden_size
+        self.width = model.feature_width
 
     @torch.inference_mode()
     def vision(self, group: PictureGroup) -> Floats:
         """See `Backend.vision`."""
         patches = torch.from_numpy(group.pixel_patches)
         grids = torch.tensor([(1, *group.grid)] * len(patches))
-        features = self.model.backbone.visual(patches.flatten(0, 1), grid_thw=grids).pooler_output
-        return features.view(len(patches), -1, self.width).numpy()
+        features = self.model.visual(patches.flatten(0, 1), grids)
+        return features.view(len(patches), -1, self.width).float().numpy()
 
     @torch.inference_mode()
     def encoder(self, batch: Batch, features_FD: Floats) -> Floats:

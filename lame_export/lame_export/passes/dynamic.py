@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lame_export.passes.fp16 import add_initializer, drop_unused_initializers
-from lame_export.passes.int8 import OUTLIERS, layer_name, linear_layers, weight_scales
+from lame_export.passes.int8 import OUTLIERS, layer_name, linear_layers, weight_scales, weight_steps
 
 LARGEST = 63
 ZERO = 128
@@ -42,10 +42,8 @@ def quantise_dynamic(model: ir.Model, per_token: frozenset[str] = OUTLIERS) -> i
             graph.insert_before(node, nodes)
         integers, scale, zero = measured[activation]
 
-        values_io = weight.const_value.numpy()
-        scales = weight_scales(values_io, LARGEST, np.float32)
-        steps = np.clip(np.rint(values_io / scales), -LARGEST, LARGEST).astype(np.int8)
-        quantised = add_initializer(graph, f"{weight.name}.int8", ir.tensor(steps))
+        scales = weight_scales(weight.const_value.numpy(), LARGEST, np.float32)
+        quantised = add_initializer(graph, f"{weight.name}.int8", weight_steps(weight.const_value, scales, LARGEST))
         step = add_initializer(graph, f"{weight.name}.scale", ir.tensor(scales))
         weight_zero = add_initializer(graph, f"{weight.name}.zero", ir.tensor(np.zeros(len(scales), dtype=np.int8)))
 

@@ -20,8 +20,7 @@ def emulate(model: ir.Model) -> int:
     graph = model.graph
     for value in graph.initializers.values():
         if value.dtype == HALF:
-            assert value.const_value is not None
-            value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
+            value.const_value = _widened(value)
             value.dtype = FULL
     rounded = 0
     for node in list(graph):
@@ -38,3 +37,12 @@ def emulate(model: ir.Model) -> int:
             for user, index in uses:
                 user.replace_input_with(index, wide)
     return rounded
+
+
+def _widened(value: ir.Value) -> ir.LazyTensor:
+    """The weight in FP32, converted only when it is read."""
+    source = value.const_value
+    assert source is not None
+    return ir.LazyTensor(
+        lambda: ir.tensor(source.numpy().astype(np.float32)), dtype=FULL, shape=ir.Shape(source.shape.numpy()), name=value.name
+    )

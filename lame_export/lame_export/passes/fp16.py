@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from lame_export.passes.scopes import module_of
 
-FP32_MODULES = frozenset({"RMSNorm", "LayerNorm", "Rotary", "Angles", "UnitNorm"})
+FP32_MODULES = frozenset({"RMSNorm", "LayerNorm", "Rotary", "Angles", "Interpolation", "UnitNorm"})
 """Modules of `lame_export.forward` whose arithmetic loses too much in half."""
 LIMIT = 65504 / 4
 """A value that reached this on the calibration inputs is kept in FP32: a factor of four in hand."""

@@ -69,6 +69,15 @@ def weight_scales(weight_io: npt.NDArray[np.float32], largest: int, dtype: npt.D
     return np.maximum(scales, np.finfo(np.float16).tiny).astype(dtype)
 
 
+def weight_steps(source: ir.TensorProtocol, scales: npt.NDArray[np.generic], largest: int) -> ir.LazyTensor:
+    """A weight in INT8 steps of its scales, computed only when it is read."""
+
+    def steps() -> ir.TensorProtocol:
+        return ir.tensor(np.clip(np.rint(source.numpy() / scales.astype(np.float32)), -largest, largest).astype(np.int8))
+
+    return ir.LazyTensor(steps, dtype=ir.DataType.INT8, shape=ir.Shape(source.shape.numpy()))
+
+
 def _source_name(value: ir.Value) -> str:
     producer = value.producer()
     if producer is not None and producer.op_type == "Cast" and producer.inputs[0] is not None:
@@ -91,11 +100,9 @@ def _quantise_weight(graph: ir.Graph, weight: ir.Value, before: ir.Node) -> ir.V
     source = weight.const_value
     assert source is not None
     assert weight.dtype is not None
-    values_io = source.numpy().astype(np.float32)
-    scales = weight_scales(values_io, 127, weight.dtype.numpy())
-    steps = np.clip(np.rint(values_io / scales.astype(np.float32)), -127, 127).astype(np.int8)
+    scales = weight_scales(source.numpy().astype(np.float32), 127, weight.dtype.numpy())
     stem = (weight.name or "").removesuffix(".half")
-    quantised = add_initializer(graph, f"{stem}.int8", ir.tensor(steps))
+    quantised = add_initializer(graph, f"{stem}.int8", weight_steps(source, scales, 127))
     scale = add_initializer(graph, f"{stem}.scale", ir.tensor(scales))
     zero = add_initializer(graph, f"{stem}.zero", ir.tensor(np.zeros(len(scales), dtype=np.int8)))
     restore = _node("DequantizeLinear", [quantised, scale, zero], f"{stem}.dq", weight.dtype, weight.shape, [ir.AttrInt64("axis", 1)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx_ir as ir
+from lame_runtime.contract import Contract
 
 MAX_OPSET = 20
 
@@ -28,32 +29,37 @@ DATA_DEPENDENT = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression"
 """Shapes that depend on values have no optimisation profile."""
 
 Dims = dict[str, tuple[int | str | None, ...]]
-INTERFACE: dict[str, tuple[Dims, Dims]] = {
-    "vision": (
-        {"pixel_patches": ("pictures", "patches", None), "patch_positions": (2, "patches")},
-        {"features": ("pictures", None, None)},
-    ),
-    "encoder": (
-        {
-            "input_ids": ("batch", "length"),
-            "features": ("n_features", None),
-            "feature_index": ("batch", "length"),
-            "position_ids": (3, "batch", "length"),
-            "embed_index": ("batch",),
-        },
-        {"sentence_embedding": ("batch", None)},
-    ),
-}
+ENCODER: tuple[Dims, Dims] = (
+    {
+        "input_ids": ("batch", "length"),
+        "features": ("n_features", None),
+        "feature_index": ("batch", "length"),
+        "position_ids": (3, "batch", "length"),
+        "embed_index": ("batch",),
+    },
+    {"sentence_embedding": ("batch", None)},
+)
 """Names and dimensions the runtime relies on; None is any fixed or derived size."""
 
 
-def lint(path: Path, part: str, graph: str) -> list[str]:
+def vision_interface(contract: Contract) -> tuple[Dims, Dims]:
+    """The same for the vision graph, whose tables depend on the family."""
+    inputs: Dims = {"pixel_patches": ("pictures", "patches", None), "patch_positions": (2, "patches")}
+    if contract.tower.window:
+        inputs |= {"window_index": ("windows", None), "window_mask": ("windows", None), "window_place": ("patches",)}
+    if contract.tower.position_side:
+        inputs |= {"interpolation_index": (4, "patches"), "interpolation_weight": (4, "patches")}
+    return inputs, {"features": ("pictures", None, None)}
+
+
+def lint(path: Path, part: str, graph: str, contract: Contract) -> list[str]:
     """Findings about one file, empty when it is clean.
 
     Args:
         path: the ONNX file.
         part: "vision" or "encoder".
         graph: "fp32", "fp16", "int8" or "int8-cpu".
+        contract: for the tables the vision graph takes.
     """
     model = ir.load(path)
     found = []
@@ -71,16 +77,16 @@ def lint(path: Path, part: str, graph: str) -> list[str]:
             found.append(f"{where}: {node.op_type} is not known to TensorRT 10.3")
         if any("/" in value for key, value in node.metadata_props.items() if key != "lame.module"):
             found.append(f"{where}: carries paths of the exporting machine")
-    found += _interface(model, part)
+    found += _interface(model, part, ENCODER if part == "encoder" else vision_interface(contract))
     if graph != "int8-cpu":
         found += _quantisation(model)
     found += _types(model, graph)
     return found
 
 
-def _interface(model: ir.Model, part: str) -> list[str]:
+def _interface(model: ir.Model, part: str, interface: tuple[Dims, Dims]) -> list[str]:
     found = []
-    for expected, values in zip(INTERFACE[part], (model.graph.inputs, model.graph.outputs), strict=True):
+    for expected, values in zip(interface, (model.graph.inputs, model.graph.outputs), strict=True):
         shapes = {value.name: value.shape for value in values}
         if set(shapes) != set(expected):
             found.append(f"{part}: has {sorted(map(str, shapes))}, the runtime expects {sorted(expected)}")

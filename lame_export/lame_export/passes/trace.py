@@ -1,4 +1,9 @@
-"""Trace: the two forwards → ONNX graphs with named dynamic dimensions. The one pass that imports torch."""
+"""Trace: the two forwards → FP32 graphs with named dynamic dimensions. The one pass that imports torch.
+
+The tracer sees weights of the right shape without their memory. In the graph they are put back as they lie in the
+checkpoint, mapped from the disk, and turned to FP32 one by one when a file is written: no graph is ever held in
+memory, whatever its size.
+"""
 
 from __future__ import annotations
 
@@ -6,39 +11,42 @@ import contextlib
 import io
 import logging
 import warnings
-from pathlib import Path
 
 import onnx_ir as ir
 import torch
+from lame_runtime.contract import Contract
+from lame_runtime.contract.tower import tower_tables
 from lame_training.model import LaMEModel
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim
 
+from lame_export.errors import ExportError
 from lame_export.forward import SinglePassEncoder, Vision
 from lame_export.passes.scopes import keep_scopes
 
 OPSET = 20
 """TensorRT 10.3 and every later version, ONNX Runtime 1.17 and later."""
+SMALL = 4096
+"""Weights up to this size are traced as they are: the tracer may fold them into constants."""
 
 
-def trace(model: LaMEModel, patch_dim: int, folder: Path) -> None:
-    """Writes `vision.fp32.onnx` and `encoder.fp32.onnx` into `folder`, weights beside each in one `.data` file."""
-    width = model.backbone.config.text_config.hidden_size
-    pictures, patches = Dim("pictures", max=4096), Dim("patches", max=65536)
-    merge = model.backbone.config.vision_config.spatial_merge_size**2
-    _export(
-        Vision(model.backbone.visual),
-        {"pixel_patches": torch.zeros(2, 6 * merge, patch_dim), "patch_positions": torch.zeros(2, 6 * merge, dtype=torch.int64)},
-        {"pixel_patches": {0: pictures, 1: patches}, "patch_positions": {1: patches}},
-        "features",
-        folder / "vision.fp32.onnx",
-    )
+def trace(model: LaMEModel, contract: Contract) -> dict[str, ir.Model]:
+    """The graphs "vision" and "encoder" in FP32."""
+    pictures, patches, windows = Dim("pictures", max=4096), Dim("patches", max=65536), Dim("windows", max=16384)
+    merge = contract.images.merge_size
+    tables = {name: torch.from_numpy(table.copy()) for name, table in tower_tables((2 * merge, 6 * merge), contract).items()}
+    inputs = {"pixel_patches": torch.zeros(2, 12 * merge**2, contract.images.patch_dim), **tables}
+    shapes = {"pixel_patches": {0: pictures, 1: patches}}
+    shapes |= {name: {table.ndim - 1: patches} for name, table in tables.items()}
+    shapes |= {name: {0: windows} for name in ("window_index", "window_mask") if name in tables}
+    vision = _export(Vision(model.backbone.visual), inputs, shapes, "features")
+
     batch, length, rows = Dim("batch", max=4096), Dim("length", max=131072), Dim("n_features", max=1 << 20)
-    _export(
+    encoder = _export(
         SinglePassEncoder(model),
         {
             "input_ids": torch.zeros(2, 9, dtype=torch.int64),  # inputs that share a tensor would become one
-            "features": torch.zeros(5, width),
+            "features": torch.zeros(5, model.feature_width),
             "feature_index": torch.zeros(2, 9, dtype=torch.int64),
             "position_ids": torch.zeros(3, 2, 9, dtype=torch.int64),
             "embed_index": torch.tensor([8, 8]),
@@ -51,11 +59,16 @@ def trace(model: LaMEModel, patch_dim: int, folder: Path) -> None:
             "embed_index": {0: batch},
         },
         "sentence_embedding",
-        folder / "encoder.fp32.onnx",
     )
+    return {"vision": vision, "encoder": encoder}
 
 
-def _export(module: nn.Module, inputs: dict[str, torch.Tensor], shapes: dict[str, dict[int, Dim]], output: str, path: Path) -> None:
+def _export(module: nn.Module, inputs: dict[str, Tensor], shapes: dict[str, dict[int, Dim]], output: str) -> ir.Model:
+    weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    for name, parameter in module.named_parameters():
+        small = weights[name].numel() <= SMALL
+        # one number seen as a whole tensor: the right shape without the memory
+        parameter.data = weights[name].float() if small else torch.zeros(1).expand(weights[name].shape)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -69,4 +82,21 @@ def _export(module: nn.Module, inputs: dict[str, torch.Tensor], shapes: dict[str
         )
     assert program is not None
     keep_scopes(program.model)
-    ir.save(program.model, path, external_data=f"{path.name}.data")
+    _put_back(program.model, weights)
+    return program.model
+
+
+def _put_back(model: ir.Model, weights: dict[str, Tensor]) -> None:
+    """Gives every large initializer its weight; raises `ExportError` where the tracer lost one."""
+    initializers = model.graph.initializers
+    for name, weight in weights.items():
+        if weight.numel() <= SMALL:
+            continue
+        if name not in initializers:
+            raise ExportError(f"the tracer lost the weight {name}; this version of torch.onnx is not supported")
+        initializers[name].const_value = ir.LazyTensor(
+            lambda weight=weight: ir.tensor(weight.float().contiguous().numpy()),  # type: ignore[misc]
+            dtype=ir.DataType.FLOAT,
+            shape=ir.Shape(weight.shape),
+            name=name,
+        )

@@ -1,13 +1,15 @@
 """The seam between batches and whatever runs the model: ONNX Runtime, PyTorch (for parity), a fake.
 
 Axes: N pictures, S patches of one picture, M merged tokens of one picture, D backbone width,
-B batch, L padded length, P embedding length.
+B batch, L padded length, P embedding length. A feature row is D wide; Qwen3-VL's also holds, behind the
+first D values, those its deepstack adds after the first blocks, D each.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,19 +18,29 @@ Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 
+MAX_SCORES = 1 << 25
+"""Attention scores per head that one run of the vision graph may need at once; larger groups are run in pieces."""
+
+
 @dataclass(frozen=True)
 class PictureGroup:
-    """Pictures of one batch that share a grid, in the order their features are numbered."""
+    """Pictures and temporal patches of one batch that share a grid, in the order their features are numbered."""
 
     pixel_patches: Floats
     """float32 (N, S, patch_dim)."""
-    patch_positions: Integers
-    """int64 (2, S): row and column of each patch."""
+    tables: dict[str, npt.NDArray[Any]]
+    """What the vision tower needs beside the patches, by input name; see `contract.tower`."""
     grid: tuple[int, int]
 
-    def vision_feeds(self) -> dict[str, Floats | Integers]:
+    def vision_feeds(self) -> dict[str, npt.NDArray[Any]]:
         """The vision graph's inputs by name."""
-        return {"pixel_patches": self.pixel_patches, "patch_positions": self.patch_positions}
+        return {"pixel_patches": self.pixel_patches, **self.tables}
+
+    def pieces(self) -> list[PictureGroup]:
+        """The group cut so that full attention over each piece fits in memory."""
+        pictures, patches, _ = self.pixel_patches.shape
+        size = max(1, MAX_SCORES // patches**2)
+        return [PictureGroup(self.pixel_patches[start : start + size], self.tables, self.grid) for start in range(0, pictures, size)]
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,7 @@ class Batch:
     embed_index: Integers
     """int64 (B,): the column of [EMBED] in each row."""
 
-    def encoder_feeds(self, features_FD: Floats) -> dict[str, Floats | Integers]:
+    def encoder_feeds(self, features_FD: Floats) -> dict[str, npt.NDArray[Any]]:
         """The encoder graph's inputs by name."""
         return {
             "input_ids": self.input_ids,
@@ -62,7 +74,7 @@ class Backend(ABC):
     name: str
     """What `info` prints: the engine and where it runs."""
     width: int
-    """Backbone width D."""
+    """Width of a feature row: the backbone's D, times 1 + the number of deepstack levels (Qwen3-VL)."""
 
     @abstractmethod
     def vision(self, group: PictureGroup) -> Floats:
@@ -80,7 +92,7 @@ class Backend(ABC):
     def features(self, batch: Batch) -> Floats:
         """Features of all the batch's pictures behind a row of zeros: float32 (F, D)."""
         parts = [np.zeros((1, self.width), dtype=np.float32)]
-        parts += [self.vision(group).reshape(-1, self.width) for group in batch.groups]
+        parts += [self.vision(piece).reshape(-1, self.width) for group in batch.groups for piece in group.pieces()]
         return np.concatenate(parts)
 
     def run(self, batch: Batch) -> Floats:

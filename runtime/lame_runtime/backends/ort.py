@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lame_runtime.backends.base import Backend, Batch, Floats, PictureGroup
 from lame_runtime.errors import BackendError
@@ -47,11 +48,10 @@ class OrtBackend(Backend):
     """
 
     def __init__(self, vision_path: Path, encoder_path: Path, provider: str, threads: int | None = None, *, optimise: bool = True) -> None:
-        ort = _onnxruntime()
-        self._vision = _session(ort, vision_path, provider, threads, optimise)
-        self._encoder = _session(ort, encoder_path, provider, threads, optimise)
+        self._vision = open_session(vision_path, provider, threads, optimise=optimise)
+        self._encoder = open_session(encoder_path, provider, threads, optimise=optimise)
         self.width = int(self._vision.get_outputs()[0].shape[-1])
-        self.name = f"onnxruntime {ort.__version__} {provider.removesuffix('ExecutionProvider')}"
+        self.name = f"onnxruntime {_onnxruntime().__version__} {provider.removesuffix('ExecutionProvider')}"
 
     def vision(self, group: PictureGroup) -> Floats:
         """See `Backend.vision`."""
@@ -76,7 +76,9 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _session(ort: Any, path: Path, provider: str, threads: int | None, optimise: bool) -> Any:
+def open_session(path: Path, provider: str = "CPUExecutionProvider", threads: int | None = None, *, optimise: bool = True) -> Any:
+    """A session on one provider; raises `BackendError` where the graph cannot be loaded or another provider was taken."""
+    ort = _onnxruntime()
     options = ort.SessionOptions()
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -93,16 +95,22 @@ def _session(ort: Any, path: Path, provider: str, threads: int | None, optimise:
     return session
 
 
-def _run(session: Any, feeds: dict[str, Any]) -> Floats:
+def run_session(session: Any, feeds: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    """All outputs of one run by name; raises `BackendError`."""
     if session is None:
         raise BackendError("the encoder was closed; load the bundle again")
+    names = [output.name for output in session.get_outputs()]
     try:
-        (output,) = session.run(None, feeds)
-    except Exception as error:  # see _session
+        return dict(zip(names, session.run(names, feeds), strict=True))
+    except Exception as error:  # see open_session
         raise BackendError(f"ONNX Runtime failed to run the graph ({_first_line(error)})") from None
+
+
+def _run(session: Any, feeds: dict[str, Any]) -> Floats:
+    (output,) = run_session(session, feeds).values()
     if not np.isfinite(output).all():
         raise BackendError("the graph returned a value that is not finite; run `lame-runtime verify` on this device")
-    return output  # type: ignore[no-any-return]
+    return output
 
 
 def _first_line(error: Exception) -> str:

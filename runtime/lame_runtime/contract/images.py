@@ -1,7 +1,7 @@
-"""Picture → RGB → resized → patches, by Qwen2-VL's rules.
+"""Picture → RGB → resized → patches, by the rules all three families share.
 
 The resize rule, the patch order and the arithmetic of the normalisation follow transformers'
-`Qwen2VLImageProcessorPil`; tests hold the patches exactly equal to its.
+`Qwen2VLImageProcessorPil`; tests hold the patches exactly equal to its. A video's frames become patches here too.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lame_runtime.contract.pages import is_pdf, render_page
 from lame_runtime.contract.rules import ImageRules
 from lame_runtime.errors import InputError
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image
+Channels = tuple[float, float, float]
 MAX_ASPECT_RATIO = 200
 """Qwen2-VL refuses longer strips than this, and so do we."""
 
@@ -33,7 +35,7 @@ def open_image(source: ImageSource, rules: ImageRules) -> Image.Image:
     pictures become 8-bit RGB; of an animation the first frame is taken.
 
     Args:
-        source: path, encoded bytes, or a PIL picture (left unchanged).
+        source: path, encoded bytes, or a PIL picture (left unchanged); `a.pdf#page=2` is a page of a PDF.
         rules: for `max_source_pixels`.
 
     Raises:
@@ -42,6 +44,8 @@ def open_image(source: ImageSource, rules: ImageRules) -> Image.Image:
     """
     name = _name(source)
     try:
+        if isinstance(source, str | os.PathLike) and is_pdf(name):
+            return _upright_rgb(render_page(name, rules), name, rules)
         if isinstance(source, Image.Image):
             return _upright_rgb(source, name, rules)
         with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file, _open(file) as image:
@@ -109,46 +113,50 @@ def smart_resize(height: int, width: int, rules: ImageRules) -> tuple[int, int]:
     return new_height, new_width
 
 
-def resized_pixels(image: Image.Image, rules: ImageRules) -> npt.NDArray[np.uint8]:
-    """An upright RGB picture at the size the patches are cut from: uint8 (height, width, 3)."""
-    height, width = smart_resize(image.height, image.width, rules)
+def fit(image: Image.Image, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """An RGB picture at another size: uint8 (height, width, 3)."""
     if (image.height, image.width) != (height, width):
         image = image.resize((width, height), resample=Image.Resampling.BICUBIC)
     return np.asarray(image)
 
 
-def patch_grid(pixels: npt.NDArray[np.uint8], rules: ImageRules) -> tuple[int, int]:
-    """Rows and columns of patches in a picture that `resized_pixels` returned."""
-    return pixels.shape[0] // rules.patch_size, pixels.shape[1] // rules.patch_size
+def resized_pixels(image: Image.Image, rules: ImageRules) -> npt.NDArray[np.uint8]:
+    """An upright RGB picture at the size the patches are cut from: uint8 (height, width, 3)."""
+    return fit(image, *smart_resize(image.height, image.width, rules))
 
 
-def image_patches(pixels: npt.NDArray[np.uint8], rules: ImageRules) -> npt.NDArray[np.float32]:
-    """Normalises a resized picture and cuts it into patches.
+def frame_patches(frames: npt.NDArray[np.uint8], rules: ImageRules, mean: Channels, std: Channels) -> npt.NDArray[np.float32]:
+    """Normalises resized frames and cuts them into patches.
 
     Args:
-        pixels: uint8 (height, width, 3) from `resized_pixels`.
-        rules: the contract's picture rules.
+        frames: uint8 (n, height, width, 3); a still picture is one frame and fills its whole temporal patch,
+            otherwise n is a multiple of the temporal patch size.
+        rules: the patch geometry.
+        mean: per channel, on the 0..1 scale.
+        std: likewise.
 
     Returns:
-        float32 (patches, patch_dim): the patches of one merge block adjacent, each flattened as
-        (channel, temporal, row, column).
+        float32 (temporal patches, patches, patch_dim): the patches of one merge block adjacent, each flattened
+        as (channel, temporal, row, column).
     """
-    table_VC = _normalisation_table(rules)
-    pixels_CHW = np.stack([table_VC[:, c][pixels[:, :, c]] for c in range(3)])
+    table_VC = _normalisation_table(mean, std)
+    depth = 1 if len(frames) == 1 else rules.temporal_patch_size
+    pixels_CTHW = np.stack([table_VC[:, c][frames[:, :, :, c]] for c in range(3)])
     patch, merge = rules.patch_size, rules.merge_size
-    rows, columns = patch_grid(pixels, rules)
-    blocks = pixels_CHW.reshape(3, rows // merge, merge, patch, columns // merge, merge, patch)
-    blocks = blocks.transpose(1, 4, 2, 5, 0, 3, 6)[:, :, :, :, :, None]
-    blocks = np.repeat(blocks, rules.temporal_patch_size, axis=5)  # a still picture fills every frame of its temporal patch
-    return blocks.reshape(rows * columns, rules.patch_dim)
+    rows, columns = frames.shape[1] // patch, frames.shape[2] // patch
+    blocks = pixels_CTHW.reshape(3, -1, depth, rows // merge, merge, patch, columns // merge, merge, patch)
+    blocks = blocks.transpose(1, 3, 6, 4, 7, 0, 2, 5, 8)
+    if depth == 1:
+        blocks = np.repeat(blocks, rules.temporal_patch_size, axis=6)
+    return blocks.reshape(-1, rows * columns, rules.patch_dim)
 
 
 @functools.cache
-def _normalisation_table(rules: ImageRules) -> npt.NDArray[np.float32]:
+def _normalisation_table(mean: Channels, std: Channels) -> npt.NDArray[np.float32]:
     """Normalised value of each of the 256 sample values per channel, float32 (256, 3), in the processor's arithmetic."""
     unit = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)[:, None]
-    table: npt.NDArray[np.float32] = np.subtract(unit, np.array(rules.mean, dtype=np.float32))
-    table /= np.array(rules.std, dtype=np.float32)
+    table: npt.NDArray[np.float32] = np.subtract(unit, np.array(mean, dtype=np.float32))
+    table /= np.array(std, dtype=np.float32)
     return table
 
 

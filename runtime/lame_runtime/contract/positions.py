@@ -1,11 +1,12 @@
-"""Integer positions: of patches for the vision tower's 2-D rotary embedding, of tokens for M-RoPE.
+"""M-RoPE positions of a prompt's tokens: temporal, row, column.
 
-Equal to transformers' `get_vision_position_ids` and `Qwen2VLModel.get_rope_index`; tests hold both.
+Equal to `get_rope_index` of each family's model in transformers; tests hold them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,44 +14,41 @@ import numpy.typing as npt
 from lame_runtime.contract.rules import TokenRules
 
 
-def patch_positions(grid: tuple[int, int], merge_size: int) -> npt.NDArray[np.int64]:
-    """Row and column of every patch in the order `images.image_patches` emits them: int64 (2, patches)."""
-    rows, columns = grid
-    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+@dataclass(frozen=True)
+class Span:
+    """Consecutive vision tokens: a picture, a whole video, or one temporal patch of a video with timestamps."""
 
-    def by_block(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        blocks = values.reshape(rows // merge_size, merge_size, columns // merge_size, merge_size)
-        return blocks.transpose(0, 2, 1, 3).reshape(-1)
-
-    return np.stack([by_block(row), by_block(column)]).astype(np.int64)
+    grid: tuple[int, int, int]
+    """Temporal patches, rows, columns; rows and columns in merged tokens."""
+    step: float = 1.0
+    """How far the temporal position moves from one temporal patch to the next; the product is cut to an integer."""
 
 
-def mrope_positions(
-    ids: npt.NDArray[np.int64], grids: Sequence[tuple[int, int]], merge_size: int, rules: TokenRules
-) -> npt.NDArray[np.int64]:
-    """M-RoPE positions (temporal, row, column) of one prompt: int64 (3, len(ids)).
+def mrope_positions(ids: npt.NDArray[np.int64], spans: Sequence[Span], rules: TokenRules) -> npt.NDArray[np.int64]:
+    """M-RoPE positions of one prompt: int64 (3, len(ids)).
 
-    Text counts up on all three axes. A picture keeps its temporal position and spreads over rows and
-    columns; what follows continues at the largest position + 1. Latent ids count as text.
+    Text counts up on all three axes. Vision tokens spread over time, rows and columns; what follows them continues
+    behind the longer of rows and columns. Latent ids count as text.
 
     Args:
         ids: the prompt's ids, latent ids included.
-        grids: patch grid (rows, columns) of each picture, in the order of their vision tokens.
-        merge_size: patches per merged token along each side.
-        rules: for `image_pad`.
+        spans: the vision tokens in the order of their occurrence.
+        rules: for the two pads.
     """
     positions = np.empty((3, len(ids)), dtype=np.int64)
-    pending = list(grids)
-    index, next_position = 0, 0
+    vision = (ids == rules.image_pad) | (ids == rules.video_pad)
+    pending = iter(spans)
+    index, following = 0, 0
     while index < len(ids):
-        if ids[index] != rules.image_pad:
-            positions[:, index] = next_position
-            index, next_position = index + 1, next_position + 1
+        if not vision[index]:
+            positions[:, index] = following
+            index, following = index + 1, following + 1
             continue
-        rows, columns = (side // merge_size for side in pending.pop(0))
-        stop = index + rows * columns
-        positions[0, index:stop] = next_position
-        positions[1, index:stop] = next_position + np.repeat(np.arange(rows), columns)
-        positions[2, index:stop] = next_position + np.tile(np.arange(columns), rows)
-        index, next_position = stop, next_position + max(rows, columns)
+        span = next(pending)
+        times, rows, columns = span.grid
+        stop = index + times * rows * columns
+        time = (np.arange(times, dtype=np.float32) * np.float32(span.step)).astype(np.int64)
+        axes = np.meshgrid(time, np.arange(rows), np.arange(columns), indexing="ij")
+        positions[:, index:stop] = following + np.stack(axes).reshape(3, -1)
+        index, following = stop, following + max(rows, columns)
     return positions

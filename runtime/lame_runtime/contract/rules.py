@@ -6,19 +6,19 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lame_runtime.errors import BundleError
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 
 @dataclass(frozen=True)
 class PromptLayout:
     """How an input becomes one string. `<|…|>` tokens inside these strings are special tokens.
 
-    The order is `prefix`, the picture, the instruction, the text, `suffix`; instruction and text are
-    joined by `separator` where both are present.
+    The order is `prefix`, the input's parts in their own order, `suffix`. The instruction stands before the
+    first text, joined to it by `separator`, or behind the last part where there is no text.
     """
 
     prefix: str
@@ -26,15 +26,19 @@ class PromptLayout:
     separator: str
     roles: dict[str, str]
     """Instruction used for a role ("query", "document") when the input brings none of its own."""
+    image_open: str = "<|vision_start|>"
+    """Stands before a picture's vision tokens."""
+    image_close: str = "<|vision_end|>"
+    video_open: str = "<|vision_start|>"
+    video_close: str = "<|vision_end|>"
 
 
 @dataclass(frozen=True)
 class TokenRules:
     """Ids of the tokens the contract places itself, and how many latent rows follow the prompt."""
 
-    vision_start: int
-    vision_end: int
     image_pad: int
+    video_pad: int
     pad: int
     first_latent: int
     """Id of [REASON]_0; [REASON]_i is `first_latent + i` and [EMBED] is `first_latent + n_reason`."""
@@ -45,7 +49,7 @@ class TokenRules:
 
 @dataclass(frozen=True)
 class ImageRules:
-    """Qwen2-VL's picture rules: sizes in pixels, `mean` and `std` per RGB channel on the 0..1 scale."""
+    """How a picture becomes patches: sizes in pixels, `mean` and `std` per RGB channel on the 0..1 scale."""
 
     patch_size: int
     temporal_patch_size: int
@@ -64,6 +68,51 @@ class ImageRules:
 
 
 @dataclass(frozen=True)
+class VideoRules:
+    """How a video becomes frames and frames become patches; the patch geometry is that of pictures."""
+
+    fps: float
+    """Frames sampled per second of video."""
+    min_frames: int
+    max_frames: int
+    sampling: Literal["stride", "linspace"]
+    """Equal steps from the first frame (Qwen2-VL, Qwen2.5-VL), or evenly from the first to the last (Qwen3-VL)."""
+    min_pixels: int
+    max_pixels: int
+    pixels_of: Literal["frame", "clip"]
+    """What the two pixel limits count: one frame (Qwen2-VL, Qwen2.5-VL) or frames × height × width (Qwen3-VL)."""
+    cap_pixels_per_frame: bool
+    max_video_tokens: int
+    """With `cap_pixels_per_frame`: of a frame budget, 0.9 × the tokens of a whole video; of a clip budget, the tokens of one frame."""
+    tokens_per_second: float
+    """M-RoPE's temporal positions per second (Qwen2.5-VL); 0 counts temporal patches one by one."""
+    timestamps: bool
+    """Each temporal patch is announced by its time as text and stands between vision tokens of its own (Qwen3-VL)."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class TowerRules:
+    """What the vision tower needs computed on the host, beyond rows and columns; 0 where it does not."""
+
+    window: int = 0
+    """Side of an attention window in patches (Qwen2.5-VL)."""
+    position_side: int = 0
+    """Side of the learned grid of position embeddings that is interpolated (Qwen3-VL)."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one input may hold, so that no request exhausts the memory."""
+
+    visuals: int
+    """Pictures and videos."""
+    patches: int
+    """Patches of all of them together, before merging."""
+
+
+@dataclass(frozen=True)
 class Contract:
     """What training and deployment agree on; see the package's docstring for what each part governs."""
 
@@ -73,6 +122,9 @@ class Contract:
     prompt: PromptLayout
     tokens: TokenRules
     images: ImageRules
+    videos: VideoRules
+    tower: TowerRules
+    limits: Limits
     contract_version: int = CONTRACT_VERSION
 
     def to_json(self) -> str:
@@ -92,7 +144,8 @@ class Contract:
             raise BundleError(f"{source}: not JSON ({error}); export the bundle again") from None
         version = raw.get("contract_version") if isinstance(raw, dict) else None
         if version != CONTRACT_VERSION:
-            raise BundleError(f"{source}: contract_version {version!r} is not known here (known: {CONTRACT_VERSION}); upgrade lame-runtime")
+            remedy = "export it again" if isinstance(version, int) and version < CONTRACT_VERSION else "upgrade lame-runtime"
+            raise BundleError(f"{source}: contract_version {version!r} is not known here (known: {CONTRACT_VERSION}); {remedy}")
         contract = _build(Contract, raw, source)
         assert isinstance(contract, Contract)
         return contract
@@ -125,6 +178,11 @@ def _build(kind: type, raw: Any, where: str) -> Any:
             value = tuple(float(v) for v in value) if ok else value
         elif hint == dict[str, str]:
             ok = isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+        elif get_origin(hint) is Literal:
+            ok = value in get_args(hint)
+        elif hint is float:
+            ok = type(value) in (int, float)
+            value = float(value) if ok else value
         else:
             ok = type(value) is hint
         if not ok:

@@ -59,7 +59,6 @@ class TextTokenizer:
 def token_ids(
     runs: Sequence[Run],
     first_closing: int,
-    vision_tokens: int,
     tokenizer: TextTokenizer,
     rules: TokenRules,
     *,
@@ -70,7 +69,6 @@ def token_ids(
     Args:
         runs: the prompt, as `prompts.layout_runs` returns it.
         first_closing: index of the first closing run, which truncation keeps.
-        vision_tokens: how many tokens the picture takes after merging; 0 without a picture.
         tokenizer: the bundle's tokenizer.
         rules: ids and limits.
         truncate: cut a prompt that is too long instead of refusing it.
@@ -82,8 +80,8 @@ def token_ids(
         InputError: the prompt is longer than `rules.max_length` and `truncate` is false, or its picture
             and closing tokens alone are too long.
     """
-    opening = _encode(runs[:first_closing], vision_tokens, tokenizer, rules)
-    closing = _encode(runs[first_closing:], vision_tokens, tokenizer, rules)
+    opening = _encode(runs[:first_closing], tokenizer, rules)
+    closing = _encode(runs[first_closing:], tokenizer, rules)
     excess = len(opening) + len(closing) - rules.max_length
     if excess > 0:
         length = len(opening) + len(closing)
@@ -96,14 +94,14 @@ def token_ids(
         if excess >= users:
             raise InputError(
                 f"the input is {length} tokens long and its text is too short to cut to {rules.max_length}: "
-                "use a smaller picture or a shorter instruction"
+                "use fewer or smaller pictures (max_pixels, max_frames) or a shorter instruction"
             )
         opening = opening[:-excess]
     latents = range(rules.first_latent, rules.first_latent + rules.n_reason + 1)
     return np.array([*opening, *closing, *latents], dtype=np.int64)
 
 
-def _encode(runs: Sequence[Run], vision_tokens: int, tokenizer: TextTokenizer, rules: TokenRules) -> list[int]:
+def _encode(runs: Sequence[Run], tokenizer: TextTokenizer, rules: TokenRules) -> list[int]:
     ids: list[int] = []
     for run in runs:
         if run.kind == "text":
@@ -111,5 +109,5 @@ def _encode(runs: Sequence[Run], vision_tokens: int, tokenizer: TextTokenizer, r
         elif run.kind == "special":
             ids.append(tokenizer.special(run.text))
         else:
-            ids += [rules.vision_start, *[rules.image_pad] * vision_tokens, rules.vision_end]
+            ids += [rules.image_pad if run.kind == "image" else rules.video_pad] * run.count
     return ids

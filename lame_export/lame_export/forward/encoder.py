@@ -1,0 +1,120 @@
+"""The language model over the prompt, K reason rows and [EMBED], in one pass, to one vector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from lame_training.model import LaMEModel
+from torch import Tensor, nn
+
+from lame_export.forward.layers import Affine, Angles, RMSNorm, Rotary, UnitNorm, activation, attend, frozen
+
+
+class EncoderBlock(nn.Module):
+    """One block of the language model: causal grouped-query attention and a gated MLP."""
+
+    def __init__(self, layer: Any, config: Any) -> None:
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        self.norm1, self.norm2 = RMSNorm(layer.input_layernorm), RMSNorm(layer.post_attention_layernorm)
+        self.q, self.k, self.v = Affine.of(attention.q_proj), Affine.of(attention.k_proj), Affine.of(attention.v_proj)
+        self.o = Affine.of(attention.o_proj)
+        normed = hasattr(attention, "q_norm")
+        self.q_norm: nn.Module = RMSNorm(attention.q_norm) if normed else nn.Identity()
+        self.k_norm: nn.Module = RMSNorm(attention.k_norm) if normed else nn.Identity()
+        self.gate, self.up, self.down = Affine.of(mlp.gate_proj), Affine.of(mlp.up_proj), Affine.of(mlp.down_proj)
+        self.act = activation(config.hidden_act)
+        self.rotary = Rotary()
+        self.heads: int = config.num_attention_heads
+        self.groups: int = config.num_key_value_heads
+        self.width: int = attention.head_dim
+
+    def forward(self, x_BLD: Tensor, cos_BLd: Tensor, sin_BLd: Tensor, visible: Tensor, only_B11: Tensor | None) -> Tensor:
+        """(B, L, D) → (B, L, D), or (B, 1, D): the row `only_B11` names, where nothing else is needed."""
+        b, length, _ = x_BLD.shape
+        normed_BLD = self.norm1(x_BLD)
+        cos, sin = cos_BLd[:, None], sin_BLd[:, None]
+        k_BLGd = self.k_norm(self.k(normed_BLD).reshape(b, length, self.groups, self.width))
+        k_BGLd = self.rotary(k_BLGd.transpose(1, 2), cos, sin)
+        v_BGLd = self.v(normed_BLD).reshape(b, length, self.groups, self.width).transpose(1, 2)
+        if only_B11 is not None:
+            x_BLD, normed_BLD = take_row(x_BLD, only_B11), take_row(normed_BLD, only_B11)
+            cos, sin = take_row(cos_BLd, only_B11)[:, None], take_row(sin_BLd, only_B11)[:, None]
+        rows = x_BLD.shape[1]
+        q_BLHd = self.q_norm(self.q(normed_BLD).reshape(b, rows, self.heads, self.width))
+        q_BHLd = self.rotary(q_BLHd.transpose(1, 2), cos, sin) * self.width**-0.5
+        out_BHLd = attend(q_BHLd, self._repeat(k_BGLd), self._repeat(v_BGLd), visible)
+        x_BLD = x_BLD + self.o(out_BHLd.transpose(1, 2).reshape(b, rows, self.heads * self.width))
+        normed_BLD = self.norm2(x_BLD)
+        return x_BLD + self.down(self.act(self.gate(normed_BLD)) * self.up(normed_BLD))
+
+    def _repeat(self, x_BGLd: Tensor) -> Tensor:
+        """(B, G, L, d) → (B, H, L, d): each key/value head serves H / G query heads."""
+        if self.heads == self.groups:
+            return x_BGLd
+        b, g, length, d = x_BGLd.shape
+        return x_BGLd[:, :, None].expand(b, g, self.heads // g, length, d).reshape(b, self.heads, length, d)
+
+
+def take_row(x_BLD: Tensor, index_B11: Tensor) -> Tensor:
+    """Row `index` of each batch entry: (B, L, D) → (B, 1, D)."""
+    return x_BLD.gather(1, index_B11.expand(-1, 1, x_BLD.shape[-1]))
+
+
+class SinglePassEncoder(nn.Module):
+    """The prompt, K reason rows and [EMBED] in one pass; connector, decoder and LM head are not part of it.
+
+    Inputs: input_ids (B, L) int64 with latent ids in place, features (F, W) float32 with row 0 zeros,
+    feature_index (B, L) int64, position_ids (3, B, L) int64, embed_index (B) int64.
+    Output: sentence_embedding (B, P) float32, unit rows.
+    """
+
+    def __init__(self, model: LaMEModel) -> None:
+        super().__init__()
+        language = model.backbone.language_model
+        config = language.config
+        self.table_VD = frozen(torch.cat([language.embed_tokens.weight, model.reason_KD, model.embed_1D]))
+        self.angles = Angles(axis_frequencies(language.rotary_emb, config))
+        self.blocks = nn.ModuleList([EncoderBlock(layer, config) for layer in language.layers])
+        self.norm = RMSNorm(language.norm)
+        self.unit = UnitNorm()
+        self.head = None if isinstance(model.head, nn.Identity) else Affine.of(model.head)
+        self.levels = model.levels
+        assert self.levels < len(self.blocks)
+
+    def forward(self, input_ids: Tensor, features: Tensor, feature_index: Tensor, position_ids: Tensor, embed_index: Tensor) -> Tensor:
+        """See the class."""
+        tokens_BLD = F.embedding(input_ids, self.table_VD)
+        vision_BLD, *deepstack = F.embedding(feature_index, features).split(tokens_BLD.shape[-1], dim=-1)
+        x_BLD = torch.where(feature_index[:, :, None] > 0, vision_BLD, tokens_BLD)
+        cos_BLd, sin_BLd = self.angles(position_ids)
+        columns_L = torch.arange(input_ids.shape[1], device=input_ids.device)
+        causal_LL = columns_L[None, :] <= columns_L[:, None]
+        embed_B11 = embed_index[:, None, None]
+        for index, block in enumerate(self.blocks[:-1]):
+            x_BLD = block(x_BLD, cos_BLd, sin_BLd, causal_LL, None)
+            if index < self.levels:
+                x_BLD = x_BLD + deepstack[index]  # zeros where there is no vision token
+        # one vector comes out, so the last block computes one row: exact, and a whole MLP cheaper
+        upto_B11L = columns_L[None, None, None, :] <= embed_B11[:, :, None]
+        x_B1D = self.blocks[-1](x_BLD, cos_BLd, sin_BLd, upto_B11L, embed_B11)
+        h_BD = self.norm(x_B1D)[:, 0]
+        e_BP = h_BD if self.head is None else self.head(h_BD)
+        return self.unit(e_BP)
+
+
+def axis_frequencies(rotary: Any, config: Any) -> Tensor:
+    """M-RoPE's inverse frequency of each channel pair on the axis that turns it: (3, d / 2), zeros elsewhere.
+
+    Qwen2-VL and Qwen2.5-VL give each axis a run of channel pairs; Qwen3-VL deals them out in turn.
+    """
+    frequencies, section = rotary.inv_freq.float(), list(rotary.mrope_section)
+    axis = torch.zeros(len(frequencies), dtype=torch.int64)
+    if config.model_type == "qwen3_vl_text":
+        for number in (1, 2):
+            axis[number : 3 * section[number] : 3] = number
+    else:
+        axis = torch.repeat_interleave(torch.arange(len(section)) % 3, torch.tensor(section))
+    return torch.stack([torch.where(axis == number, frequencies, 0.0) for number in range(3)])

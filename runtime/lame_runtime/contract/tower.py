@@ -1,0 +1,111 @@
+"""Tables of the vision tower that depend on a picture's patch grid alone, computed once per grid on the host.
+
+`patch_positions`        every family: row and column of each patch, for the 2-D rotary embedding
+`window_*`               Qwen2.5-VL: which patches attend to each other in the windowed blocks
+`interpolation_*`        Qwen3-VL: how the learned grid of position embeddings is resampled to the picture's
+
+Loops over grids do not export, so the graphs take these as inputs. Patches are in the order `images` emits
+them: those of one merge block adjacent. Equal to transformers' `vision_utils`; tests hold each of them.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lame_runtime.contract.rules import Contract, TowerRules
+
+Array = npt.NDArray[Any]
+
+
+def tower_tables(grid: tuple[int, int], contract: Contract) -> dict[str, Array]:
+    """The vision graph's inputs beside the patches, by name; read-only, since they are shared between batches.
+
+    Args:
+        grid: rows and columns of patches.
+        contract: for merge size, window and position grid.
+    """
+    return _tables(grid, contract.images.merge_size, contract.tower)
+
+
+@functools.lru_cache(maxsize=256)
+def _tables(grid: tuple[int, int], merge_size: int, tower: TowerRules) -> dict[str, Array]:
+    positions = patch_positions(grid, merge_size)
+    tables: dict[str, Array] = {"patch_positions": positions}
+    if tower.window:
+        tables |= window_tables(positions, tower.window)
+    if tower.position_side:
+        tables |= interpolation_tables(positions, grid, tower.position_side)
+    for table in tables.values():
+        table.setflags(write=False)
+    return tables
+
+
+def patch_positions(grid: tuple[int, int], merge_size: int) -> npt.NDArray[np.int64]:
+    """Row and column of every patch: int64 (2, patches)."""
+    rows, columns = grid
+    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+
+    def by_block(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        blocks = values.reshape(rows // merge_size, merge_size, columns // merge_size, merge_size)
+        return blocks.transpose(0, 2, 1, 3).reshape(-1)
+
+    return np.stack([by_block(row), by_block(column)]).astype(np.int64)
+
+
+def window_tables(positions: npt.NDArray[np.int64], window: int) -> dict[str, Array]:
+    """Windows of `window` × `window` patches from the top left corner; those at the right and lower edge are cut.
+
+    Args:
+        positions: from `patch_positions`.
+        window: side in patches, a multiple of the merge size.
+
+    Returns:
+        `window_index` int64 (windows, window²), the patches of each window, padded with patch 0;
+        `window_mask` bool (windows, window²), false where padded;
+        `window_place` int64 (patches,), where each patch lies among the windows × window² places.
+    """
+    rows, columns = positions
+    across = int(columns.max()) // window + 1
+    number = rows // window * across + columns // window
+    size, count = window * window, int(number.max()) + 1
+    order = np.argsort(number, kind="stable")
+    sizes = np.bincount(number, minlength=count)
+    within = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    index = np.zeros((count, size), dtype=np.int64)
+    mask = np.zeros((count, size), dtype=bool)
+    index[number[order], within], mask[number[order], within] = order, True
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = number[order] * size + within
+    return {"window_index": index, "window_mask": mask, "window_place": place}
+
+
+def interpolation_tables(positions: npt.NDArray[np.int64], grid: tuple[int, int], side: int) -> dict[str, Array]:
+    """Bilinear taps with aligned corners into a learned `side` × `side` grid.
+
+    Args:
+        positions: from `patch_positions`.
+        grid: rows and columns of patches.
+        side: of the learned grid.
+
+    Returns:
+        `interpolation_index` int64 (4, patches) into the flattened grid, and `interpolation_weight`
+        float32 (4, patches).
+    """
+    taps, weights = zip(*(_taps(axis, size, side) for axis, size in zip(positions, grid, strict=True)), strict=True)
+    index = taps[0][:, None] * side + taps[1][None, :]
+    weight = weights[0][:, None] * weights[1][None, :]
+    return {"interpolation_index": index.reshape(4, -1), "interpolation_weight": weight.reshape(4, -1)}
+
+
+def _taps(places: npt.NDArray[np.int64], size: int, side: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Two neighbours on one axis and their weights, (2, patches) each, in single precision like the model's own."""
+    source = places.astype(np.float32) * np.float32(side - 1) / np.float32(max(size - 1, 1))
+    below = np.floor(source)
+    offsets = np.arange(2)[:, None]
+    taps = np.clip(below.astype(np.int64) + offsets, 0, side - 1)
+    distance = np.abs(source - below - offsets.astype(np.float32))
+    return taps, np.maximum(np.float32(1) - distance, np.float32(0)).astype(np.float32)

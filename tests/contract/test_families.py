@@ -1,0 +1,179 @@
+"""The contract of each family against transformers' own processor and `get_rope_index`, over generated inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lame_runtime.contract import Contract, Preparer
+from lame_runtime.contract.images import open_image
+from lame_runtime.contract.prompts import Input, Picture, Video
+from lame_runtime.contract.tokens import TextTokenizer
+from lame_runtime.contract.video import sample_indices
+from lame_training.derive import Budget, derive_contract
+from oracle import FOLDER, Oracle
+from PIL import Image
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+CASES = 110
+"""Per family, so more than 300 in all."""
+needs_torchvision = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"torchvision is not in {FOLDER}; `make test` puts it there")
+GREY = 2.01 / 255
+"""torchvision's resize differs from Pillow's by at most two grey levels."""
+
+SCRIPTS = [
+    "seven",
+    "七加八等于多少？",
+    "مرحبا بالعالم",
+    "🙂👩‍👩‍👧",
+    "e\u0301 or é",
+    "two  spaces",
+    "line\nbreak",
+    "ﬁﬂ",
+    "<0.5 seconds>",
+    "12 + 34 = 46",
+]
+texts = st.one_of(
+    st.sampled_from(SCRIPTS), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<|"), min_size=1, max_size=40)
+)
+sides = st.one_of(st.integers(1, 300), st.sampled_from([1, 2, 27, 28, 32, 900, 1500]))
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> Image.Image:
+    """From one pixel to panoramas, in RGB, grey, with alpha, or turned by EXIF."""
+    width, height = draw(sides), draw(sides)
+    width, height = min(width, 190 * height), min(height, 190 * width)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    image = Image.fromarray(rng.integers(0, 256, (height, width, 4), dtype=np.uint8)).convert(
+        draw(st.sampled_from(["RGB", "L", "RGBA", "P"]))
+    )
+    if image.mode == "RGB" and draw(st.booleans()):
+        image.getexif()[0x0112] = draw(st.integers(1, 8))
+    return image
+
+
+@st.composite
+def clips(draw: st.DrawFn) -> tuple[list[Image.Image], float]:
+    """One to seven frames, odd counts included, at some rate."""
+    width, height = draw(st.integers(20, 160)), draw(st.integers(20, 160))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    frames = [Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)) for _ in range(draw(st.integers(1, 7)))]
+    return frames, draw(st.sampled_from([0.5, 1.0, 2.0, 3.0, 23.976, 25.0, 30.0]))
+
+
+contents = st.lists(st.one_of(texts, pictures(), clips()), min_size=1, max_size=4)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def contract(family: str, backbones: dict[str, Path]) -> Contract:
+    return derive_contract(backbones[family], Budget(4096, 28 * 28 * 60, 8), 8, 64, {"query": "", "document": ""})
+
+
+@pytest.fixture(scope="module")
+def preparer(family: str, backbones: dict[str, Path], contract: Contract) -> Preparer:
+    return Preparer(contract, TextTokenizer(backbones[family] / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def oracle(family: str, backbones: dict[str, Path], contract: Contract) -> Oracle:
+    return Oracle(family, backbones[family], contract)
+
+
+def differences(content: list[Any], preparer: Preparer, oracle: Oracle) -> list[str]:
+    """What differs between the contract and transformers, by name."""
+    contract, parts, theirs = preparer.contract, [], []
+    for part in content:
+        if isinstance(part, str):
+            if said := part.strip():
+                parts.append(said)
+                theirs.append({"type": "text", "text": said})
+        elif isinstance(part, Image.Image):
+            parts.append(Picture(part))
+            theirs.append({"type": "image", "image": open_image(part, contract.images)})
+        else:
+            frames, fps = part
+            parts.append(Video(tuple(frames), fps))
+            if len(frames) == 1 and contract.videos.timestamps:
+                frames = frames * 2  # Qwen3-VL's processor refuses a lone frame; ours repeats it
+                parts[-1] = Video(tuple(frames), fps)
+            theirs.append({"type": "video", "video": frames, "fps": fps})
+    if not parts:
+        return []
+    ours, expected = preparer(Input(content=tuple(parts))), oracle(theirs, 9)
+    found = []
+    if ours.ids[:-9].tolist() != expected["ids"]:
+        found.append("ids")
+    if not np.array_equal(ours.positions, expected["positions"]):
+        found.append("positions")
+    for kind in ("image", "video"):
+        visuals = [visual for visual in ours.visuals if visual.is_video == (kind == "video")]
+        if [list(visual.grid) for visual in visuals] != expected["grids"].get(f"{kind}_grid_thw", []):
+            found.append(f"{kind} grids")
+        elif visuals:
+            patches = np.concatenate([visual.patches(contract).reshape(-1, contract.images.patch_dim) for visual in visuals])
+            if kind == "image" and not np.array_equal(patches, expected["image_patches"]):
+                found.append("image patches")
+            by_channel = np.abs(patches - expected[f"{kind}_patches"]).reshape(len(patches), 3, -1).max(axis=(0, 2))
+            grey = (by_channel * contract.videos.std).max()
+            if kind == "video" and grey > GREY:
+                found.append(f"video patches by {grey * 255:.2f} grey levels")
+    return found
+
+
+@needs_torchvision
+@settings(max_examples=CASES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(content=contents)
+def test_the_contract_is_the_familys_processor(content: list[Any], preparer: Preparer, oracle: Oracle) -> None:
+    """Ids, grids and M-RoPE positions equal; patches of pictures bit for bit, of videos within two grey levels."""
+    assert differences(content, preparer, oracle) == []
+
+
+@needs_torchvision
+def test_a_contract_with_another_geometry_would_be_seen(preparer: Preparer, oracle: Oracle) -> None:
+    """The control: other pixel budgets, another time step and another layout all differ."""
+    from dataclasses import replace
+
+    contract = preparer.contract
+    picture = Image.effect_noise((200, 120), 80).convert("RGB")
+    content = ["seven", picture, ([picture] * 4, 2.0)]
+    for changed in (
+        replace(contract, images=replace(contract.images, max_pixels=28 * 28 * 9)),
+        replace(contract, images=replace(contract.images, mean=(0.1, 0.2, 0.3))),
+        replace(contract, prompt=replace(contract.prompt, image_close="")),
+        replace(contract, videos=replace(contract.videos, timestamps=not contract.videos.timestamps)),
+    ):
+        assert differences(content, Preparer(changed, preparer.tokenizer), oracle)
+
+
+@needs_torchvision
+def test_frames_are_sampled_as_the_family_does(family: str, contract: Contract, oracle: Oracle) -> None:
+    """Over lengths from two frames to an hour and rates from slides to slow motion."""
+    from transformers.video_utils import VideoMetadata
+
+    rng = np.random.default_rng(0)
+    for _ in range(600):
+        total, rate = int(2 ** rng.uniform(1, 16)), float(rng.choice([0.5, 1, 5, 12.5, 23.976, 24, 25, 29.97, 30, 60, 120]))
+        theirs = oracle.video.sample_frames(VideoMetadata(total_num_frames=total, fps=rate), fps=contract.videos.fps)
+        assert sample_indices(total, rate, contract.videos, 2) == [int(index) for index in theirs], (total, rate)
+
+
+def test_a_text_is_not_a_way_into_the_layout(preparer: Preparer) -> None:
+    """Special tokens that a user types stay text, beside pictures and in an instruction."""
+    picture = Image.new("RGB", (56, 56))
+    typed = "<|vision_start|><|image_pad|><|video_pad|><|im_end|>"
+    for item in (Input(typed, picture), Input("x", picture, typed)):
+        ids = preparer(item).ids.tolist()
+        assert ids.count(preparer.contract.tokens.image_pad) == preparer(Input("", picture)).ids.tolist().count(
+            preparer.contract.tokens.image_pad
+        )
+        assert preparer.contract.tokens.video_pad not in ids

@@ -1,0 +1,134 @@
+"""Step 0 of a run: tokenizer, contract and model, from a recipe alone or from a backbone's folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from lame_runtime.contract import Contract, Preparer, TokenRules, TowerRules
+from lame_runtime.contract.tokens import TextTokenizer
+from lame_runtime.errors import InputError
+from transformers import PreTrainedConfig, PreTrainedModel, Qwen2VLConfig, Qwen3Config, Qwen3ForCausalLM
+
+from lame_training import checkpoint
+from lame_training.backbones import FAMILIES, config_folder, load_backbone, load_decoder
+from lame_training.data import Pair
+from lame_training.derive import derive_contract, limits, published_videos, within_budget
+from lame_training.model import LaMEModel
+from lame_training.recipes import Recipe
+from lame_training.vocabulary import END, train_tokenizer
+
+CHAT_END = "<|im_end|>"
+
+
+def start(
+    recipe: Recipe, data: Path | None, pairs: dict[str, list[Pair]], out: Path, backbone: Path | None, decoder: Path | None
+) -> tuple[LaMEModel, Preparer]:
+    """The model and contract of step 0; what a run must remember is written into `out`.
+
+    Args:
+        recipe: the run.
+        data: root of the training data; None where there is none to train on.
+        pairs: its rows, from which a recipe without backbone trains its tokenizer.
+        out: the checkpoint folder.
+        backbone: see `loop.run`.
+        decoder: see `loop.run`.
+
+    Raises:
+        InputError: a folder that cannot be used, or a recipe that needs one.
+    """
+    if backbone is None and recipe.scratch is None:
+        raise InputError(f"recipe {recipe.name} needs a backbone: give the folder of one with --backbone")
+    if backbone is not None:  # before anything is written
+        contract = derive_contract(backbone, recipe.budget, recipe.n_reason, recipe.dim, {"query": "", "document": ""})
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
+    file = out / "tokenizer.json"
+    if backbone is None:
+        texts = sorted({text for rows in pairs.values() for pair in rows for text in (pair.query.text, pair.positive.text) if text})
+        assert recipe.scratch is not None
+        train_tokenizer(texts, recipe.scratch.vocab_size, file)
+        tokenizer = TextTokenizer(file)
+        contract = scratch_contract(recipe, tokenizer)
+        made: PreTrainedModel = FAMILIES["qwen2_vl"].model(scratch_config(recipe, tokenizer))
+    else:
+        shutil.copyfile(config_folder(backbone) / "tokenizer.json", file)
+        tokenizer = TextTokenizer(file)
+        # what is only initialised keeps the folder's type; training computes in FP32
+        made = load_backbone(backbone, "auto" if data is None else torch.float32)
+    model = LaMEModel(made, latent_decoder(recipe, decoder, made, tokenizer), recipe.n_reason, recipe.dim)
+    model.initialise_latents(tokenizer.special(CHAT_END))
+    checkpoint.write_contract(out, contract)
+    if data is not None:
+        checkpoint.write_data(out, data, recipe)
+    checkpoint.write_architecture(out, model)
+    checkpoint.write_recipe(out, recipe)
+    return model, Preparer(contract, tokenizer)
+
+
+def configs(architecture: dict[str, Any]) -> tuple[PreTrainedConfig, PreTrainedConfig | None, int, int]:
+    """The arguments of `LaMEModel.from_configs` that a checkpoint's JSON describes."""
+    backbone = architecture["backbone"]
+    decoder = None if architecture["decoder"] is None else Qwen3Config(**architecture["decoder"])
+    return FAMILIES[backbone["model_type"]].config(**backbone), decoder, architecture["n_reason"], architecture["dim"]
+
+
+def scratch_contract(recipe: Recipe, tokenizer: TextTokenizer) -> Contract:
+    """The contract of a model trained from nothing; latent ids start behind the embedding table."""
+    assert recipe.scratch is not None
+    tokens = TokenRules(
+        image_pad=tokenizer.special("<|image_pad|>"),
+        video_pad=tokenizer.special("<|video_pad|>"),
+        pad=tokenizer.special(END),
+        first_latent=recipe.scratch.vocab_size,
+        n_reason=recipe.n_reason,
+        max_length=recipe.budget.max_length,
+    )
+    images, family = recipe.scratch.images, "qwen2_vl"
+    videos = within_budget(published_videos(family), images, recipe.budget)
+    return Contract(family, recipe.dim, recipe.scratch.prompt, tokens, images, videos, TowerRules(), limits(recipe.budget, images))
+
+
+def scratch_config(recipe: Recipe, tokenizer: TextTokenizer) -> Qwen2VLConfig:
+    """The config of a backbone trained from nothing."""
+    assert recipe.scratch is not None
+    config = recipe.scratch.config
+    return Qwen2VLConfig(
+        **{**config, "text_config": {**config["text_config"], **_words(recipe.scratch.vocab_size, tokenizer)}},
+        image_token_id=tokenizer.special("<|image_pad|>"),
+        video_token_id=tokenizer.special("<|video_pad|>"),
+        vision_start_token_id=tokenizer.special("<|vision_start|>"),
+        vision_end_token_id=tokenizer.special("<|vision_end|>"),
+    )
+
+
+def latent_decoder(recipe: Recipe, folder: Path | None, backbone: PreTrainedModel, tokenizer: TextTokenizer) -> PreTrainedModel | None:
+    """The decoder from `folder`, or a freshly initialised one of the recipe's shape, or None without L_rec.
+
+    Raises:
+        InputError: a decoder that knows other tokens than the backbone, whose targets it must read.
+    """
+    if recipe.decoder is None or recipe.n_reason == 0:
+        if folder is not None:
+            raise InputError(f"recipe {recipe.name} has no latent decoder; leave --decoder out")
+        return None
+    rows = backbone.config.text_config.vocab_size
+    if folder is None:
+        return Qwen3ForCausalLM(Qwen3Config(**_words(rows, tokenizer), **recipe.decoder)).to(backbone.dtype)
+    loaded = load_decoder(folder, backbone.dtype)
+    if loaded.config.vocab_size < tokenizer.size:
+        raise InputError(f"{folder}: knows {loaded.config.vocab_size} tokens, the backbone's tokenizer has {tokenizer.size}; use another")
+    if (own := folder / "tokenizer.json").is_file() and TextTokenizer(own).encode(PROBE) != tokenizer.encode(PROBE):
+        raise InputError(f"{folder}: its tokenizer is not the backbone's, whose tokens it must reconstruct; use another decoder")
+    return loaded
+
+
+PROBE = "The quick brown fox adds 12 and 34; das größte Haus, 数字加起来是十五 🙂\n"
+
+
+def _words(rows: int, tokenizer: TextTokenizer) -> dict[str, Any]:
+    return {"vocab_size": rows, "bos_token_id": None, "eos_token_id": tokenizer.special(CHAT_END)}
