@@ -47,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument("bundle", type=path)
     bundle.add_argument("--data", type=path, required=True, help="MMEB-style data: calibration, golden vectors, retrieval rows")
     bundle.add_argument("--graphs", nargs="+", default=["fp32", "fp16", "int8", "int8-cpu"], metavar="GRAPH")
+    bundle.add_argument("--golden", type=int, default=64, metavar="N", help="golden inputs of each modality (64)")
+    bundle.add_argument("--calibration", type=int, default=128, metavar="N", help="calibration inputs of each modality (128)")
     bundle.add_argument("--json", action="store_true", help="print the certificate's rows as JSON")
     bundle.set_defaults(run=_needing_graph_extra(_bundle))
 
@@ -73,8 +75,17 @@ def _parser() -> argparse.ArgumentParser:
 def _bundle(options: argparse.Namespace) -> int:
     from lame_export.plan import export
 
+    for name in ("golden", "calibration"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name} {getattr(options, name)}: use 1 or more")
     rows = export(
-        options.checkpoint, options.bundle, options.data, tuple(options.graphs), on_pass=lambda name: print(f"pass {name}", file=sys.stderr)
+        options.checkpoint,
+        options.bundle,
+        options.data,
+        tuple(options.graphs),
+        per_modality=options.golden,
+        calibration=options.calibration,
+        on_pass=lambda name: print(f"pass {name}", file=sys.stderr),
     )
     if options.json:
         print(json.dumps([row.to_json() for row in rows], indent=1, ensure_ascii=False))

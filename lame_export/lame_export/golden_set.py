@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from lame_runtime.contract.images import ImageSource, open_image
 from lame_runtime.contract.preparer import Preparer
 from lame_runtime.contract.prompts import Input, Part, Picture, Video
-from lame_runtime.contract.video import read_video
+from lame_runtime.contract.rules import ImageRules
+from lame_runtime.contract.video import VideoSource, read_video
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import InputError
 from lame_runtime.golden import EXTREMES, fingerprint
@@ -23,6 +24,8 @@ from PIL import Image
 from lame_export.errors import ExportError
 
 PER_MODALITY = 64
+CALIBRATION = 128
+"""Calibration inputs per modality."""
 
 
 def write_golden(data: Path, encoder: Encoder, folder: Path, per_modality: int = PER_MODALITY) -> None:
@@ -40,6 +43,7 @@ def write_golden(data: Path, encoder: Encoder, folder: Path, per_modality: int =
     chosen = _choose(data, per_modality)
     preparer = encoder.preparer
     texts = [item.text for _, item, modality in chosen if modality == "text"]
+    chosen += [("document", item, item.modality) for item in composed([item for _, item, _ in chosen], per_modality)]
     pictures = [part for _, item, _ in chosen for part in item.parts if isinstance(part, Picture)]
     if texts:
         chosen.append(("query", Input(text=longest_text(texts, preparer), instruction=""), EXTREMES[0]))
@@ -49,7 +53,7 @@ def write_golden(data: Path, encoder: Encoder, folder: Path, per_modality: int =
         chosen.append(("document", Input(image=largest_picture(pictures[0], preparer), instruction=""), EXTREMES[1]))
     lines, items = [], []
     for number, (role, item, modality) in enumerate(chosen):
-        row = as_json(_sampled(item, preparer), _Store(folder, f"golden/images/{number:04d}", preparer))
+        row = as_json(sampled(item, preparer), _Store(folder, f"golden/images/{number:04d}", preparer))
         items.append(as_input(row, folder))
         ids, positions, patches = fingerprint(preparer(items[-1], role), preparer)
         facts = {"modality": modality, "role": role, **row, "ids": ids, "positions": positions, "patches": patches}
@@ -57,6 +61,14 @@ def write_golden(data: Path, encoder: Encoder, folder: Path, per_modality: int =
     vectors = np.stack([encoder.encode(item, role=role)[0] for (role, _, _), item in zip(chosen, items, strict=True)])
     (folder / "golden/inputs.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     np.save(folder / "golden/embeddings.npy", vectors)
+
+
+def _one_size(source: VideoSource, images: ImageRules) -> VideoSource:
+    """Frames that are pictures of several sizes, all at the size of the first."""
+    if not isinstance(source, tuple):
+        return source
+    frames = [open_image(frame, images) for frame in source]
+    return tuple(frame.resize(frames[0].size, Image.Resampling.BICUBIC) for frame in frames)
 
 
 class _Store:
@@ -72,13 +84,13 @@ class _Store:
         return name
 
 
-def _sampled(item: Input, preparer: Preparer) -> Input:
+def sampled(item: Input, preparer: Preparer) -> Input:
     """The input with every video as a list of the frames that are used, so that a device needs no decoder."""
     rules, images = preparer.contract.videos, preparer.contract.images
     parts: list[Part] = []
     for part in item.parts:
         if isinstance(part, Video):
-            clip = read_video(part.source, part.fps, rules, images)
+            clip = read_video(_one_size(part.source, images), part.fps, rules, images)
             parts.append(Video(tuple(Image.fromarray(frame) for frame in clip.frames), images.temporal_patch_size / clip.seconds_per_patch))
         else:
             parts.append(part)
@@ -86,13 +98,40 @@ def _sampled(item: Input, preparer: Preparer) -> Input:
 
 
 def calibration_inputs(data: Path, amount: int, seed: int = 0) -> list[Input]:
-    """Training inputs of every modality, `amount` of each: queries and positives of all tasks."""
+    """Training inputs of every modality, `amount` of each: queries and positives of all tasks, and what is composed of them."""
     by_modality: dict[str, list[Input]] = defaultdict(list)
     for item in distinct(_training_inputs(data)):
         by_modality[item.modality].append(item)
     rng = np.random.default_rng(seed)
-    picked = [(items, rng.permutation(len(items))[:amount]) for items in by_modality.values()]
-    return [items[int(i)] for items, order in picked for i in order]
+    picked = [items[int(i)] for items in by_modality.values() for i in rng.permutation(len(items))[:amount]]
+    return picked + composed(picked, amount, seed)
+
+
+def composed(items: Sequence[Input], amount: int, seed: int = 0) -> list[Input]:
+    """Several pictures between texts, and videos with a text, made of a data set's pictures and texts: `amount` of each.
+
+    A video's frames are pictures of the data at the size of the first, two to seven of them, so odd counts too.
+    """
+    pictures = [part for item in items for part in item.parts if isinstance(part, Picture)]
+    texts = [part for item in items for part in item.parts if isinstance(part, str)]
+    if not pictures or not texts:
+        return []
+    rng = np.random.default_rng(seed)
+
+    def some(count: int) -> list[Picture]:
+        return [pictures[int(i)] for i in rng.integers(len(pictures), size=count)]
+
+    def text() -> str:
+        return texts[int(rng.integers(len(texts)))]
+
+    found = []
+    for _ in range(amount):
+        several = [part for picture in some(int(rng.integers(2, 4))) for part in (picture, text())]
+        found.append(Input(content=tuple(several)))
+    for _ in range(amount):
+        frames = tuple(picture.source for picture in some(int(rng.integers(2, 8))))
+        found.append(Input(content=(Video(frames, float(rng.choice([0.5, 1.0, 2.0, 5.0]))), text())))
+    return found
 
 
 def _choose(data: Path, per_modality: int, seed: int = 0) -> list[tuple[str, Input, str]]:

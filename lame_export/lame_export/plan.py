@@ -19,6 +19,7 @@ from lame_runtime.gates import Result
 
 from lame_export import steps
 from lame_export.errors import ExportError
+from lame_export.golden_set import CALIBRATION, PER_MODALITY
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -40,6 +41,9 @@ class Export:
     """The bundle under construction."""
     scratch: Path
     """What is not shipped: trial plans."""
+    per_modality: int = PER_MODALITY
+    """Golden inputs of each modality."""
+    calibration: int = CALIBRATION
     model: LaMEModel = field(init=False)
     reference: Encoder = field(init=False)
     """PyTorch behind the runtime's seam."""
@@ -103,6 +107,8 @@ def export(
     data: Path,
     graphs: tuple[str, ...] = GRAPHS,
     *,
+    per_modality: int = PER_MODALITY,
+    calibration: int = CALIBRATION,
     on_pass: Callable[[str], None] = lambda name: None,
     plan: tuple[Pass, ...] = PLAN,
 ) -> list[Result]:
@@ -113,6 +119,8 @@ def export(
         bundle: the folder to make; must not exist.
         data: an MMEB-style data set for calibration, golden vectors and the retrieval rows.
         graphs: which graphs the bundle holds.
+        per_modality: golden inputs of each modality; the certificate says how many there were.
+        calibration: calibration inputs of each modality.
         on_pass: called with the name of each pass before it runs.
         plan: the passes.
 
@@ -134,6 +142,7 @@ def export(
         raise InputError(f"{bundle}: cannot be made ({error.strerror}); choose another folder") from None
     try:
         state = Export(checkpoint, data, tuple(graph for graph in GRAPHS if graph in graphs), workplace / "bundle", workplace / "scratch")
+        state.per_modality, state.calibration = per_modality, calibration
         (state.folder / "graphs").mkdir(parents=True)
         state.scratch.mkdir()
         run_plan(state, plan, on_pass)

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 PARTS = ("vision", "encoder")
 SHARED = ("contract.json", "tokenizer.json")
-CALIBRATION = 128
-"""Calibration inputs per modality."""
 BUILDABLE = ("fp32", "fp16", "int8")
 """Graphs of operators TensorRT has; int8-cpu is ONNX Runtime's."""
 EMULATED = ("fp16", "int8")
@@ -62,7 +60,7 @@ def read_checkpoint(state: Export) -> None:
 
 def golden(state: Export) -> None:
     """Chooses golden inputs and records PyTorch's embeddings."""
-    golden_set.write_golden(state.data, state.reference, state.folder)
+    golden_set.write_golden(state.data, state.reference, state.folder, state.per_modality)
     state.golden = read_golden(state.folder)
 
 
@@ -87,7 +85,8 @@ def prove_contract(state: Export) -> None:
 def scan(state: Export) -> None:
     """Runs calibration inputs through the FP32 graphs and records amax."""
     preparer = state.reference.preparer
-    prepared = [preparer(item) for item in golden_set.calibration_inputs(state.data, CALIBRATION)]
+    inputs = golden_set.calibration_inputs(state.data, state.calibration)
+    prepared = [preparer(golden_set.sampled(item, preparer)) for item in inputs]
     batches = [assemble([prepared[i] for i in chosen], preparer.contract) for chosen in plan_batches(prepared, 32)]
     state.amax = calibration.scan_batches(state.traced, batches)
 
