@@ -27,18 +27,20 @@ GRAPHS = ("fp32", "int8-cpu")
 
 def large_recipe() -> Recipe:
     """The digits recipe's shape at 75 M parameters: width 768, 10 layers, for long texts."""
-    text = {**DIGITS.backbone["text_config"], "hidden_size": 768, "intermediate_size": 2304, "num_hidden_layers": 10}
+    assert DIGITS.scratch is not None
+    text = {**DIGITS.scratch.config["text_config"], "hidden_size": 768, "intermediate_size": 2304, "num_hidden_layers": 10}
     text |= {"num_attention_heads": 12, "num_key_value_heads": 4, "initializer_range": 0.02}
     text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]}
     vision = {
-        **DIGITS.backbone["vision_config"],
+        **DIGITS.scratch.config["vision_config"],
         "hidden_size": 768,
         "embed_dim": 384,
         "num_heads": 6,
         "depth": 2,
         "initializer_range": 0.02,
     }
-    return dataclasses.replace(DIGITS, name="large", backbone={"text_config": text, "vision_config": vision}, dim=768)
+    scratch = dataclasses.replace(DIGITS.scratch, config={"text_config": text, "vision_config": vision})
+    return dataclasses.replace(DIGITS, name="large", scratch=scratch, dim=768)
 
 
 def measure(checkpoint: Path, bundle: Path, items: list[Input], batch_size: int, rounds: int, threads: int) -> None:

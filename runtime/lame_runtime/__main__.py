@@ -148,8 +148,7 @@ def _info(options: argparse.Namespace) -> int:
     print(f"             videos at {contract.videos.fps:g} frames a second, {contract.videos.max_frames} frames at most")
     print(f"             {contract.limits.visuals} pictures and videos, {contract.limits.patches:,} patches in one input at most")
     for graph, size in sizes.items():
-        note = "  (dynamic scales: batch mates change its vectors a little; not a default)" if graph == "int8-cpu" else ""
-        print(f"graph        {graph:9} {size / 1e6:8.2f} MB{note}")
+        print(f"graph        {graph:9} {size / 1e6:8.2f} MB")
     verdict = "passed" if certificate["passed"] else "FAILED"
     print(f"certificate  {verdict}, {len(certificate['rows'])} rows, {certificate['environment']['date']}")
     print(f"here         {chosen['backend']}: {chosen['reason']}")

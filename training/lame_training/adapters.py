@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from lame_runtime.errors import InputError
@@ -25,13 +26,15 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         raise InputError(f"{folder}: holds {found}; save the adapter as safetensors (PEFT does)")
     before = {name for name, _ in model.named_parameters()}
     try:
-        adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
-        report = adapted.load_adapter(folder, "default", local_files_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of transformers, about names PEFT still uses
+            adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
+            report = adapted.load_adapter(folder, "default", local_files_only=True)
+            merged = adapted.merge_and_unload(safe_merge=True)
         if report.unexpected_keys:
             raise ValueError(f"unknown weight {report.unexpected_keys[0]}")
         if lost := [key for key in report.missing_keys if "lora_" in key]:
             raise ValueError(f"missing weight {lost[0]}")
-        merged = adapted.merge_and_unload(safe_merge=True)
     except Exception as error:  # PEFT passes on what torch, safetensors and its own checks raise
         raise InputError(f"{folder}: the adapter cannot be merged ({str(error).splitlines()[0]}); is it this model's?") from None
     if {name for name, _ in merged.named_parameters()} != before:

@@ -145,10 +145,12 @@ def video_rules(folder: Path, config: PreTrainedConfig, images: ImageRules, budg
 def within_budget(rules: VideoRules, images: ImageRules, budget: Budget) -> VideoRules:
     """The rules with fewer frames and pixels, so that every video fits into four fifths of the longest prompt.
 
-    The rest is for the text and, in Qwen3-VL, for the timestamps.
+    The rest is for the text and, in Qwen3-VL, for the timestamps. A clip budget is exceeded by a third where a clip of
+    three frames is filled up to four, so it is set lower.
     """
     frames = min(rules.max_frames, budget.max_frames)
-    pixels = int(0.8 * budget.max_length) * (images.patch_size * images.merge_size) ** 2 * images.temporal_patch_size
+    share = 0.6 if rules.pixels_of == "clip" else 0.8
+    pixels = int(share * budget.max_length) * (images.patch_size * images.merge_size) ** 2 * images.temporal_patch_size
     rules = dataclasses.replace(rules, max_frames=frames, min_frames=min(rules.min_frames, frames))
     if rules.pixels_of == "clip":
         largest = min(rules.max_pixels, pixels)

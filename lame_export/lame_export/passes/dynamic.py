@@ -1,9 +1,9 @@
-"""INT8 for CPUs: dynamic activations, per-channel weights, in the form ONNX Runtime fuses.
+"""INT8 for CPUs: activations measured at run time, one scale per token, and per-channel weights.
 
-Activations are measured at run time with one scale per tensor, padding and batch mates included, so a row's
-result depends a little on its company; the gates know (see `gates`). The layers that read no norm's output get
-one scale per token, which is slower than the fused form and is used only there. Weights use 7 of their 8 bits:
-on x86 CPUs without VNNI two 8-bit products can overflow the 16-bit sum of the multiply-add instruction.
+With one scale per token a row's result does not depend on its batch mates, and an outlier in one token leaves the
+others' steps fine. (ONNX Runtime's own dynamic form takes one scale per tensor, padding included; measured here, it is
+no faster by more than a few percent.) Weights use 7 of their 8 bits: on x86 CPUs without VNNI two 8-bit products can
+overflow the 16-bit sum of the multiply-add instruction.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ import numpy as np
 import onnx_ir as ir
 
 from lame_export.passes.fp16 import add_initializer, drop_unused_initializers
-from lame_export.passes.int8 import OUTLIERS, layer_name, linear_layers, weight_scales, weight_steps
+from lame_export.passes.int8 import linear_layers, weight_scales, weight_steps
 
 LARGEST = 63
 ZERO = 128
 """The zero point of a per-token activation: symmetric, in unsigned integers, for which ONNX Runtime has the fast kernel."""
 
 
-def quantise_dynamic(model: ir.Model, per_token: frozenset[str] = OUTLIERS) -> int:
+def quantise_dynamic(model: ir.Model) -> int:
     """Rewrites every linear layer of an FP32 graph in place; returns how many there were.
 
     Args:
         model: an FP32 graph that went through `keep_scopes`.
-        per_token: the layers whose activations are scaled per token.
     """
     graph = model.graph
     measured: dict[ir.Value, list[ir.Value]] = {}
@@ -37,8 +36,7 @@ def quantise_dynamic(model: ir.Model, per_token: frozenset[str] = OUTLIERS) -> i
         assert weight is not None
         assert weight.const_value is not None
         if activation not in measured:
-            measure = _tokens if layer_name(node) in per_token else _tensor
-            nodes, measured[activation] = measure(graph, activation)
+            nodes, measured[activation] = _measure(graph, activation)
             graph.insert_before(node, nodes)
         integers, scale, zero = measured[activation]
 
@@ -51,12 +49,8 @@ def quantise_dynamic(model: ir.Model, per_token: frozenset[str] = OUTLIERS) -> i
         product = _node("MatMulInteger", [integers, quantised, zero, weight_zero], [f"{output.name}.int32"])
         product.outputs[0].dtype, product.outputs[0].shape = ir.DataType.INT32, output.shape
         real = _float("Cast", product.outputs, f"{output.name}.float", output.shape, [ir.AttrInt64("to", int(ir.DataType.FLOAT))])
-        if scale.shape is not None and len(scale.shape) == 0:  # ONNX Runtime fuses this order
-            first = _float("Mul", [scale, step], f"{output.name}.step", step.shape)
-            scaled = _float("Mul", [real.outputs[0], first.outputs[0]], f"{output.name}.scaled", output.shape)
-        else:
-            first = _float("Mul", [real.outputs[0], step], f"{output.name}.step", output.shape)
-            scaled = _float("Mul", [first.outputs[0], scale], f"{output.name}.scaled", output.shape)
+        first = _float("Mul", [real.outputs[0], step], f"{output.name}.step", output.shape)
+        scaled = _float("Mul", [first.outputs[0], scale], f"{output.name}.scaled", output.shape)
         graph.insert_before(node, [product, real, first, scaled])
         scaled.outputs[0].name, output.name = output.name, None
         output.replace_all_uses_with(scaled.outputs[0], replace_graph_outputs=True)
@@ -65,18 +59,8 @@ def quantise_dynamic(model: ir.Model, per_token: frozenset[str] = OUTLIERS) -> i
     return len(layers)
 
 
-def _tensor(graph: ir.Graph, activation: ir.Value) -> tuple[list[ir.Node], list[ir.Value]]:
-    """Nodes that measure and quantise a whole tensor; its integers, scale (a scalar) and zero point."""
-    stem = activation.name
-    measure = _node("DynamicQuantizeLinear", [activation], [f"{stem}.u8", f"{stem}.scale", f"{stem}.zero"])
-    measure.outputs[0].dtype, measure.outputs[0].shape = ir.DataType.UINT8, activation.shape
-    for output, dtype in zip(measure.outputs[1:], (ir.DataType.FLOAT, ir.DataType.UINT8), strict=True):
-        output.dtype, output.shape = dtype, ir.Shape([])
-    return [measure], list(measure.outputs)
-
-
-def _tokens(graph: ir.Graph, activation: ir.Value) -> tuple[list[ir.Node], list[ir.Value]]:
-    """The same with one scale per token: the scale's last axis has length 1."""
+def _measure(graph: ir.Graph, activation: ir.Value) -> tuple[list[ir.Node], list[ir.Value]]:
+    """Nodes that measure and quantise an activation; its integers, scale (last axis of length 1) and zero point."""
 
     def constant(name: str, value: np.generic | np.ndarray) -> ir.Value:
         return graph.initializers.get(name) or add_initializer(graph, name, ir.tensor(np.asarray(value), name=name))

@@ -1,7 +1,7 @@
 """INT8 with Q/DQ: static symmetric activations, per-channel weights, linear layers only.
 
 Works on the FP16-typed graph: attention, norms and residuals keep the types they have there, and so do the
-linear layers that read no norm's output (`OUTLIERS`): a few of their activations reach far beyond the others,
+linear layers that read no norm's output (`KEPT`): a few of their activations reach far beyond the others,
 so that one scale for all makes steps so coarse that a last-bit difference between two batch shapes, where it
 flips one rounding, shows in the embedding. Weight and activation of every other linear layer pass through
 QuantizeLinear → DequantizeLinear, which TensorRT turns into INT8 kernels. No bias is quantised (TensorRT refuses
@@ -17,8 +17,12 @@ import onnx_ir as ir
 from lame_export.passes.fp16 import add_initializer, drop_unused_initializers
 from lame_export.passes.scopes import module_of
 
-OUTLIERS = frozenset({"o", "down", "proj", "fc2"})
-"""Linear layers, by their names in `lame_export.forward`, that read no norm's output."""
+KEPT = frozenset({"o", "down", "proj", "fc2", "patch_embed"})
+"""Linear layers, by their names in `lame_export.forward`, that read no norm's output, and the first of the vision tower.
+
+The first reads pixels: equal ones become equal steps, and what is computed from them lies on ties, where a last bit
+decides the next rounding.
+"""
 
 
 def linear_layers(graph: ir.Graph) -> list[ir.Node]:
@@ -35,7 +39,7 @@ def layer_name(node: ir.Node) -> str:
     return (node.name or "").split("/")[0].rsplit(".", 1)[-1]
 
 
-def quantise_static(model: ir.Model, amax: dict[str, float], keep: frozenset[str] = OUTLIERS) -> int:
+def quantise_static(model: ir.Model, amax: dict[str, float], keep: frozenset[str] = KEPT) -> int:
     """Puts Q/DQ around the linear layers of an FP16-typed graph, in place.
 
     Args:

@@ -23,7 +23,7 @@ TENSORRT_10_3 = frozenset(
     Transpose Unsqueeze Where Xor
     """.split()  # noqa: SIM905 - a list of ninety quoted names is no easier to read
 )
-ONNXRUNTIME_ONLY = frozenset({"DynamicQuantizeLinear", "MatMulInteger"})
+ONNXRUNTIME_ONLY = frozenset({"MatMulInteger"})
 """What `int8-cpu` adds; that graph is for CPUs and never meets TensorRT."""
 DATA_DEPENDENT = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression", "Loop", "If", "Scan"})
 """Shapes that depend on values have no optimisation profile."""
