@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from lame_runtime.contract.images import ImageSource, open_image
 from lame_runtime.contract.preparer import Preparer
 from lame_runtime.contract.prompts import Input, Part, Picture, Video
@@ -69,6 +70,13 @@ def _one_size(source: VideoSource, images: ImageRules) -> VideoSource:
         return source
     frames = [open_image(frame, images) for frame in source]
     return tuple(frame.resize(frames[0].size, Image.Resampling.BICUBIC) for frame in frames)
+
+
+def spread(embeddings: npt.NDArray[np.float32]) -> dict[str, float]:
+    """Mean and largest cosine between two golden embeddings: parity of vectors that are all alike would say little."""
+    cosines = embeddings @ embeddings.T
+    apart = cosines[~np.eye(len(cosines), dtype=bool)]
+    return {"mean_cosine": float(apart.mean()), "max_cosine": float(apart.max())} if len(apart) else {}
 
 
 class _Store:

@@ -20,6 +20,7 @@ from lame_runtime.gates import Result, judge
 from lame_runtime.golden import Golden
 from lame_runtime.retrieval import Row, Vectors, distinct, evaluate, key
 from lame_training.model import LaMEModel
+from lame_training.upcast import compute_in_fp32
 
 from lame_export.forward import SinglePassEncoder, Vision
 
@@ -33,6 +34,8 @@ class TracedBackend(Backend):
         self.name = "traced forward"
         self.width = model.feature_width
         self._vision, self._encoder = Vision(model.backbone.visual).eval(), SinglePassEncoder(model).eval()
+        compute_in_fp32(self._vision)
+        compute_in_fp32(self._encoder)
 
     @torch.inference_mode()
     def vision(self, group: PictureGroup) -> Floats:

@@ -195,6 +195,7 @@ def write(state: Export) -> None:
         "passed": all(row.passed is not False for row in state.rows),
         "rows": [row.to_json() for row in state.rows],
         "fp16_islands": state.islands,
+        "golden_spread": golden_set.spread(state.golden.embeddings),
         "environment": environment(),
         "hashes": {path.relative_to(state.folder).as_posix(): sha256_file(path) for path in hashed},
     }

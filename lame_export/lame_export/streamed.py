@@ -8,6 +8,7 @@ graphs are one piece, whose session is kept.
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -148,6 +149,16 @@ def feature_width(vision: ir.Model) -> int:
     return width
 
 
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all weights."""
+    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+
+
+def physical_memory() -> int:
+    """Bytes of memory this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 class StreamedBackend(Backend):
     """The two graphs behind the runtime's seam, whatever their size.
 
@@ -155,11 +166,14 @@ class StreamedBackend(Backend):
         vision: in memory.
         encoder: in memory.
         optimise: let ONNX Runtime fuse and rewrite; False runs the nodes as they are written.
+        keep: bytes of weights up to which all sessions stay loaded; None takes an eighth of the machine's memory.
     """
 
-    def __init__(self, vision: ir.Model, encoder: ir.Model, *, optimise: bool = True) -> None:
+    def __init__(self, vision: ir.Model, encoder: ir.Model, *, optimise: bool = True, keep: int | None = None) -> None:
         self.name = "onnxruntime, streamed"
-        self._pieces = {"vision": cut(vision), "encoder": cut(encoder)}
+        keep = physical_memory() // 8 if keep is None else keep
+        both = {"vision": vision, "encoder": encoder}
+        self._pieces = {part: cut(model, keep if weight_bytes(model) <= keep else BUDGET) for part, model in both.items()}
         self._outputs = {"vision": vision.graph.outputs[0].name or "", "encoder": encoder.graph.outputs[0].name or ""}
         self.width = feature_width(vision)
         self.optimise = optimise

@@ -85,7 +85,11 @@ def test_the_profile_covers_the_graphs_dimensions() -> None:
 
 @pytest.fixture
 def quick_plan(exported: Path) -> tuple[plan.Pass, ...]:
-    """The plan with two passes shortened, for speed: the FP32 graphs are those of the shared bundle, no engine is built."""
+    return quick(exported)
+
+
+def quick(exported: Path) -> tuple[plan.Pass, ...]:
+    """The plan with two passes shortened, for speed: the FP32 graphs are those of a bundle, no engine is built."""
 
     def copy_traced(state: plan.Export) -> None:
         for part in steps.PARTS:

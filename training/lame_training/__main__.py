@@ -58,6 +58,8 @@ def _run(options: argparse.Namespace) -> int:
     from lame_training.recipes import find_recipe, with_tasks
 
     recipe = find_recipe(options.recipe)
+    if options.steps is not None and options.steps < 0:
+        raise InputError(f"--steps {options.steps}: use 0 or more")
     if options.seed is not None:
         recipe = dataclasses.replace(recipe, seed=options.seed)
     if options.steps == 0 and options.backbone is not None and options.data is None:

@@ -70,6 +70,8 @@ class LaMEModel(nn.Module):
             self.decoder = decoder
         self.n_reason = n_reason
         self.dim = dim
+        self.compute_dtype = dtype
+        """What activations are computed in: the weights' dtype, unless `upcast.compute_in_fp32` says otherwise."""
 
     @staticmethod
     def from_configs(backbone: PreTrainedConfig, decoder: PreTrainedConfig | None, n_reason: int, dim: int) -> LaMEModel:
@@ -91,12 +93,12 @@ class LaMEModel(nn.Module):
 
     def visual(self, pixel_patches: Tensor, grid_thw: Tensor) -> Tensor:
         """Vision tower and merger over packed pictures: (F, W), deepstack features beside the final ones."""
-        output = self.backbone.visual(pixel_patches.to(self.embed_1D.dtype), grid_thw=grid_thw)
+        output = self.backbone.visual(pixel_patches.to(self.compute_dtype), grid_thw=grid_thw)
         return torch.cat([output.pooler_output, *(output.deepstack_features if self.levels else ())], dim=-1)
 
     def vision_features(self, inputs: ModelInputs) -> Tensor:
         """Features of the batch's pictures: (1 + F, W), row 0 zeros."""
-        nothing_1W = self.embed_1D.new_zeros(1, self.feature_width)
+        nothing_1W = self.embed_1D.new_zeros(1, self.feature_width, dtype=self.compute_dtype)
         if inputs.pixel_patches is None or inputs.grid_thw is None:
             return nothing_1W
         return torch.cat([nothing_1W, self.visual(inputs.pixel_patches, inputs.grid_thw)])
@@ -110,8 +112,8 @@ class LaMEModel(nn.Module):
             visible_B1LL: a bool mask in place of the causal one, for experiments.
         """
         table_VD = torch.cat([self.backbone.get_input_embeddings().weight, self.reason_KD, self.embed_1D])
-        tokens_BLD = F.embedding(inputs.input_ids_BL, table_VD)
-        features_FD, *deepstack = features_FW.to(table_VD.dtype).split(table_VD.shape[1], dim=-1)
+        tokens_BLD = F.embedding(inputs.input_ids_BL, table_VD).to(self.compute_dtype)
+        features_FD, *deepstack = features_FW.to(self.compute_dtype).split(table_VD.shape[1], dim=-1)
         seen_BL = inputs.feature_index_BL > 0
         rows_BLD = torch.where(seen_BL[:, :, None], features_FD[inputs.feature_index_BL], tokens_BLD)
         extra = {}

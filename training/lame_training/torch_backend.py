@@ -15,6 +15,7 @@ from lame_runtime.encoder import Encoder
 from lame_training.checkpoint import load_model
 from lame_training.collate import to_model_inputs
 from lame_training.model import LaMEModel
+from lame_training.upcast import compute_in_fp32
 
 
 class TorchBackend(Backend):
@@ -47,9 +48,14 @@ class TorchBackend(Backend):
 
 
 def load_encoder_and_model(checkpoint: Path) -> tuple[Encoder, LaMEModel]:
-    """An `Encoder` over a checkpoint, and the model inside it without its decoder; raises `BundleError`."""
-    model, preparer = load_model(checkpoint)
-    return Encoder(preparer, TorchBackend(model.trim()), "pytorch"), model
+    """An `Encoder` over a checkpoint that computes in FP32, and the model inside it without its decoder.
+
+    The weights are mapped from the disk in the type they are stored in; raises `BundleError`.
+    """
+    model, preparer = load_model(checkpoint, dtype=None, decoder=False)
+    compute_in_fp32(model)
+    model.compute_dtype = torch.float32
+    return Encoder(preparer, TorchBackend(model), "pytorch"), model
 
 
 def load_encoder(checkpoint: Path) -> Encoder:

@@ -1,0 +1,188 @@
+"""Each family from a backbone's folder through export to the torch-free runtime, and the controls of what is its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from lame_export.errors import ExportError
+from lame_export.forward import encoder as forward
+from lame_export.plan import export
+from lame_runtime import Encoder, batching
+from lame_runtime.contract.tower import window_tables
+from lame_runtime.golden import read_golden
+from lame_training.backbones import FAMILIES
+from lame_training.loop import initialise
+from lame_training.recipes import find_recipe
+from lame_training.torch_backend import load_encoder, load_encoder_and_model
+from PIL import Image
+from test_plan import after, blind_scan, quick
+
+from lame_export import parity, plan
+
+MODALITIES = {"text", "image", "image+text", "images+text", "video+text", "longest text", "largest picture"}
+
+
+@dataclass(frozen=True)
+class Made:
+    """One family's checkpoint and bundle."""
+
+    family: str
+    checkpoint: Path
+    bundle: Path
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def made(request: pytest.FixtureRequest, backbones: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Initialised, not trained: a few steps would make all embeddings alike, and parity easy."""
+    root = tmp_path_factory.mktemp(request.param)
+    initialise(find_recipe("digits-tiny"), root / "checkpoint", backbones[request.param])
+    export(root / "checkpoint", root / "bundle", data, per_modality=8, calibration=16)
+    return Made(request.param, root / "checkpoint", root / "bundle")
+
+
+def test_every_gate_is_met_for_every_kind_of_input(made: Made) -> None:
+    """FP32, FP16, INT8 and CPU INT8; texts, pictures, several pictures, videos; the builds of TensorRT-RTX."""
+    certificate = json.loads((made.bundle / "parity.json").read_text())
+    assert certificate["passed"]
+    rows = {(row["comparison"], row["graph"], row["modality"]): row for row in certificate["rows"]}
+    for graph, comparison in (
+        ("fp32", "graph vs PyTorch"),
+        ("int8-cpu", "graph vs PyTorch"),
+        ("fp16", "graph vs PyTorch, emulated"),
+        ("int8", "graph vs PyTorch, emulated"),
+    ):
+        assert {modality for name, of, modality in rows if (name, of) == (comparison, graph)} == MODALITIES
+    assert {of for name, of, _ in rows if name.startswith("TensorRT-RTX")} == {"fp32", "fp16", "int8"}
+    assert {modality for name, _, modality in rows if name == "contract vs transformers' processor"} == MODALITIES
+    assert certificate["golden_spread"]["mean_cosine"] < 0.9, "the inputs are too alike for parity to mean something"
+
+
+def test_inputs_no_golden_vector_has_agree_with_pytorch(made: Made) -> None:
+    """Other sizes, other texts, an odd number of frames; batched as they come."""
+    rng = np.random.default_rng(1)
+
+    def picture(width: int, height: int) -> Image.Image:
+        return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+    items: list[object] = [
+        "数字加起来是十五 🙂",
+        picture(1, 1),
+        {"image": [picture(300, 40), picture(40, 300)], "text": "compare"},
+        {"content": ["first", picture(90, 90), "second", picture(60, 120)], "instruction": "Find it."},
+        {"video": [picture(80, 50) for _ in range(5)], "fps": 3.0, "text": "what happens"},
+        {"video": [picture(50, 80)]},
+    ]
+    with load_encoder(made.checkpoint) as reference, Encoder.load(made.bundle) as encoder:
+        assert np.abs(reference.encode(items, role="query") - encoder.encode(items, role="query", batch_size=4)).max() < 1e-5
+
+
+def test_a_bundle_of_any_family_embeds_without_pytorch(made: Made, tmp_path: Path) -> None:
+    """By the command line, in a process whose imports are watched."""
+    Image.effect_noise((90, 60), 90).convert("RGB").save(tmp_path / "a.png")
+    Image.effect_noise((90, 60), 90).convert("RGB").save(tmp_path / "b.pdf", save_all=True, append_images=[Image.new("RGB", (50, 50))])
+    (tmp_path / "c.jsonl").write_text(json.dumps({"video": ["a.png", "a.png", "a.png"], "text": "three frames"}) + "\n")
+    paths = [str(tmp_path / name) for name in ("a.png", "b.pdf", "c.jsonl")]
+    code = (
+        "import sys; from lame_runtime.__main__ import main;"
+        f"options = ['--text', 'seven', '--max-pixels', '12544', '-o', {str(tmp_path / 'v.npy')!r}];"
+        f"code = main(['embed', {str(made.bundle)!r}, *{paths!r}, *options]);"
+        "found = {'torch', 'transformers', 'onnx'} & set(sys.modules); sys.exit(code or (3 if found else 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    vectors = np.load(tmp_path / "v.npy")
+    assert vectors.shape == (5, 64)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def traced_fails(made: Made) -> set[str]:
+    encoder, model = load_encoder_and_model(made.checkpoint)
+    rows = parity.traced_rows(model, encoder.preparer, read_golden(made.bundle))
+    return {row.modality for row in rows if not row.passed}
+
+
+def test_the_traced_forward_is_transformers_own(made: Made) -> None:
+    """For every kind of input."""
+    assert traced_fails(made) == set()
+
+
+def wrong_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = forward.axis_frequencies
+    monkeypatch.setattr(forward, "axis_frequencies", lambda rotary, config: original(rotary, config).roll(1, dims=0))
+
+
+def other_tables(monkeypatch: pytest.MonkeyPatch, where: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Other tables for the vision tower of the family that has the table `where`."""
+    original = batching.tower_tables
+
+    def changed(grid: tuple[int, int], contract: Any) -> dict[str, Any]:
+        tables = original(grid, contract)
+        return {**tables, **change(tables)} if where in tables else tables
+
+    monkeypatch.setattr(batching, "tower_tables", changed)
+
+
+def no_deepstack(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = parity.TracedBackend.__init__
+
+    def without(backend: parity.TracedBackend, model: Any) -> None:
+        original(backend, model)
+        backend._encoder.levels = 0
+
+    monkeypatch.setattr(parity.TracedBackend, "__init__", without)
+
+
+CONTROLS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], tuple[str, ...], str]] = {
+    "the axes of M-RoPE": (wrong_axes, tuple(FAMILIES), "image"),
+    "smaller windows": (
+        lambda m: other_tables(m, "window_index", lambda t: window_tables(t["patch_positions"], 4)),
+        ("qwen2_5_vl",),
+        "largest picture",
+    ),
+    "the weights of the interpolation": (
+        lambda m: other_tables(
+            m, "interpolation_weight", lambda t: {"interpolation_weight": np.full_like(t["interpolation_weight"], 0.25)}
+        ),
+        ("qwen3_vl",),
+        "image",
+    ),
+    "the deepstack": (no_deepstack, ("qwen3_vl",), "image"),
+}
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_what_is_a_familys_own_is_seen_when_it_is_wrong(name: str, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The controls of the gate against transformers."""
+    change, families, modality = CONTROLS[name]
+    change(monkeypatch)
+    assert (modality in traced_fails(made)) == (made.family in families)
+
+
+def plant_overflow(state: plan.Export) -> None:
+    """Scales one gate projection's partner up and the next layer down: the function stays, what lies between leaves half's range."""
+    initializers = state.traced["encoder"].graph.initializers
+    up, down = (initializers[f"blocks.0.{name}.weight_io"] for name in ("up", "down"))
+    assert up.const_value is not None
+    gain = np.float32(30_000) / np.abs(up.const_value.numpy()).max()
+    for value, factor in ((up, gain), (down, 1 / gain)):
+        value.const_value = ir.tensor(value.const_value.numpy() * factor, name=value.name)  # type: ignore[union-attr]
+
+
+def test_the_scan_protects_an_outlier_that_overflows_half(made: Made, data: Path, tmp_path: Path) -> None:
+    """Planted in each family: without the scan FP16 fails, with it the same graph passes because it makes islands."""
+    planted = after(quick(made.bundle), "trace", plant_overflow)
+    options = {"per_modality": 8, "calibration": 16}
+    with pytest.raises(ExportError, match=r"gate not met: graph vs PyTorch, emulated, fp16"):
+        export(made.checkpoint, tmp_path / "blind", data, ("fp16",), plan=after(planted, "scan", blind_scan), **options)  # type: ignore[arg-type]
+    export(made.checkpoint, tmp_path / "seen", data, ("fp16",), plan=planted, **options)  # type: ignore[arg-type]
+    islands = json.loads((tmp_path / "seen/parity.json").read_text())["fp16_islands"]
+    assert {"blocks.0.up/MatMul", "blocks.0.down/MatMul"} <= {island["node"] for island in islands}
