@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: help demo test check clean
+.PHONY: help demo test check realsize clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -19,6 +19,11 @@ check: $(VENV)/ready  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+realsize: $(VENV)/ready  ## 2 B parameters of two families: export, plan, embed; time, peak memory, cosine (35 min, 25 GB of disk)
+	rm -rf runs/realsize
+	$(BIN)/python lame_export/benchmarks/realsize.py runs/realsize
+	rm -rf runs/realsize
 
 clean:  ## removes .venv and runs
 	rm -rf $(VENV) runs

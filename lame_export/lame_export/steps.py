@@ -189,7 +189,6 @@ def _note(graph: str) -> str:
 
 def write(state: Export) -> None:
     """Writes the certificate, then the manifest."""
-    graphs = {graph: {part: f"graphs/{part}.{graph}.onnx" for part in PARTS} for graph in state.graphs}
     hashed = sorted(path for folder in ("graphs", "golden") for path in (state.folder / folder).rglob("*") if path.is_file())
     certificate = {
         "passed": all(row.passed is not False for row in state.rows),
@@ -200,6 +199,12 @@ def write(state: Export) -> None:
         "hashes": {path.relative_to(state.folder).as_posix(): sha256_file(path) for path in hashed},
     }
     (state.folder / "parity.json").write_text(json.dumps(certificate, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_manifest(state)
+
+
+def write_manifest(state: Export) -> None:
+    """Writes the manifest of what lies in the bundle."""
+    graphs = {graph: {part: f"graphs/{part}.{graph}.onnx" for part in PARTS} for graph in state.graphs}
     contract = state.reference.preparer.contract
     facts = {
         "family": contract.family,

@@ -19,7 +19,7 @@ from lame_training.upcast import compute_in_fp32
 
 
 class TorchBackend(Backend):
-    """Runs a `LaMEModel` in FP32 as transformers computes it.
+    """Runs a `LaMEModel` as transformers computes it, on the device it lies on.
 
     Args:
         model: in evaluation mode.
@@ -29,22 +29,23 @@ class TorchBackend(Backend):
         self.name = f"torch {torch.__version__}"
         self.model = model
         self.width = model.feature_width
+        self.device = model.embed_1D.device
 
     @torch.inference_mode()
     def vision(self, group: PictureGroup) -> Floats:
         """See `Backend.vision`."""
-        patches = torch.from_numpy(group.pixel_patches)
-        grids = torch.tensor([(1, *group.grid)] * len(patches))
+        patches = torch.from_numpy(group.pixel_patches).to(self.device)
+        grids = torch.tensor([(1, *group.grid)] * len(patches), device=self.device)
         features = self.model.visual(patches.flatten(0, 1), grids)
-        return features.view(len(patches), -1, self.width).float().numpy()
+        return features.view(len(patches), -1, self.width).float().cpu().numpy()
 
     @torch.inference_mode()
     def encoder(self, batch: Batch, features_FD: Floats) -> Floats:
         """See `Backend.encoder`."""
-        inputs = to_model_inputs(batch)
-        hidden_BLD = self.model.hidden_states(inputs, torch.from_numpy(np.ascontiguousarray(features_FD)))
+        inputs = to_model_inputs(batch, self.device)
+        hidden_BLD = self.model.hidden_states(inputs, torch.from_numpy(np.ascontiguousarray(features_FD)).to(self.device))
         _, h_BD = self.model.take_latents(hidden_BLD, inputs.embed_index_B)
-        return self.model.embedding(h_BD).numpy()
+        return self.model.embedding(h_BD).cpu().numpy()
 
 
 def load_encoder_and_model(checkpoint: Path) -> tuple[Encoder, LaMEModel]:

@@ -1,0 +1,269 @@
+"""2 B parameters on a small machine: Qwen2-VL and Qwen3-VL of the published shapes, in random FP16 weights.
+
+    make realsize                                            both families, tables for runtime/BENCHMARKS.md
+    python lame_export/benchmarks/realsize.py DIR qwen3_vl   one of them
+
+Each step runs in a process of its own, so that its peak memory (maximum resident set, pages mapped from files
+included) is its own: backbone, checkpoint, export to FP16 and INT8, TensorRT-RTX plans, eight inputs through the FP16
+bundle without PyTorch, PyTorch in FP32 as the reference, and both graphs as a GPU would round them (the emulation). Where
+PyTorch sees a GPU, it and ONNX Runtime's CUDA provider are measured there too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FAMILIES = ("qwen2_vl", "qwen3_vl")
+RECIPES = {"qwen2_vl": "lame-qwen2-vl-2b", "qwen3_vl": "lame-qwen3-vl-8b"}
+GRAPHS = ("fp16", "int8")
+Facts = dict[str, Any]
+
+
+def inputs() -> list[Any]:
+    """Eight inputs: texts, pictures, several pictures, a video."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+
+    def picture(width: int, height: int) -> Image.Image:
+        return Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)).resize((width, height))
+
+    return [
+        "a red bicycle leaning against a wall",
+        "数字加起来是十五 🙂",
+        "a longer text " * 20,
+        {"image": picture(224, 224)},
+        {"image": picture(320, 200), "text": "What is on the picture?"},
+        {"image": picture(200, 320), "text": "A caption."},
+        {"image": [picture(224, 160), picture(160, 224)], "text": "Compare the two."},
+        {"video": [picture(160, 160) for _ in range(4)], "text": "What happens?"},
+    ]
+
+
+def backbone(root: Path, family: str) -> Facts:
+    """The folder a model hub would give."""
+    import torch
+    from lame_training.sample_backbone import write_sample
+
+    write_sample(family, root / "backbone", "2b", dtype=torch.float16)
+    return {"bytes": _bytes(root / "backbone", "*.safetensors")}
+
+
+def checkpoint(root: Path, family: str) -> Facts:
+    """`lame-train run RECIPE --backbone DIR --steps 0`, without the latent decoder, and with small budgets."""
+    from lame_training.derive import Budget
+    from lame_training.loop import initialise
+    from lame_training.recipes import find_recipe
+
+    recipe = find_recipe(RECIPES[family])
+    budget = Budget(max_length=512, max_pixels=256 * 256, max_frames=8)
+    initialise(dataclasses.replace(recipe, decoder=None, dim=1024, budget=budget), root / "checkpoint", root / "backbone")
+    return {"bytes": _bytes(root / "checkpoint", "model.safetensors")}
+
+
+def export(root: Path, family: str) -> Facts:
+    """The graph passes of `lame-export bundle`, calibrated on the eight inputs, with the time of each."""
+    from lame_export.plan import Export
+    from lame_runtime.batching import assemble
+    from lame_runtime.inputs import as_input
+
+    from lame_export import calibration, steps
+
+    bundle = root / "bundle"
+    (bundle / "graphs").mkdir(parents=True)
+    state = Export(root / "checkpoint", root, GRAPHS, bundle, root)
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, run: Callable[[Export], None]) -> None:
+        began = time.perf_counter()
+        run(state)
+        seconds[name] = time.perf_counter() - began
+
+    def scan(state: Export) -> None:
+        preparer = state.reference.preparer
+        batch = assemble([preparer(as_input(item)) for item in inputs()], preparer.contract)
+        state.amax = calibration.scan_batches(state.traced, [batch])
+
+    for name, run in (("load", steps.load), ("trace", steps.trace), ("scan", scan), ("fp16", steps.fp16), ("int8", steps.int8)):
+        timed(name, run)
+    # what is measured below is no proof by the gates, and the bundle says so
+    (bundle / "parity.json").write_text(json.dumps({"passed": False, "rows": [], "environment": steps.environment()}))
+    steps.write_manifest(state)
+    parameters = sum(parameter.numel() for parameter in state.model.parameters())
+    sizes = {graph: _bytes(bundle, f"graphs/*.{graph}.onnx*") for graph in GRAPHS}
+    return {"passes": seconds, "parameters": parameters, "bytes": sum(sizes.values()), "sizes": sizes, "islands": len(state.islands)}
+
+
+def plans(root: Path, family: str) -> Facts:
+    """TensorRT-RTX plans of the FP16 graphs for SM86, built without a GPU."""
+    from lame_export.engine import build_engine, load_tensorrt
+
+    trt = load_tensorrt("tensorrt_rtx")
+    sizes = {}
+    for part in ("vision", "encoder"):
+        plan = root / f"{part}.plan"
+        sizes[part] = build_engine(root / f"bundle/graphs/{part}.fp16.onnx", plan, target="sm86", module=trt)
+        plan.unlink()
+    return {"version": trt.__version__, "sizes": sizes}
+
+
+def runtime(root: Path, family: str) -> Facts:
+    """The FP16 bundle on the CPU by ONNX Runtime, without PyTorch; every hash checked at load."""
+    from lame_runtime import Encoder
+
+    began = time.perf_counter()
+    encoder = Encoder.load(root / "bundle", graph="fp16")
+    loaded = time.perf_counter() - began
+    at_load = _peak()
+    began = time.perf_counter()
+    vectors = encoder.encode(inputs(), batch_size=8)
+    seconds = time.perf_counter() - began
+    np.save(root / "ort.npy", vectors)
+    assert not {"torch", "transformers", "onnx"} & set(sys.modules)
+    return {"backend": encoder.backend.name, "load": loaded, "peak_at_load": at_load, "embed": seconds, **_against(root, vectors)}
+
+
+def reference(root: Path, family: str) -> Facts:
+    """PyTorch in FP32, block by block from the FP16 weights."""
+    from lame_training.torch_backend import load_encoder
+
+    with load_encoder(root / "checkpoint") as encoder:
+        began = time.perf_counter()
+        vectors = encoder.encode(inputs(), batch_size=8)
+        np.save(root / "reference.npy", vectors)
+        alone = np.concatenate([encoder.encode([item]) for item in inputs()[:2]])
+    cosines = vectors @ vectors.T
+    apart = float(cosines[~np.eye(len(cosines), dtype=bool)].mean())
+    batch = float((alone * vectors[:2]).sum(1).min())
+    return {"embed": time.perf_counter() - began, "mean_cosine_between_inputs": apart, "alone_vs_batch": batch}
+
+
+def half(root: Path, family: str) -> Facts:
+    """PyTorch computing in the FP16 of the weights, on the GPU where there is one."""
+    import torch
+    from lame_runtime.encoder import Encoder
+    from lame_training.checkpoint import load_model
+    from lame_training.torch_backend import TorchBackend
+
+    model, preparer = load_model(root / "checkpoint", dtype=None, decoder=False)
+    if torch.cuda.is_available():
+        model = model.cuda()
+    encoder = Encoder(preparer, TorchBackend(model), "fp16")
+    began = time.perf_counter()
+    vectors = encoder.encode(inputs(), batch_size=8)
+    return {"embed": time.perf_counter() - began, "device": str(model.embed_1D.device), **_against(root, vectors)}
+
+
+def emulated(root: Path, family: str, graph: str) -> Facts:
+    """A graph rounded as a GPU rounds it, streamed."""
+    import onnx_ir as ir
+    from lame_export.passes.emulate import emulate
+    from lame_export.streamed import StreamedBackend
+    from lame_runtime.contract import Preparer
+    from lame_runtime.encoder import Encoder
+
+    models = {part: ir.load(root / f"bundle/graphs/{part}.{graph}.onnx") for part in ("vision", "encoder")}
+    for model in models.values():
+        emulate(model)
+    encoder = Encoder(Preparer.load(root / "bundle"), StreamedBackend(models["vision"], models["encoder"], optimise=False, keep=0), graph)
+    vectors = encoder.encode(inputs(), batch_size=8)
+    return _against(root, vectors)
+
+
+STEPS: dict[str, Callable[[Path, str], Facts]] = {
+    "backbone": backbone,
+    "checkpoint": checkpoint,
+    "export": export,
+    "plans": plans,
+    "reference": reference,
+    "half": half,
+    "runtime": runtime,
+    "emulated fp16": lambda root, family: emulated(root, family, "fp16"),
+    "emulated int8": lambda root, family: emulated(root, family, "int8"),
+}
+
+
+def _against(root: Path, vectors: np.ndarray[Any, Any]) -> Facts:
+    cosines = (np.load(root / "reference.npy") * vectors).sum(1)
+    return {"mean_cosine": float(cosines.mean()), "min_cosine": float(cosines.min())}
+
+
+def _bytes(folder: Path, pattern: str) -> int:
+    return sum(path.stat().st_size for path in folder.glob(pattern))
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure(root: Path, family: str) -> dict[str, Facts]:
+    """Every step in its own process; what it reports, its time and its peak memory."""
+    facts: dict[str, Facts] = {}
+    for name in STEPS:
+        began = time.perf_counter()
+        command = [sys.executable, __file__, str(root), family, "--step", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        lines = done.stdout.strip().splitlines()
+        if done.returncode or not lines:
+            raise SystemExit(f"{family}, {name}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+        facts[name] = {**json.loads(lines[-1]), "seconds": time.perf_counter() - began}
+        print(f"{family} {name}: {json.dumps(facts[name])}", file=sys.stderr, flush=True)
+    return facts
+
+
+def table(family: str, facts: dict[str, Facts]) -> str:
+    """Markdown."""
+    weights = facts["checkpoint"]["bytes"]
+    passes = ", ".join(f"{name} {seconds:.0f}" for name, seconds in facts["export"]["passes"].items())
+    lines = [
+        f"**{family}**, {facts['export']['parameters'] / 1e9:.2f} G parameters, {weights / 1e9:.2f} GB of FP16 weights",
+        "",
+        "| step | seconds | peak memory, GB (× weights) | result |",
+        "| --- | --- | --- | --- |",
+    ]
+    sizes, plans, run = facts["export"]["sizes"], facts["plans"], facts["runtime"]
+    results = {
+        "backbone": f"{facts['backbone']['bytes'] / 1e9:.2f} GB",
+        "checkpoint": f"{weights / 1e9:.2f} GB",
+        "export": f"fp16 {sizes['fp16'] / 1e9:.2f} GB, int8 {sizes['int8'] / 1e9:.2f} GB; seconds: {passes}",
+        "plans": f"TensorRT-RTX {plans['version']}: " + ", ".join(f"{part} {size / 1e9:.2f} GB" for part, size in plans["sizes"].items()),
+        "reference": f"mean cosine between two inputs {facts['reference']['mean_cosine_between_inputs']:.3f}",
+        "runtime": f"{run['backend']}: load {run['load']:.1f} s at {run['peak_at_load'] / 1e9:.1f} GB, embed {run['embed']:.1f} s",
+    }
+    for name, each in facts.items():
+        cosine = f"cosine to FP32: mean {each['mean_cosine']:.6f}, min {each['min_cosine']:.6f}" if "mean_cosine" in each else ""
+        result = "; ".join(part for part in (results.get(name, ""), cosine) if part)
+        lines.append(f"| {name} | {each['seconds']:.0f} | {each['peak'] / 1e9:.1f} ({each['peak'] / weights:.2f}) | {result} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Reads the command line and measures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dir", type=Path, help="where 20 GB may lie for a while")
+    parser.add_argument("families", nargs="*", default=FAMILIES, help=" or ".join(FAMILIES))
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.step:
+        found = STEPS[options.step](options.dir, options.families[0])
+        print(json.dumps({**found, "peak": _peak()}))
+        return
+    for family in options.families:
+        root = options.dir / family
+        root.mkdir(parents=True)
+        print(table(family, measure(root, family)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
