@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from samples import write_video
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ELSEWHERE = {
     "make ": "runs this very test, or the demo at full size (tests/export/test_demo.py runs it small)",
-    "python": "sets up an environment, or runs this very test",
+    "python3.11 ": "sets up an environment",
+    "python -m pytest": "runs this very test",
     "pip ": "installs",
     "lame-export demo": "tests/export/test_demo.py",
-    "lame-train run": "five minutes; tests/training/test_runs.py runs the tiny recipe",
+    "lame-train run digits --out": "five minutes; tests/training/test_runs.py runs the tiny recipe",
 }
 
 
@@ -27,7 +29,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line]
+(BACKBONE,) = [block.splitlines() for block in blocks("sh") if "sample_backbone" in block]
+"""Commands that build on each other."""
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line and line not in BACKBONE]
 RUN = [line for line in COMMANDS if not line.startswith(tuple(ELSEWHERE))]
 
 
@@ -45,9 +49,22 @@ def workplace(checkpoint: Path, exported: Path, data: Path, tmp_path: Path, monk
 @pytest.mark.parametrize("command", RUN)
 def test_a_command_of_the_readme_runs(command: str, workplace: Path) -> None:
     """Exit code 0."""
+    run(command)
+
+
+def run(command: str) -> None:
     program, *arguments = command.split("  #")[0].split()
     done = subprocess.run([str(Path(sys.executable).parent / program), *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_lines_that_bring_a_backbone_run(workplace: Path) -> None:
+    """One after the other, with a video and a PDF at hand."""
+    write_video(workplace / "clip.mp4", 12)
+    Image.new("RGB", (120, 160), "white").save(workplace / "report.pdf")
+    for command in BACKBONE:
+        run(command)
+    assert np.load(workplace / "v.npy").shape == (4, 64)
 
 
 def test_the_python_of_the_readme_runs(workplace: Path) -> None:
@@ -64,7 +81,7 @@ def test_the_readme_shows_commands_worth_testing() -> None:
 def test_every_make_target_named_exists() -> None:
     """And the Makefile explains each."""
     makefile = (ROOT / "Makefile").read_text()
-    for target in ("demo", "test", "check", "help"):
+    for target in ("demo", "test", "check", "realsize", "help"):
         assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE)
 
 

@@ -187,10 +187,10 @@ STEPS: dict[str, Callable[[Path, str], Facts]] = {
     "export": export,
     "plans": plans,
     "reference": reference,
-    "half": half,
     "runtime": runtime,
     "emulated fp16": lambda root, family: emulated(root, family, "fp16"),
     "emulated int8": lambda root, family: emulated(root, family, "int8"),
+    "half": half,
 }
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 from lame_runtime.backends.base import Batch
 
@@ -41,16 +43,15 @@ def scan(model: ir.Model, feeds: Sequence[Feeds], budget: int = BUDGET) -> tuple
         Amax by value name, and the graph's outputs per run.
     """
     masks = {constant.name for node in model.graph if (constant := _mask_of(node)) is not None}
-    amax = {
-        name: float(np.abs(value.const_value.numpy()).max(initial=0.0))
-        for name, value in model.graph.initializers.items()
-        if value.dtype == ir.DataType.FLOAT and value.const_value is not None and name not in masks
-    }
+    amax: dict[str, float] = {}
     for value in model.graph.inputs:
         if value.dtype == ir.DataType.FLOAT:
-            amax[value.name or ""] = max((float(np.abs(feed[value.name or ""]).max(initial=0.0)) for feed in feeds), default=0.0)
+            amax[value.name or ""] = max((_largest(feed[value.name or ""]) for feed in feeds), default=0.0)
 
     def watch(piece: Piece, _: int) -> Callable[[Feeds], None]:
+        for name, value in piece.model.graph.initializers.items():
+            if value.dtype == ir.DataType.FLOAT and value.const_value is not None and name not in masks:
+                amax[name] = _largest(value.const_value.numpy())
         _add_amax(piece.model)
 
         def report(found: Feeds) -> None:
@@ -65,20 +66,25 @@ def scan(model: ir.Model, feeds: Sequence[Feeds], budget: int = BUDGET) -> tuple
     return amax, run(cut(model, budget), feeds, outputs, watch=watch)
 
 
+def _largest(array: npt.NDArray[Any]) -> float:
+    """The largest absolute value, without a copy of the array."""
+    return max(float(array.max(initial=0.0)), -float(array.min(initial=0.0)))
+
+
 AMAX = "amax:"
 
 
 def _add_amax(model: ir.Model) -> None:
     """An output with the largest absolute value of everything the graph's nodes compute in FP32, masked scores aside."""
     graph = model.graph
-    watched = [value for node in graph for value in node.outputs if value.dtype == ir.DataType.FLOAT and _mask_of(node) is None]
-    for value in watched:
-        absolute = ir.Node("", "Abs", [value], num_outputs=1)
-        largest = ir.Node("", "ReduceMax", absolute.outputs, [ir.AttrInt64("keepdims", 0)], num_outputs=1)
-        largest.outputs[0].name = f"{AMAX}{value.name}"
-        largest.outputs[0].dtype, largest.outputs[0].shape = ir.DataType.FLOAT, ir.Shape([])
-        graph.extend([absolute, largest])
-        graph.outputs.append(largest.outputs[0])
+    for node in [each for each in graph if _mask_of(each) is None]:
+        for value in (each for each in node.outputs if each.dtype == ir.DataType.FLOAT):
+            absolute = ir.Node("", "Abs", [value], num_outputs=1)
+            largest = ir.Node("", "ReduceMax", absolute.outputs, [ir.AttrInt64("keepdims", 0)], num_outputs=1)
+            largest.outputs[0].name = f"{AMAX}{value.name}"
+            largest.outputs[0].dtype, largest.outputs[0].shape = ir.DataType.FLOAT, ir.Shape([])
+            graph.insert_after(node, [absolute, largest])  # at once, or every value would live until the end
+            graph.outputs.append(largest.outputs[0])
 
 
 def _mask_of(node: ir.Node) -> ir.Value | None:

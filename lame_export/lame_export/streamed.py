@@ -7,6 +7,7 @@ graphs are one piece, whose session is kept.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import tempfile
@@ -20,7 +21,7 @@ import onnx_ir as ir
 from lame_runtime.backends.base import Backend, Batch, Floats, PictureGroup
 from lame_runtime.backends.ort import open_session, run_session
 
-BUDGET = 512 << 20
+BUDGET = 128 << 20
 """Bytes of weights in one piece; a single larger weight is a piece of its own."""
 Feeds = dict[str, np.ndarray[Any, Any]]
 
@@ -121,7 +122,8 @@ def run(
         report = None if watch is None else watch(piece, index)
         later = {name for each in pieces[index + 1 :] for name in each.inputs} | set(wanted)
         with tempfile.TemporaryDirectory() as scratch:
-            session = load(piece.model, Path(scratch), optimise)
+            lean = len(pieces) > 1
+            session = load(piece.model, Path(scratch), optimise and not lean, lean=lean)
             for values in alive:
                 found = run_session(session, {name: values[name] for name in piece.inputs})
                 if report is not None:
@@ -130,14 +132,22 @@ def run(
                 for name in [name for name in values if name not in later]:
                     del values[name]
             del session
+        _give_back()
     return alive
 
 
-def load(model: ir.Model, scratch: Path, optimise: bool) -> Any:
+def _give_back() -> None:
+    """Returns freed memory to the system, where the C library can: activations of many sizes leave its heap full of holes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def load(model: ir.Model, scratch: Path, optimise: bool, *, lean: bool = False) -> Any:
     """An ONNX Runtime session; the weights are written to the disk one by one and mapped from there."""
     path = scratch / "piece.onnx"
     ir.save(model, path, external_data="piece.onnx.data")
-    return open_session(path, optimise=optimise)
+    return open_session(path, optimise=optimise, lean=lean)
 
 
 def feature_width(vision: ir.Model) -> int:

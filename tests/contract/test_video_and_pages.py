@@ -16,25 +16,10 @@ from lame_runtime.contract.video import read_video, sample_indices
 from lame_runtime.errors import InputError
 from lame_runtime.inputs import as_input
 from PIL import Image
+from samples import write_video
 
 LOCKED = Path(__file__).parents[1] / "data/password.pdf"
 """A PDF of one blank page that asks for a password."""
-
-
-def write_video(path: Path, frames: int, rate: int = 10, size: tuple[int, int] = (64, 48), codec: str = "mpeg4") -> Path:
-    """Frame i is grey of level 8 i, so that a frame can be told from its neighbours."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
-        stream.width, stream.height = size
-        stream.pix_fmt = "yuv420p"
-        stream.bit_rate = 4_000_000
-        for index in range(frames):
-            grey = np.full((size[1], size[0], 3), min(8 * index, 255), dtype=np.uint8)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
-    return path
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])

@@ -17,7 +17,10 @@ from lame_export.passes.fp16 import LIMIT, type_fp16
 from lame_export.passes.int8 import quantise_static
 from lame_export.passes.lint import lint
 from lame_export.passes.scopes import MODULE
+from lame_export.streamed import cut
+from lame_export.streamed import run as run_pieces
 from lame_runtime.contract import Contract
+from lame_runtime.contract.tower import tower_tables
 
 WIDTH = 8
 Save = Callable[[ir.Model], Path]
@@ -85,6 +88,38 @@ def test_the_scan_measures_every_float_tensor(save: Save) -> None:
     assert amax["x"] == pytest.approx(np.abs(INPUT).max())
     assert amax["w1"] == pytest.approx(np.abs(w1).max())
     assert amax["scaled"] == pytest.approx(np.abs(INPUT @ w1 * 100).max(), rel=1e-5)
+
+
+@pytest.mark.parametrize("graph", ["vision", "encoder"])
+def test_a_graph_cut_into_pieces_computes_the_same(graph: str, exported: Path) -> None:
+    """However small the pieces; every node is in one of them, and the scan finds the same."""
+    model = ir.load(exported / f"graphs/{graph}.fp32.onnx")
+    rng = np.random.default_rng(0)
+    if graph == "vision":
+        contract = Contract.load(exported / "contract.json")
+        feeds = {
+            "pixel_patches": rng.standard_normal((2, 16, contract.images.patch_dim)).astype(np.float32),
+            **tower_tables((4, 4), contract),
+        }
+    else:
+        ids = rng.integers(0, 300, (2, 12))
+        feeds = {
+            "input_ids": ids,
+            "features": np.zeros((1, 64), np.float32),
+            "feature_index": np.zeros_like(ids),
+            "position_ids": np.broadcast_to(np.arange(12), (3, 2, 12)).astype(np.int64),
+            "embed_index": np.array([11, 11]),
+        }
+    name = model.graph.outputs[0].name or ""
+    (whole,) = run_pieces(cut(model), [feeds], [name], optimise=False)
+    pieces = cut(model, 20_000)
+    (parts,) = run_pieces(pieces, [feeds], [name], optimise=False)
+    assert len(pieces) > 5
+    assert sum(len(list(piece.model.graph)) for piece in pieces) == len(list(model.graph))
+    assert np.abs(whole[name] - parts[name]).max() < 1e-5  # weights are packed for one of them and not for the other
+    one, several = scan(model, [feeds])[0], scan(model, [feeds], 20_000)[0]
+    assert one.keys() == several.keys()
+    assert all(several[key] == pytest.approx(value, rel=1e-4, abs=1e-6) for key, value in one.items())
 
 
 def test_plain_values_become_half_and_the_interface_stays(save: Save) -> None:

@@ -69,13 +69,17 @@ class SinglePassEncoder(nn.Module):
     Inputs: input_ids (B, L) int64 with latent ids in place, features (F, W) float32 with row 0 zeros,
     feature_index (B, L) int64, position_ids (3, B, L) int64, embed_index (B) int64.
     Output: sentence_embedding (B, P) float32, unit rows.
+
+    Args:
+        model: whose weights are used.
+        table_VD: in place of `token_table(model)`, which is a copy.
     """
 
-    def __init__(self, model: LaMEModel) -> None:
+    def __init__(self, model: LaMEModel, table_VD: Tensor | None = None) -> None:
         super().__init__()
         language = model.backbone.language_model
         config = language.config
-        self.table_VD = frozen(torch.cat([language.embed_tokens.weight, model.reason_KD, model.embed_1D]))
+        self.table_VD = frozen(token_table(model) if table_VD is None else table_VD)
         self.angles = Angles(axis_frequencies(language.rotary_emb, config))
         self.blocks = nn.ModuleList([EncoderBlock(layer, config) for layer in language.layers])
         self.norm = RMSNorm(language.norm)
@@ -103,6 +107,11 @@ class SinglePassEncoder(nn.Module):
         h_BD = self.norm(x_B1D)[:, 0]
         e_BP = h_BD if self.head is None else self.head(h_BD)
         return self.unit(e_BP)
+
+
+def token_table(model: LaMEModel) -> Tensor:
+    """The token embeddings with the latent rows behind them: (V, D)."""
+    return torch.cat([model.backbone.get_input_embeddings().weight, model.reason_KD, model.embed_1D]).detach()
 
 
 def axis_frequencies(rotary: Any, config: Any) -> Tensor:

@@ -108,8 +108,9 @@ def half_initializer(graph: ir.Graph, value: ir.Value) -> ir.Value:
     """A half copy of an FP32 initializer, converted only when the file is written."""
     source = value.const_value
     assert source is not None
+    stored = getattr(source, "as_half", None)
     tensor = ir.LazyTensor(
-        lambda: ir.tensor(source.numpy().astype(np.float16)),
+        lambda: ir.tensor(source.numpy().astype(np.float16) if stored is None else stored()),
         dtype=ir.DataType.FLOAT16,
         shape=ir.Shape(source.shape.numpy()),
         name=f"{value.name}.half",

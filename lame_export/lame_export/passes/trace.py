@@ -11,6 +11,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 import torch
@@ -22,6 +23,7 @@ from torch.export import Dim
 
 from lame_export.errors import ExportError
 from lame_export.forward import SinglePassEncoder, Vision
+from lame_export.forward.encoder import token_table
 from lame_export.passes.scopes import keep_scopes
 
 OPSET = 20
@@ -39,11 +41,13 @@ def trace(model: LaMEModel, contract: Contract) -> dict[str, ir.Model]:
     shapes = {"pixel_patches": {0: pictures, 1: patches}}
     shapes |= {name: {table.ndim - 1: patches} for name, table in tables.items()}
     shapes |= {name: {0: windows} for name in ("window_index", "window_mask") if name in tables}
-    vision = _export(Vision(model.backbone.visual), inputs, shapes, "features")
+    vision = _export(Vision(model.backbone.visual), inputs, shapes, "features", {})
 
     batch, length, rows = Dim("batch", max=4096), Dim("length", max=131072), Dim("n_features", max=1 << 20)
+    rows_V = model.backbone.get_input_embeddings().weight.shape[0] + model.n_reason + 1
+    width_D = model.reason_KD.shape[1]
     encoder = _export(
-        SinglePassEncoder(model),
+        SinglePassEncoder(model, _seen_as((rows_V, width_D))),
         {
             "input_ids": torch.zeros(2, 9, dtype=torch.int64),  # inputs that share a tensor would become one
             "features": torch.zeros(5, model.feature_width),
@@ -59,16 +63,40 @@ def trace(model: LaMEModel, contract: Contract) -> dict[str, ir.Model]:
             "embed_index": {0: batch},
         },
         "sentence_embedding",
+        {"table_VD": lambda: token_table(model)},
     )
     return {"vision": vision, "encoder": encoder}
 
 
-def _export(module: nn.Module, inputs: dict[str, Tensor], shapes: dict[str, dict[int, Dim]], output: str) -> ir.Model:
-    weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+def _seen_as(shape: Sequence[int]) -> Tensor:
+    """A tensor of this shape without its memory: one zero, seen everywhere."""
+    return torch.zeros(1).expand(tuple(shape))
+
+
+def _export(
+    module: nn.Module,
+    inputs: dict[str, Tensor],
+    shapes: dict[str, dict[int, Dim]],
+    output: str,
+    made: dict[str, Callable[[], Tensor]],
+) -> ir.Model:
+    """Traces one forward.
+
+    Args:
+        module: the forward.
+        inputs: examples.
+        shapes: their dynamic dimensions.
+        output: name of the output.
+        made: weights that are made when they are needed, by name.
+    """
+    weights: dict[str, Callable[[], Tensor]] = {}
     for name, parameter in module.named_parameters():
-        small = weights[name].numel() <= SMALL
-        # one number seen as a whole tensor: the right shape without the memory
-        parameter.data = weights[name].float() if small else torch.zeros(1).expand(weights[name].shape)
+        stored = parameter.detach()
+        if stored.numel() > SMALL:
+            weights[name] = made.get(name, lambda stored=stored: stored)  # type: ignore[misc]
+            parameter.data = _seen_as(stored.shape)
+        else:
+            parameter.data = stored.float()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -86,17 +114,27 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], shapes: dict[str, dict
     return program.model
 
 
-def _put_back(model: ir.Model, weights: dict[str, Tensor]) -> None:
+def _put_back(model: ir.Model, weights: dict[str, Callable[[], Tensor]]) -> None:
     """Gives every large initializer its weight; raises `ExportError` where the tracer lost one."""
     initializers = model.graph.initializers
     for name, weight in weights.items():
-        if weight.numel() <= SMALL:
-            continue
         if name not in initializers:
             raise ExportError(f"the tracer lost the weight {name}; this version of torch.onnx is not supported")
-        initializers[name].const_value = ir.LazyTensor(
-            lambda weight=weight: ir.tensor(weight.float().contiguous().numpy()),  # type: ignore[misc]
-            dtype=ir.DataType.FLOAT,
-            shape=ir.Shape(weight.shape),
-            name=name,
-        )
+        shape = initializers[name].shape
+        assert shape is not None
+        initializers[name].const_value = StoredTensor(weight, shape, name)
+
+
+class StoredTensor(ir.LazyTensor):
+    """A weight of the checkpoint as the FP32 graph's initializer, converted only when it is read.
+
+    Args:
+        weight: gives it as it is stored, in any float type.
+        shape: of the weight.
+        name: of the initializer.
+    """
+
+    def __init__(self, weight: Callable[[], Tensor], shape: ir.Shape, name: str) -> None:
+        super().__init__(lambda: ir.tensor(weight().float().contiguous().numpy()), dtype=ir.DataType.FLOAT, shape=shape, name=name)
+        self.as_half = lambda: weight().half().contiguous().numpy()
+        """The same in half, without FP32 in between: no copy where that is what is stored."""

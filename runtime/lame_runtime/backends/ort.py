@@ -76,10 +76,26 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def open_session(path: Path, provider: str = "CPUExecutionProvider", threads: int | None = None, *, optimise: bool = True) -> Any:
-    """A session on one provider; raises `BackendError` where the graph cannot be loaded or another provider was taken."""
+def open_session(
+    path: Path, provider: str = "CPUExecutionProvider", threads: int | None = None, *, optimise: bool = True, lean: bool = False
+) -> Any:
+    """A session on one provider.
+
+    Args:
+        path: the graph.
+        provider: ONNX Runtime's name of the execution provider.
+        threads: CPU threads; None for all cores.
+        optimise: let ONNX Runtime fuse and rewrite.
+        lean: weights stay mapped from the file, and nothing is kept for a next run; slower from the second run on.
+
+    Raises:
+        BackendError: the graph cannot be loaded, or another provider was taken.
+    """
     ort = _onnxruntime()
     options = ort.SessionOptions()
+    if lean:
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
