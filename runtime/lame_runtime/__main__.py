@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--max-pixels", type=int, help="pixels of a picture or a video's frame after resizing, instead of the contract's")
     embed.add_argument("--max-frames", type=int, help="frames sampled from a video, instead of the contract's")
     embed.add_argument("--fps", type=float, help="frames sampled per second of video, instead of the contract's")
+    embed.add_argument("--map-weights", action="store_true", help="leave the weights on the disk (CPU): little memory, half the speed")
     embed.add_argument("--truncate-dim", type=int, help="keep only so many leading values of each vector")
 
     info = command("info", "what a bundle holds and what would run here", _info)
@@ -80,7 +81,9 @@ def _embed(options: argparse.Namespace) -> int:
         raise InputError("nothing to embed: name a picture, a folder or a .jsonl file, or give --text")
     if any(name != "-" and Path(name).resolve() == options.output.resolve() for name in options.paths):
         raise InputError(f"{options.output}: is also an input; choose another --output")
-    encoder = Encoder.load(options.bundle, backend=options.backend, graph=options.graph, threads=options.threads)
+    encoder = Encoder.load(
+        options.bundle, backend=options.backend, graph=options.graph, threads=options.threads, map_weights=options.map_weights
+    )
     with encoder, atomic_path(options.output) as fresh:  # a place that cannot be written is noticed before the work
         inputs = read_sources(options.paths, options.text, options.instruction)
         rows = encoder.stream(

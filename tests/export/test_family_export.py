@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 from lame_export.errors import ExportError
 from lame_export.forward import encoder as forward
@@ -24,9 +23,9 @@ from lame_training.loop import initialise
 from lame_training.recipes import find_recipe
 from lame_training.torch_backend import load_encoder, load_encoder_and_model
 from PIL import Image
-from test_plan import after, blind_scan, quick
+from test_plan import after, blind_scan, plant_overflow, quick
 
-from lame_export import parity, plan
+from lame_export import parity
 
 MODALITIES = {"text", "image", "image+text", "images+text", "video+text", "longest text", "largest picture"}
 
@@ -165,16 +164,6 @@ def test_what_is_a_familys_own_is_seen_when_it_is_wrong(name: str, made: Made, m
     change, families, modality = CONTROLS[name]
     change(monkeypatch)
     assert (modality in traced_fails(made)) == (made.family in families)
-
-
-def plant_overflow(state: plan.Export) -> None:
-    """Scales one gate projection's partner up and the next layer down: the function stays, what lies between leaves half's range."""
-    initializers = state.traced["encoder"].graph.initializers
-    up, down = (initializers[f"blocks.0.{name}.weight_io"] for name in ("up", "down"))
-    assert up.const_value is not None
-    gain = np.float32(30_000) / np.abs(up.const_value.numpy()).max()
-    for value, factor in ((up, gain), (down, 1 / gain)):
-        value.const_value = ir.tensor(value.const_value.numpy() * factor, name=value.name)  # type: ignore[union-attr]
 
 
 def test_the_scan_protects_an_outlier_that_overflows_half(made: Made, data: Path, tmp_path: Path) -> None:

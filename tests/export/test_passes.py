@@ -90,6 +90,18 @@ def test_the_scan_measures_every_float_tensor(save: Save) -> None:
     assert amax["scaled"] == pytest.approx(np.abs(INPUT @ w1 * 100).max(), rel=1e-5)
 
 
+def encoder_feeds() -> dict[str, np.ndarray]:
+    """Two texts of twelve random tokens."""
+    ids = np.random.default_rng(0).integers(0, 300, (2, 12))
+    return {
+        "input_ids": ids,
+        "features": np.zeros((1, 64), np.float32),
+        "feature_index": np.zeros_like(ids),
+        "position_ids": np.broadcast_to(np.arange(12), (3, 2, 12)).astype(np.int64),
+        "embed_index": np.array([11, 11]),
+    }
+
+
 @pytest.mark.parametrize("graph", ["vision", "encoder"])
 def test_a_graph_cut_into_pieces_computes_the_same(graph: str, exported: Path) -> None:
     """However small the pieces; every node is in one of them, and the scan finds the same."""
@@ -102,14 +114,7 @@ def test_a_graph_cut_into_pieces_computes_the_same(graph: str, exported: Path) -
             **tower_tables((4, 4), contract),
         }
     else:
-        ids = rng.integers(0, 300, (2, 12))
-        feeds = {
-            "input_ids": ids,
-            "features": np.zeros((1, 64), np.float32),
-            "feature_index": np.zeros_like(ids),
-            "position_ids": np.broadcast_to(np.arange(12), (3, 2, 12)).astype(np.int64),
-            "embed_index": np.array([11, 11]),
-        }
+        feeds = encoder_feeds()
     name = model.graph.outputs[0].name or ""
     (whole,) = run_pieces(cut(model), [feeds], [name], optimise=False)
     pieces = cut(model, 20_000)
@@ -173,14 +178,7 @@ def test_without_the_scan_the_emulation_overflows_where_onnx_runtime_hides_it(sa
 def test_masked_scores_make_no_island(exported: Path) -> None:
     """The mask's constant is half's lowest value; the scan knows that it is no measurement."""
     rng = np.random.default_rng(0)
-    ids = rng.integers(0, 300, (2, 12))
-    feeds = {
-        "input_ids": ids,
-        "features": np.zeros((1, 64), np.float32),
-        "feature_index": np.zeros_like(ids),
-        "position_ids": np.broadcast_to(np.arange(12), (3, 2, 12)).astype(np.int64),
-        "embed_index": np.array([11, 11]),
-    }
+    feeds = encoder_feeds()
     amax, _ = scan(ir.load(exported / "graphs/encoder.fp32.onnx"), [feeds])
     assert max(amax.values()) < LIMIT < -MASKED
 

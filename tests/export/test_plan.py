@@ -48,7 +48,8 @@ def test_golden_inputs_cover_every_modality_and_both_extremes(exported: Path) ->
     """64 of each, the longest text and the largest picture."""
     golden = read_golden(exported)
     counts = {modality: len(golden.of(modality)) for modality in golden.modalities}
-    assert counts == {"image": 64, "image+text": 64, "text": 64, "longest text": 1, "largest picture": 1}
+    several = {"images+text": 64, "video+text": 64}
+    assert counts == {"image": 64, "image+text": 64, "text": 64, **several, "longest text": 1, "largest picture": 1}
     limits = json.loads((exported / "contract.json").read_text())
     assert len(golden.inputs[golden.of("longest text")[0]].ids) >= limits["tokens"]["max_length"]
 

@@ -138,6 +138,17 @@ def test_a_constant_encoder_is_caught(exported: Path) -> None:
     assert all(row.passed is False for row in rows if row.comparison == "graph vs PyTorch")
 
 
+def test_mapped_weights_give_the_same_vectors(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said in the reason; refused where a GPU would hold the weights."""
+    items = [each.item for each in read_golden(exported).inputs[:12]]
+    with Encoder.load(exported) as plain, Encoder.load(exported, map_weights=True) as mapped:
+        assert np.abs(plain.encode(items) - mapped.encode(items)).max() < 1e-5
+        assert "weights mapped, as asked" in mapped.reason
+    monkeypatch.setattr("lame_runtime.backends.ort.choose_provider", lambda backend: ("CUDAExecutionProvider", "pretended"))
+    with pytest.raises(InputError, match="map_weights is for CPUs"):
+        Encoder.load(exported, map_weights=True)
+
+
 def test_a_swapped_patch_order_is_caught(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control of the contract gate."""
     from lame_runtime import compare, golden

@@ -62,6 +62,8 @@ def _run(options: argparse.Namespace) -> int:
         raise InputError(f"--steps {options.steps}: use 0 or more")
     if options.seed is not None:
         recipe = dataclasses.replace(recipe, seed=options.seed)
+    if recipe.scratch is None and options.backbone is None and not options.resume:
+        raise InputError(f"recipe {recipe.name} needs a backbone: give the folder of one with --backbone")
     if options.steps == 0 and options.backbone is not None and options.data is None:
         initialise(recipe, options.out, options.backbone, options.decoder)
         print(f"wrote {options.out}")

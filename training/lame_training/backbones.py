@@ -119,6 +119,8 @@ def config_folder(folder: Path) -> Path:
 
 def load_decoder(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
     """A latent decoder (`Qwen3ForCausalLM`, such as Qwen3-0.6B) with its weights; raises `InputError`."""
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: has no config.json; --decoder takes a folder that save_pretrained wrote")
     raw = read_json(folder / "config.json")
     if raw.get("model_type") != "qwen3":
         raise InputError(f"{folder}: model_type is {raw.get('model_type')!r}; a latent decoder is a qwen3 model, such as Qwen3-0.6B")

@@ -41,15 +41,17 @@ class OrtBackend(Backend):
         encoder_path: the encoder graph.
         provider: ONNX Runtime's name of the execution provider.
         threads: CPU threads; None for all cores.
-        optimise: let ONNX Runtime fuse and rewrite; False runs the file's nodes as they are written.
+        map_weights: leave the weights mapped from the disk; ONNX Runtime neither packs nor rewrites then.
 
     Raises:
         BackendError: a graph cannot be loaded, or the session fell back to another provider.
     """
 
-    def __init__(self, vision_path: Path, encoder_path: Path, provider: str, threads: int | None = None, *, optimise: bool = True) -> None:
-        self._vision = open_session(vision_path, provider, threads, optimise=optimise)
-        self._encoder = open_session(encoder_path, provider, threads, optimise=optimise)
+    def __init__(
+        self, vision_path: Path, encoder_path: Path, provider: str, threads: int | None = None, *, map_weights: bool = False
+    ) -> None:
+        self._vision = open_session(vision_path, provider, threads, optimise=not map_weights, lean=map_weights)
+        self._encoder = open_session(encoder_path, provider, threads, optimise=not map_weights, lean=map_weights)
         self.width = int(self._vision.get_outputs()[0].shape[-1])
         self.name = f"onnxruntime {_onnxruntime().__version__} {provider.removesuffix('ExecutionProvider')}"
 
