@@ -20,7 +20,7 @@ check: $(VENV)/ready  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-realsize: $(VENV)/ready  ## 2 B parameters of two families: export, plan, embed; time, peak memory, cosine (35 min, 25 GB of disk)
+realsize: $(VENV)/ready  ## 2 B parameters of two families: export, plan, embed; time, peak memory, cosine (50 minutes, 25 GB of disk)
 	rm -rf runs/realsize
 	$(BIN)/python lame_export/benchmarks/realsize.py runs/realsize
 	rm -rf runs/realsize

@@ -177,7 +177,6 @@ def test_without_the_scan_the_emulation_overflows_where_onnx_runtime_hides_it(sa
 
 def test_masked_scores_make_no_island(exported: Path) -> None:
     """The mask's constant is half's lowest value; the scan knows that it is no measurement."""
-    rng = np.random.default_rng(0)
     feeds = encoder_feeds()
     amax, _ = scan(ir.load(exported / "graphs/encoder.fp32.onnx"), [feeds])
     assert max(amax.values()) < LIMIT < -MASKED

@@ -56,6 +56,35 @@ def test_a_folder_alone_becomes_a_checkpoint(backbone: Path, tmp_path: Path) -> 
     assert (vectors @ vectors.T)[0, 1] < 0.99
 
 
+def as_published(folder: Path) -> None:
+    """The layout of the families' published folders: older names of weights and of config keys, and a language-model head."""
+    config = json.loads((folder / "config.json").read_text())
+    weights = load_file(folder / "model.safetensors")
+    head = weights["language_model.embed_tokens.weight"].clone()
+    if config["model_type"] == "qwen3_vl":
+        renamed = {f"model.{name}": value for name, value in weights.items()}
+    else:
+        renamed = {name.replace("language_model.", "model."): value for name, value in weights.items()}
+        text = config.pop("text_config")
+        rope = text.pop("rope_parameters")
+        config |= {key: value for key, value in text.items() if key not in ("model_type", "dtype")}
+        config |= {"rope_theta": rope["rope_theta"], "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]}}
+    save_file({**renamed, "lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_the_layout_of_published_folders_is_read(backbone: Path) -> None:
+    """Weight for weight the same model, and the same contract."""
+    expected, contract = load_backbone(backbone, "auto").state_dict(), derive_contract(backbone, BUDGET, 8, 64, {})
+    as_published(backbone)
+    (backbone / "chat_template.json").write_text(json.dumps({"chat_template": (backbone / "chat_template.jinja").read_text()}))
+    (backbone / "chat_template.jinja").unlink()
+    found = load_backbone(backbone, "auto").state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert derive_contract(backbone, BUDGET, 8, 64, {}) == contract
+
+
 def test_the_papers_recipes_take_a_backbone_of_any_width(backbones: dict[str, Path], tmp_path: Path) -> None:
     """Their projection dims are the paper's, and each says which of its values are."""
     assert {recipe.name: recipe.dim for recipe in PUBLISHED} == {

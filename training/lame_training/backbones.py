@@ -25,6 +25,7 @@ from transformers import (
     Qwen3VLConfig,
     Qwen3VLModel,
 )
+from transformers.utils import logging
 
 
 @dataclass(frozen=True)
@@ -131,12 +132,16 @@ def _load(kind: type[PreTrainedModel], config: PreTrainedConfig, folder: Path, d
     if not list(folder.glob("*.safetensors")):
         found = "pickled weights, which are never loaded" if list(folder.glob("*.bin")) else "no weights"
         raise InputError(f"{folder}: holds {found}; save the model as safetensors (save_pretrained does)")
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report of keys is judged below
     try:
         model, report = kind.from_pretrained(
             folder, config=config, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except Exception as error:  # from_pretrained raises what a dozen libraries raise
         raise InputError(f"{folder}: its weights cannot be read ({_first_line(error)}); copy the folder again") from None
+    finally:
+        logging.set_verbosity(before)
     for kind_of_fault, keys in (
         ("lacks the weight", report["missing_keys"]),
         ("holds the unknown weight", [key for key in report["unexpected_keys"] if not key.startswith(HEADS)]),
