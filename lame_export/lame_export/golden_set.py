@@ -44,7 +44,7 @@ def write_golden(data: Path, encoder: Encoder, folder: Path, per_modality: int =
     chosen = _choose(data, per_modality)
     preparer = encoder.preparer
     texts = [item.text for _, item, modality in chosen if modality == "text"]
-    chosen += [("document", item, item.modality) for item in composed([item for _, item, _ in chosen], per_modality)]
+    chosen += [("document", item, item.modality) for item in composed([item for _, item, _ in chosen], per_modality, preparer)]
     pictures = [part for _, item, _ in chosen for part in item.parts if isinstance(part, Picture)]
     if texts:
         chosen.append(("query", Input(text=longest_text(texts, preparer), instruction=""), EXTREMES[0]))
@@ -105,20 +105,21 @@ def sampled(item: Input, preparer: Preparer) -> Input:
     return Input(content=tuple(parts), instruction=item.instruction)
 
 
-def calibration_inputs(data: Path, amount: int, seed: int = 0) -> list[Input]:
+def calibration_inputs(data: Path, amount: int, preparer: Preparer, seed: int = 0) -> list[Input]:
     """Training inputs of every modality, `amount` of each: queries and positives of all tasks, and what is composed of them."""
     by_modality: dict[str, list[Input]] = defaultdict(list)
     for item in distinct(_training_inputs(data)):
         by_modality[item.modality].append(item)
     rng = np.random.default_rng(seed)
     picked = [items[int(i)] for items in by_modality.values() for i in rng.permutation(len(items))[:amount]]
-    return picked + composed(picked, amount, seed)
+    return picked + composed(picked, amount, preparer, seed)
 
 
-def composed(items: Sequence[Input], amount: int, seed: int = 0) -> list[Input]:
+def composed(items: Sequence[Input], amount: int, preparer: Preparer, seed: int = 0) -> list[Input]:
     """Several pictures between texts, and videos with a text, made of a data set's pictures and texts: `amount` of each.
 
-    A video's frames are pictures of the data at the size of the first, two to seven of them, so odd counts too.
+    A video's frames are pictures of the data at the size of the first, two to seven of them, so odd counts too. What the
+    contract does not allow, such as three pictures with long texts, is drawn again; where nothing fits, there is none.
     """
     pictures = [part for item in items for part in item.parts if isinstance(part, Picture)]
     texts = [part for item in items for part in item.parts if isinstance(part, str)]
@@ -132,13 +133,28 @@ def composed(items: Sequence[Input], amount: int, seed: int = 0) -> list[Input]:
     def text() -> str:
         return texts[int(rng.integers(len(texts)))]
 
+    most = min(7, preparer.contract.videos.max_frames)
+
+    def several() -> Input:
+        return Input(content=tuple(part for picture in some(int(rng.integers(2, 4))) for part in (picture, text())))
+
+    def video() -> Input:
+        frames = tuple(picture.source for picture in some(int(rng.integers(2, most + 1))))
+        return Input(content=(Video(frames, float(rng.choice([0.5, 1.0, 2.0, 5.0]))), text()))
+
     found = []
-    for _ in range(amount):
-        several = [part for picture in some(int(rng.integers(2, 4))) for part in (picture, text())]
-        found.append(Input(content=tuple(several)))
-    for _ in range(amount):
-        frames = tuple(picture.source for picture in some(int(rng.integers(2, 8))))
-        found.append(Input(content=(Video(frames, float(rng.choice([0.5, 1.0, 2.0, 5.0]))), text())))
+    for draw in (several, video):
+        fitting: list[Input] = []
+        for _ in range(8 * amount):
+            if len(fitting) == amount:
+                break
+            candidate = draw()
+            try:
+                preparer(sampled(candidate, preparer), "document")
+            except InputError:
+                continue
+            fitting.append(candidate)
+        found += fitting
     return found
 
 

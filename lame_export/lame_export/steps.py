@@ -85,7 +85,7 @@ def prove_contract(state: Export) -> None:
 def scan(state: Export) -> None:
     """Runs calibration inputs through the FP32 graphs and records amax."""
     preparer = state.reference.preparer
-    inputs = golden_set.calibration_inputs(state.data, state.calibration)
+    inputs = golden_set.calibration_inputs(state.data, state.calibration, preparer)
     prepared = [preparer(golden_set.sampled(item, preparer)) for item in inputs]
     batches = [assemble([prepared[i] for i in chosen], preparer.contract) for chosen in plan_batches(prepared, 32)]
     state.amax = calibration.scan_batches(state.traced, batches)

@@ -39,6 +39,12 @@ def as_input(item: InputLike, root: Path | None = None) -> Input:
     if isinstance(item, Input):
         if not isinstance(item.text, str) or not isinstance(item.instruction, str | None):
             raise InputError("`text` and `instruction` must be strings")
+        if not isinstance(item.video, Video | None):
+            raise InputError("the `video` of an Input must be a Video; a dict takes a path or frames")
+        if not isinstance(item.content, tuple) or any(not isinstance(part, str | Picture | Video) for part in item.content):
+            raise InputError("the `content` of an Input must be a tuple of texts, Pictures and Videos; a dict takes a list")
+        if not isinstance(item.image, str | os.PathLike | bytes | Image.Image | None):
+            raise InputError(f"`image` must be a path, bytes or a PIL picture, not {type(item.image).__name__}")
         return item
     if isinstance(item, str):
         return Input(text=item)
@@ -101,6 +107,8 @@ def _visuals(item: Mapping[str, Any], root: Path | None) -> list[Part]:
     fps, video = item.get("fps"), item.get("video")
     if not (fps is None or (isinstance(fps, int | float) and not isinstance(fps, bool))):
         raise InputError(f"`fps` must be a number, not {type(fps).__name__}")
+    if fps is not None and not 1e-3 <= fps <= 1e4:
+        raise InputError("`fps` must lie between 0.001 and 10,000")
     if _given(item, "video") or isinstance(video, list | tuple):
         found.append(Video(_video_source(video, root), None if fps is None else float(fps)))
     elif fps is not None:
@@ -110,7 +118,7 @@ def _visuals(item: Mapping[str, Any], root: Path | None) -> list[Part]:
 
 def _video_source(video: Any, root: Path | None) -> Any:
     if isinstance(video, np.ndarray):
-        video = list(video)
+        video = list(video) if video.ndim else None
     if isinstance(video, list | tuple):
         if any(not isinstance(frame, str | os.PathLike | bytes | Image.Image | np.ndarray) for frame in video):
             raise InputError("the frames of a `video` must be paths, bytes, PIL pictures or uint8 arrays")

@@ -60,7 +60,10 @@ def _read_file(name: str, instruction: str | None) -> Iterator[Input]:
 
 def _read_folder(folder: Path, instruction: str | None) -> Iterator[Input]:
     known = PICTURES | VIDEO_SUFFIXES | {".pdf"}
-    files = sorted(each for each in folder.iterdir() if not each.name.startswith(".") and not each.is_dir())
+    try:
+        files = sorted(each for each in folder.iterdir() if not each.name.startswith(".") and not each.is_dir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from None
     found = [each for each in files if each.suffix.lower() in known]
     if not found:
         raise InputError(f"{folder}: a folder without pictures, videos or PDFs ({', '.join(sorted(known))})")

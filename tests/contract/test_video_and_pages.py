@@ -143,7 +143,7 @@ def broken(tmp_path: Path) -> dict[str, tuple[Callable[[Contract], object], str]
         "no frames": (video(()), "has no frames"),
         "frames of two sizes": (video((frame, Image.new("RGB", (32, 33)))), "frame 1 of the video is 32×33"),
         "an array of floats": (video((np.zeros((4, 4, 3)),)), "must be uint8"),
-        "a rate of zero": (video((frame,), 0.0), "positive number"),
+        "a rate of zero": (video((frame,), 0.0), "use 0.001 to 10,000"),
         "too many frames": (video((frame,) * 769), "the limit is 768"),
         "no such PDF": (page(f"{tmp_path}/none.pdf"), "no such file"),
         "two pages, no number": (page(f"{tmp_path}/two.pdf"), "has 2 pages; say which"),

@@ -37,6 +37,10 @@ def qwen2(backbones: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(backbones["qwen2_vl"], tmp_path / "backbone"))
 
 
+def edit_new(path: Path, **content: object) -> None:
+    path.write_text(json.dumps(content))
+
+
 def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -114,7 +118,7 @@ def test_what_a_folder_lacks_is_written_down_as_published(backbone: Path) -> Non
 
 def test_the_folders_own_values_win(backbone: Path) -> None:
     """From the old files, and from the nested one that newer versions of transformers write."""
-    edit(backbone / "preprocessor_config.json", size=None, min_pixels=5000, max_pixels=9000, image_mean=[0.1, 0.2, 0.3])
+    edit(backbone / "preprocessor_config.json", min_pixels=5000, max_pixels=9000, image_mean=[0.1, 0.2, 0.3])
     edit(backbone / "video_preprocessor_config.json", fps=1.5, max_frames=6)
     old = derive_contract(backbone, BUDGET, 8, 64, {})
     assert (old.images.min_pixels, old.images.max_pixels, old.images.mean) == (5000, 9000, (0.1, 0.2, 0.3))
@@ -230,6 +234,17 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "other special tokens": (lambda f: edit(f / "config.json", image_token_id=3), "they belong to two models"),
     "another patch size": (lambda f: edit(f / "preprocessor_config.json", patch_size=7), "they belong to two models"),
     "another filter": (lambda f: edit(f / "preprocessor_config.json", resample=2), "supported is 3"),
+    "a filter of null": (lambda f: edit(f / "preprocessor_config.json", rescale_factor=None), "cannot be used"),
+    "a mean of one": (lambda f: edit(f / "preprocessor_config.json", image_mean=0.5), "cannot be used"),
+    "a size in words": (lambda f: edit(f / "preprocessor_config.json", size={"height": 448}), "is no pixel budget"),
+    "a std of zero": (lambda f: edit(f / "preprocessor_config.json", image_std=[0, 0, 0]), "a std that is not positive"),
+    "no frames": (lambda f: edit(f / "video_preprocessor_config.json", max_frames=0), "cannot be used"),
+    "other patches for videos": (lambda f: edit(f / "video_preprocessor_config.json", patch_size=7), "videos are cut by"),
+    "templates without a default": (
+        lambda f: ((f / "chat_template.jinja").unlink(), edit_new(f / "tokenizer_config.json", chat_template=[{"name": "tools"}])),
+        "none called default",
+    ),
+    "a template that is no text": (lambda f: (f / "chat_template.jinja").write_bytes(b"\xff\xfe"), "cannot be read"),
     "a template for texts": (template("{{ messages[0].content[0].text }}<|im_end|>"), "does not place"),
     "a broken template": (template("{% for %}"), "cannot be rendered"),
     "a template that runs code": (template("{{ ''.__class__.__mro__ }}"), "cannot be rendered|does not print"),
@@ -287,6 +302,22 @@ def test_a_run_on_a_backbone_resumes_without_it(backbones: dict[str, Path], data
     run(recipe, data, tmp_path / "halves", steps=4, resume=True, progress=False)
     first, second = (load_model(tmp_path / name)[0].state_dict() for name in ("whole", "halves"))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_run_killed_before_its_first_state_begins_again(backbones: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    """From the same weights: those of the recipe's seed, or of the backbone, which must be named once more."""
+    recipe = find_recipe("digits-tiny")
+    for backbone in (None, backbones["qwen2_vl"]):
+        whole, killed = tmp_path / f"whole{backbone is None}", tmp_path / f"killed{backbone is None}"
+        run(recipe, data, whole, backbone=backbone, steps=2, progress=False)
+        run(recipe, data, killed, backbone=backbone, steps=0, progress=False)
+        (killed / "config.json").unlink()
+        if backbone is not None:
+            with pytest.raises(InputError, match="give its --backbone"):
+                run(recipe, data, killed, steps=2, resume=True, progress=False)
+        run(recipe, data, killed, backbone=backbone, steps=2, resume=True, progress=False)
+        first, second = (load_model(folder)[0].state_dict() for folder in (whole, killed))
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_an_older_contract_is_refused_with_the_remedy(backbones: dict[str, Path], tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from lame_runtime.errors import InputError
 from transformers import PreTrainedModel
 
+from lame_training.backbones import first_line
+
 
 def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """The model with a PEFT adapter's change added to its weights.
@@ -36,7 +38,7 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         if lost := [key for key in report.missing_keys if "lora_" in key]:
             raise ValueError(f"missing weight {lost[0]}")
     except Exception as error:  # PEFT passes on what torch, safetensors and its own checks raise
-        raise InputError(f"{folder}: the adapter cannot be merged ({str(error).splitlines()[0]}); is it this model's?") from None
+        raise InputError(f"{folder}: the adapter cannot be merged ({first_line(error)}); is it this model's?") from None
     if {name for name, _ in merged.named_parameters()} != before:
         raise InputError(f"{folder}: the adapter changes more than weights; merge it with PEFT first")
     return merged

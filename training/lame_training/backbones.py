@@ -81,7 +81,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     try:
         return FAMILIES[kind].config(**raw)
     except Exception as error:  # configs are validated by several libraries, each with its own exceptions
-        raise InputError(f"{folder / 'config.json'}: not a config of {kind} ({_first_line(error)})") from None
+        raise InputError(f"{folder / 'config.json'}: not a config of {kind} ({first_line(error)})") from None
 
 
 def load_backbone(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
@@ -125,7 +125,11 @@ def load_decoder(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
     raw = read_json(folder / "config.json")
     if raw.get("model_type") != "qwen3":
         raise InputError(f"{folder}: model_type is {raw.get('model_type')!r}; a latent decoder is a qwen3 model, such as Qwen3-0.6B")
-    return _load(Qwen3ForCausalLM, Qwen3Config(**raw), folder, dtype)
+    try:
+        config = Qwen3Config(**raw)
+    except Exception as error:  # see read_config
+        raise InputError(f"{folder / 'config.json'}: not a config of qwen3 ({first_line(error)})") from None
+    return _load(Qwen3ForCausalLM, config, folder, dtype)
 
 
 def _load(kind: type[PreTrainedModel], config: PreTrainedConfig, folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
@@ -139,7 +143,7 @@ def _load(kind: type[PreTrainedModel], config: PreTrainedConfig, folder: Path, d
             folder, config=config, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except Exception as error:  # from_pretrained raises what a dozen libraries raise
-        raise InputError(f"{folder}: its weights cannot be read ({_first_line(error)}); copy the folder again") from None
+        raise InputError(f"{folder}: its weights cannot be read ({first_line(error)}); copy the folder again") from None
     finally:
         logging.set_verbosity(before)
     for kind_of_fault, keys in (
@@ -152,6 +156,7 @@ def _load(kind: type[PreTrainedModel], config: PreTrainedConfig, folder: Path, d
     return model
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception says, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

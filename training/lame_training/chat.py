@@ -13,7 +13,7 @@ from lame_runtime.contract import PromptLayout
 from lame_runtime.contract.prompts import check_layout
 from lame_runtime.errors import InputError
 
-from lame_training.backbones import read_json
+from lame_training.backbones import first_line, read_json
 
 MARK, OTHER = "LAME0TEXT", "LAME1TEXT"
 VISION = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
@@ -29,11 +29,16 @@ PUBLISHED = {
 def read_template(folder: Path, family: str) -> str | PromptLayout:
     """The folder's chat template, or the layout that the family's published one gives."""
     if (path := folder / "chat_template.jinja").is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); copy the folder again") from None
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
         found = read_json(folder / name).get("chat_template")
         if isinstance(found, list):  # named templates
-            found = next((each["template"] for each in found if each.get("name") == "default"), None)
+            named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
+            if not isinstance(found := named.get("default"), str):
+                raise InputError(f"{folder / name}: has chat templates, but none called default; name one so")
         if isinstance(found, str):
             return found
     before, turns = PUBLISHED[family]
@@ -83,5 +88,5 @@ def _render(template: str, parts: list[Any], folder: Path) -> str:
     try:
         rendered, _ = render_jinja_template([[{"role": "user", "content": content}]], chat_template=template, add_generation_prompt=True)
     except Exception as error:  # Jinja and the template itself raise what they like
-        raise InputError(f"{folder}: its chat template cannot be rendered ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{folder}: its chat template cannot be rendered ({first_line(error)})") from None
     return str(rendered[0])

@@ -30,7 +30,7 @@ from torch import Tensor
 from transformers import Qwen3Config
 
 from lame_training.adapters import merge_adapter
-from lame_training.backbones import FAMILIES
+from lame_training.backbones import FAMILIES, first_line
 from lame_training.model import LaMEModel
 from lame_training.recipes import Recipe
 
@@ -77,8 +77,8 @@ def load_model(folder: Path, *, dtype: torch.dtype | None = torch.float32, decod
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "model.safetensors")
         model = empty_model(config, decoder=decoder)
-    except (SafetensorError, ValueError, KeyError, TypeError, InputError) as error:
-        raise BundleError(f"{folder}: cannot be read ({str(error).splitlines()[0]}); copy or train the checkpoint again") from None
+    except Exception as error:  # configs are validated by several libraries, each with its own exceptions
+        raise BundleError(f"{folder}: cannot be read ({first_line(error)}); copy or train the checkpoint again") from None
     if not decoder:
         weights = {name: value for name, value in weights.items() if not name.startswith(("connector.", "decoder."))}
     load_weights(model, weights, str(folder))
@@ -182,15 +182,16 @@ def write_contract(folder: Path, contract: Contract) -> None:
     atomic_text(folder / "contract.json", contract.to_json())
 
 
-def write_architecture(folder: Path, model: LaMEModel) -> None:
-    """Writes `architecture.json`: what a resumed run builds its model from."""
-    atomic_text(folder / "architecture.json", json.dumps(_architecture(model), indent=2, sort_keys=True, default=str) + "\n")
+def write_architecture(folder: Path, model: LaMEModel, *, from_folder: bool) -> None:
+    """Writes `architecture.json`: what a resumed run builds its model from, and whether a backbone's folder was its start."""
+    facts = {**_architecture(model), "from_folder": from_folder}
+    atomic_text(folder / "architecture.json", json.dumps(facts, indent=2, sort_keys=True, default=str) + "\n")
 
 
 def read_architecture(folder: Path) -> dict[str, Any]:
     """What `write_architecture` wrote; raises `InputError`."""
     found = _read_json(folder / "architecture.json")
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not {"backbone", "decoder", "n_reason", "dim", "from_folder"} <= set(found):
         raise InputError(f"{folder / 'architecture.json'}: cannot be read; train anew in another folder")
     return found
 

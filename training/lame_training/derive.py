@@ -18,9 +18,9 @@ from lame_runtime.contract.tokens import TextTokenizer
 from lame_runtime.errors import BundleError, InputError
 from transformers import PreTrainedConfig
 
-from lame_training.backbones import config_folder, family_of, read_config, read_json
+from lame_training.backbones import config_folder, family_of, first_line, read_config, read_json
 from lame_training.chat import layout_from_template, read_template
-from lame_training.vocabulary import END
+from lame_training.vocabulary import CHAT_END, END
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """The normalisation Qwen2-VL and Qwen2.5-VL took over from CLIP."""
@@ -80,8 +80,12 @@ def derive_contract(folder: Path, budget: Budget, n_reason: int, dim: int, roles
         tokenizer = TextTokenizer(folder / "tokenizer.json")
     except BundleError as error:
         raise InputError(str(error).replace("export the bundle again", "copy the backbone's tokenizer.json")) from None
-    images = image_rules(folder, config, budget)
-    videos = video_rules(folder, config, images, budget)
+    try:
+        images = image_rules(folder, config, budget)
+        videos = video_rules(folder, config, images, budget)
+        check_numbers(images, videos)
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        raise InputError(f"{folder}: its processor files hold what cannot be used ({first_line(error)}); copy them again") from None
     template = read_template(folder, family_of(config))
     prompt = layout_from_template(template, dict(roles), folder)
     check_tokens(folder, config, tokenizer, prompt)
@@ -111,7 +115,7 @@ def tower_rules(config: PreTrainedConfig) -> TowerRules:
 
 def image_rules(folder: Path, config: PreTrainedConfig, budget: Budget) -> ImageRules:
     """From `preprocessor_config.json` or the `image_processor` of `processor_config.json`."""
-    raw = read_json(folder / "preprocessor_config.json") or read_json(folder / "processor_config.json").get("image_processor") or {}
+    raw = read_json(folder / "processor_config.json").get("image_processor") or read_json(folder / "preprocessor_config.json")
     known = published_images(family_of(config))
     rules = dataclasses.replace(known, **_pixels(raw, known), **_channels(raw, known), **_geometry(raw, known))
     _check_processing(raw, folder, "pictures")
@@ -131,10 +135,14 @@ def image_rules(folder: Path, config: PreTrainedConfig, budget: Budget) -> Image
 
 def video_rules(folder: Path, config: PreTrainedConfig, images: ImageRules, budget: Budget) -> VideoRules:
     """From `video_preprocessor_config.json` or the `video_processor` of `processor_config.json`."""
-    raw = read_json(folder / "video_preprocessor_config.json") or read_json(folder / "processor_config.json").get("video_processor") or {}
+    raw = read_json(folder / "processor_config.json").get("video_processor") or read_json(folder / "video_preprocessor_config.json")
     known = published_videos(family_of(config))
     _check_processing(raw, folder, "videos")
-    numbers = {key: raw[key] for key in ("fps", "min_frames", "max_frames", "max_video_tokens") if raw.get(key) is not None}
+    numbers: dict[str, Any] = {key: int(raw[key]) for key in ("min_frames", "max_frames", "max_video_tokens") if raw.get(key) is not None}
+    numbers |= {"fps": float(raw["fps"])} if raw.get("fps") is not None else {}
+    for key in ("patch_size", "temporal_patch_size", "merge_size"):
+        if raw.get(key, getattr(images, key)) != getattr(images, key):
+            raise ValueError(f"videos are cut by {key} {raw[key]!r}, pictures by {getattr(images, key)}")
     if raw.get("cap_pixels_per_frame") is not None:
         numbers["cap_pixels_per_frame"] = bool(raw["cap_pixels_per_frame"])
     rules = dataclasses.replace(known, **numbers, **_pixels(raw, known), **_channels(raw, known))
@@ -165,10 +173,21 @@ def within_budget(rules: VideoRules, images: ImageRules, budget: Budget) -> Vide
     )
 
 
+def check_numbers(images: ImageRules, videos: VideoRules) -> None:
+    """Raises `ValueError` for rules that no picture or video could be prepared by."""
+    least = (images.patch_size * images.merge_size) ** 2
+    if min(images.max_pixels, videos.max_pixels) < least or min(images.min_pixels, videos.min_pixels) < 1:
+        raise ValueError(f"a pixel budget below {least}")
+    if min(*images.std, *videos.std) <= 0:
+        raise ValueError("a std that is not positive")
+    if videos.max_frames < images.temporal_patch_size or videos.min_frames < 1 or not 0 < videos.fps < 1e4:
+        raise ValueError(f"videos of {videos.min_frames} to {videos.max_frames} frames, {videos.fps} a second")
+
+
 def check_tokens(folder: Path, config: PreTrainedConfig, tokenizer: TextTokenizer, prompt: PromptLayout) -> None:
     """Raises `InputError` where tokenizer and config belong to different models."""
     try:
-        for token in sorted({*special_tokens(prompt), END}):
+        for token in sorted({*special_tokens(prompt), END, CHAT_END}):
             tokenizer.special(token)
         for token, expected in (("<|image_pad|>", config.image_token_id), ("<|video_pad|>", config.video_token_id)):
             if (found := tokenizer.special(token)) != expected:
@@ -181,11 +200,13 @@ def check_tokens(folder: Path, config: PreTrainedConfig, tokenizer: TextTokenize
 
 def _pixels(raw: dict[str, Any], known: ImageRules | VideoRules) -> dict[str, Any]:
     size = raw.get("size") or {}
+    if size and not {"shortest_edge", "longest_edge", "min_pixels", "max_pixels"} & set(size):
+        raise ValueError(f"size {size!r} is no pixel budget")
     least, most = (
         next((value for value in found if value is not None), default)
         for found, default in (
-            ((size.get("shortest_edge"), size.get("min_pixels"), raw.get("min_pixels")), known.min_pixels),
-            ((size.get("longest_edge"), size.get("max_pixels"), raw.get("max_pixels")), known.max_pixels),
+            ((raw.get("min_pixels"), size.get("shortest_edge"), size.get("min_pixels")), known.min_pixels),
+            ((raw.get("max_pixels"), size.get("longest_edge"), size.get("max_pixels")), known.max_pixels),
         )
     )
     return {"min_pixels": int(least), "max_pixels": int(most)}

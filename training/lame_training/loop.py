@@ -72,16 +72,19 @@ def run(
     check_folder(recipe, data, out, resume=resume)
     torch.manual_seed(recipe.seed)
     pairs = {task.name: read_pairs(data, task) for stage in recipe.stages for task in stage.tasks}
-    if resume:
+    states = checkpoint.complete_states(out) if resume else []
+    architecture = checkpoint.read_architecture(out) if resume else {}
+    if resume and not states and architecture["from_folder"] and backbone is None:
+        raise InputError(f"{out}: no step was saved yet, so the run begins again: give its --backbone (and --decoder) once more")
+    if states:
         preparer = Preparer.load(out)
-        model = LaMEModel.from_configs(*start.configs(checkpoint.read_architecture(out)))
+        model = LaMEModel.from_configs(*start.configs(architecture))
     else:
         model, preparer = start.start(recipe, data, pairs, out, backbone, decoder)
     use_packed_attention(model.backbone.visual)
     collator = Collator(preparer, preparer.tokenizer.special(END), recipe.chunk, recipe.picture_cache_mib)
 
     last = recipe.steps if steps is None else min(steps, recipe.steps)
-    states = checkpoint.complete_states(out) if resume else []
     done = int(states[-1].name.removeprefix("step-")) if states else 0
     if last < done:
         raise InputError(f"{out}: stands at step {done}, so it cannot stop at {last}; give more --steps, or train anew elsewhere")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lame_runtime.atomic import atomic_path
 from lame_runtime.contract import Contract, Preparer, TokenRules, TowerRules
 from lame_runtime.contract.tokens import TextTokenizer
 from lame_runtime.errors import InputError
@@ -18,9 +19,7 @@ from lame_training.data import Pair
 from lame_training.derive import derive_contract, limits, published_videos, within_budget
 from lame_training.model import LaMEModel
 from lame_training.recipes import Recipe
-from lame_training.vocabulary import END, train_tokenizer
-
-CHAT_END = "<|im_end|>"
+from lame_training.vocabulary import CHAT_END, END, train_tokenizer
 
 
 def start(
@@ -42,6 +41,8 @@ def start(
     if backbone is None and recipe.scratch is None:
         raise InputError(f"recipe {recipe.name} needs a backbone: give the folder of one with --backbone")
     if backbone is not None:  # before anything is written
+        if out.resolve() in (backbone.resolve(), config_folder(backbone).resolve()):
+            raise InputError(f"{out}: is the backbone's own folder; choose another --out")
         contract = derive_contract(backbone, recipe.budget, recipe.n_reason, recipe.dim, {"query": "", "document": ""})
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,8 @@ def start(
         contract = scratch_contract(recipe, tokenizer)
         made: PreTrainedModel = FAMILIES["qwen2_vl"].model(scratch_config(recipe, tokenizer))
     else:
-        shutil.copyfile(config_folder(backbone) / "tokenizer.json", file)
+        with atomic_path(file) as fresh:
+            shutil.copyfile(config_folder(backbone) / "tokenizer.json", fresh)
         tokenizer = TextTokenizer(file)
         # what is only initialised keeps the folder's type; training computes in FP32
         made = load_backbone(backbone, "auto" if data is None else torch.float32)
@@ -65,7 +67,7 @@ def start(
     checkpoint.write_contract(out, contract)
     if data is not None:
         checkpoint.write_data(out, data, recipe)
-    checkpoint.write_architecture(out, model)
+    checkpoint.write_architecture(out, model, from_folder=backbone is not None)
     checkpoint.write_recipe(out, recipe)
     return model, Preparer(contract, tokenizer)
 

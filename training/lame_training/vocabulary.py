@@ -9,6 +9,7 @@ from lame_runtime.atomic import atomic_text
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 END = "<|endoftext|>"
+CHAT_END = "<|im_end|>"
 SPECIAL_TOKENS = (
     END,
     "<|im_start|>",

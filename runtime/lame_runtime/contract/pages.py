@@ -51,12 +51,18 @@ def render_page(name: str, rules: ImageRules) -> Image.Image:
         number = int(match["page"] or 1)
         if not 1 <= number <= count:
             raise InputError(f"{name}: has {count} pages; use 1 to {count}")
-        page = document[number - 1]
-        width, height = page.get_size()
+        try:
+            page = document[number - 1]
+            width, height = page.get_size()
+        except RuntimeError as error:  # pypdfium2's own error is one
+            raise InputError(f"{name}: the page cannot be read ({error}); the PDF may be damaged") from None
         if not (width > 0 and height > 0 and math.isfinite(width * height)):
             raise InputError(f"{name}: the page has no area; choose another")
         scale = min(math.sqrt(2 * rules.max_pixels / (width * height)), MAX_DPI / POINTS_PER_INCH)
-        picture = page.render(scale=scale).to_pil()
+        try:
+            picture = page.render(scale=scale).to_pil()
+        except RuntimeError as error:
+            raise InputError(f"{name}: the page cannot be rendered ({error}); the PDF may be damaged") from None
         assert isinstance(picture, Image.Image)
         return picture.convert("RGB")
 

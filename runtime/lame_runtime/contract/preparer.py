@@ -76,13 +76,16 @@ class Preparer:
         """
         if max_pixels is None and max_frames is None and fps is None:
             return self
+        for name, value, kinds in (("max_pixels", max_pixels, int), ("max_frames", max_frames, int), ("fps", fps, (int, float))):
+            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+                raise InputError(f"{name} is {value!r}; use a number")
         images, videos = self.contract.images, self.contract.videos
         least = (images.patch_size * images.merge_size) ** 2
         if max_pixels is not None:
             if max_pixels < least:
                 raise InputError(f"max_pixels is {max_pixels}; use {least} or more")
             images = replace(images, max_pixels=max_pixels, min_pixels=min(images.min_pixels, max_pixels))
-            videos = replace(videos, min_pixels=min(videos.min_pixels, max_pixels))
+            videos = replace(videos, min_pixels=min(videos.min_pixels, int(max_pixels / 1.05)))  # the rules add a twentieth
             if videos.pixels_of == "frame":
                 videos = replace(videos, max_pixels=max_pixels)
             else:
@@ -92,7 +95,7 @@ class Preparer:
                 raise InputError(f"max_frames is {max_frames}; use {images.temporal_patch_size} or more")
             videos = replace(videos, max_frames=max_frames, min_frames=min(videos.min_frames, max_frames))
         if fps is not None:
-            if not 0 < fps < 1e4:
+            if not 1e-3 <= fps <= 1e4:
                 raise InputError(f"fps is {fps}; use a positive number")
             videos = replace(videos, fps=float(fps))
         return Preparer(replace(self.contract, images=images, videos=videos), self.tokenizer)

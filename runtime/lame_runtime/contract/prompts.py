@@ -54,14 +54,14 @@ class Input:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The parts in their order, texts cleaned, empty ones left out."""
-        listed: list[Part] = list(self.content)
+        """The parts in their order. Blank texts are left out, and `text` is cleaned; those of `content` keep their white space."""
+        listed: list[Part] = [each.replace(IMAGE_PLACEHOLDER, "") if isinstance(each, str) else each for each in self.content]
         if self.image is not None:
             listed.append(Picture(self.image))
         if self.video is not None:
             listed.append(self.video)
-        listed.append(self.text)
-        return tuple(part for part in (clean(each) if isinstance(each, str) else each for each in listed) if part != "")
+        listed.append(clean(self.text))
+        return tuple(part for part in listed if not (isinstance(part, str) and not part.strip()))
 
     @property
     def modality(self) -> str:
@@ -120,6 +120,9 @@ def image_runs(layout: PromptLayout, tokens: int) -> list[Run]:
 
 def video_runs(layout: PromptLayout, tokens: int, seconds: Sequence[float] | None) -> list[Run]:
     """A video's vision tokens between its opening and closing.
+
+    With timestamps every temporal patch has an opening and closing of its own inside the video's, as transformers 5.23 has it
+    (older processors put the patches in the place of the video's own).
 
     Args:
         layout: the contract's.

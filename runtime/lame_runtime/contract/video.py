@@ -61,8 +61,8 @@ def read_video(source: VideoSource, fps: float | None, videos: VideoRules, image
     if len(source) > videos.max_frames:
         raise InputError(f"the video has {len(source)} frames, the limit is {videos.max_frames}; leave some out")
     rate = videos.fps if fps is None else fps
-    if not rate > 0 or not math.isfinite(rate):
-        raise InputError(f"the video's fps is {rate}; use a positive number")
+    if not 1e-3 <= rate <= 1e4:
+        raise InputError(f"the video's fps is {rate}; use 0.001 to 10,000")
     indices = list(range(len(source)))
     frames = _resized((_still(each, images) for each in source), len(source), videos, images)
     return _clip(frames, indices, rate, len(source), images)
@@ -115,9 +115,10 @@ def sample_indices(total: int, fps: float, videos: VideoRules, temporal: int) ->
     most = math.floor(min(videos.max_frames, total) / temporal) * temporal
     amount = math.floor(min(max(total / fps * videos.fps, videos.min_frames), most, total) / temporal) * temporal
     if amount == 0:
-        return list(range(total))
+        return list(range(min(total, temporal)))
     step = total / amount
-    return [int(np.float32(index * step)) for index in range(math.ceil(total / step))]
+    # rounding may make one step too many, which would lie behind the last frame
+    return [index for index in (int(np.float32(number * step)) for number in range(math.ceil(total / step))) if index < total]
 
 
 def clip_size(frames: int, height: int, width: int, videos: VideoRules, images: ImageRules) -> tuple[int, int]:
