@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--max-pixels", type=int, help="pixels of a picture or a video's frame after resizing, instead of the contract's")
     embed.add_argument("--max-frames", type=int, help="frames sampled from a video, instead of the contract's")
     embed.add_argument("--fps", type=float, help="frames sampled per second of video, instead of the contract's")
+    embed.add_argument("--max-input-pixels", type=int, help="pixels of all pictures and videos of one input, instead of the contract's")
     embed.add_argument("--map-weights", action="store_true", help="leave the weights on the disk (CPU): little memory, half the speed")
     embed.add_argument("--truncate-dim", type=int, help="keep only so many leading values of each vector")
 
@@ -95,6 +96,7 @@ def _embed(options: argparse.Namespace) -> int:
             max_pixels=options.max_pixels,
             max_frames=options.max_frames,
             fps=options.fps,
+            max_input_pixels=options.max_input_pixels,
         )
         if sys.stderr.isatty():
             from tqdm import tqdm

@@ -106,6 +106,7 @@ class Encoder:
         max_pixels: int | None = None,
         max_frames: int | None = None,
         fps: float | None = None,
+        max_input_pixels: int | None = None,
         sort: bool = True,
         show_progress_bar: bool = False,
     ) -> npt.NDArray[np.float32]:
@@ -121,6 +122,7 @@ class Encoder:
             max_pixels: pixels of a picture or a video's frame after resizing, instead of the contract's.
             max_frames: frames sampled from a video, instead of the contract's.
             fps: frames sampled per second of video, instead of the contract's.
+            max_input_pixels: pixels of all pictures and videos of one input together, instead of the contract's patches.
             sort: batch inputs of like length and grid together; the result keeps the input order.
             show_progress_bar: on stderr.
 
@@ -141,6 +143,7 @@ class Encoder:
             max_pixels=max_pixels,
             max_frames=max_frames,
             fps=fps,
+            max_input_pixels=max_input_pixels,
             sort=sort,
         )
         if show_progress_bar:
@@ -173,6 +176,7 @@ class Encoder:
         max_pixels: int | None = None,
         max_frames: int | None = None,
         fps: float | None = None,
+        max_input_pixels: int | None = None,
         sort: bool = True,
     ) -> Iterator[npt.NDArray[np.float32]]:
         """Like `encode`, for an iterable that need not fit in memory: yields one float32 (dim,) per input, in order.
@@ -185,7 +189,7 @@ class Encoder:
             inputs = [inputs]
         elif not isinstance(inputs, Iterable) or isinstance(inputs, bytes):
             raise InputError(f"a {type(inputs).__name__} is not an input: give a str, a path, a PIL picture, a dict, or a list of them")
-        preparer = self.preparer.with_budget(max_pixels, max_frames, fps)
+        preparer = self.preparer.with_budget(max_pixels, max_frames, fps, max_input_pixels)
         iterator = iter(inputs)
         count = 0
         while window := list(itertools.islice(iterator, batch_size * _WINDOW_BATCHES)):

@@ -58,7 +58,7 @@ def test_budgets_can_be_set_per_call(tmp_path: Path, preparer: Preparer) -> None
     picture = Image.new("RGB", (900, 900))
     assert preparer.with_budget(28 * 28 * 4, None, None)(Input("", picture)).visuals[0].n_patches <= 16
     assert preparer.with_budget(None, None, None) is preparer
-    for wrong in ((783, None, None), (None, 1, None), (None, None, 0.0), (None, None, float("nan"))):
+    for wrong in ((783,), (None, 1), (None, None, 0.0), (None, None, float("nan")), (None, None, None, 5), ("1000",), (None, 8.5)):
         with pytest.raises(InputError, match="use"):
             preparer.with_budget(*wrong)
 
@@ -172,5 +172,8 @@ def test_more_than_the_contract_allows_is_refused(contract: Contract, preparer: 
     with pytest.raises(InputError, match=r"patches or more, the limit is 100.*max_pixels"):
         small(as_input({"image": Image.new("RGB", (400, 400))}))
     assert small(as_input({"image": [picture] * 2})).visuals
+    assert small.with_budget(max_input_pixels=400 * 400 * 2)(as_input({"image": Image.new("RGB", (400, 400))})).visuals
+    with pytest.raises(InputError, match="limit is 16"):
+        preparer.with_budget(max_input_pixels=56 * 56)(as_input({"image": [picture] * 2}))
     with pytest.raises(InputError, match="limit is 2"):
         small(Input(content=(Video((picture,)),) * 3))

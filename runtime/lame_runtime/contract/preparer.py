@@ -63,20 +63,29 @@ class Preparer:
         """From a folder with `contract.json` and `tokenizer.json`: a bundle or a checkpoint."""
         return Preparer(Contract.load(folder / "contract.json"), TextTokenizer(folder / "tokenizer.json"))
 
-    def with_budget(self, max_pixels: int | None, max_frames: int | None, fps: float | None) -> Preparer:
+    def with_budget(
+        self, max_pixels: int | None = None, max_frames: int | None = None, fps: float | None = None, max_input_pixels: int | None = None
+    ) -> Preparer:
         """The same with other limits for this call; None keeps the contract's.
 
         Args:
             max_pixels: of one picture, and of one frame of a video.
             max_frames: sampled from one video.
             fps: frames sampled per second of video.
+            max_input_pixels: of all pictures and videos of one input together, two frames of a video counting as one.
 
         Raises:
             InputError: a limit below what one merged patch or one temporal patch needs.
         """
-        if max_pixels is None and max_frames is None and fps is None:
+        given = (
+            ("max_pixels", max_pixels, int),
+            ("max_frames", max_frames, int),
+            ("fps", fps, (int, float)),
+            ("max_input_pixels", max_input_pixels, int),
+        )
+        if all(value is None for _, value, _ in given):
             return self
-        for name, value, kinds in (("max_pixels", max_pixels, int), ("max_frames", max_frames, int), ("fps", fps, (int, float))):
+        for name, value, kinds in given:
             if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
                 raise InputError(f"{name} is {value!r}; use a number")
         images, videos = self.contract.images, self.contract.videos
@@ -98,7 +107,12 @@ class Preparer:
             if not 1e-3 <= fps <= 1e4:
                 raise InputError(f"fps is {fps}; use a positive number")
             videos = replace(videos, fps=float(fps))
-        return Preparer(replace(self.contract, images=images, videos=videos), self.tokenizer)
+        limits = self.contract.limits
+        if max_input_pixels is not None:
+            if max_input_pixels < least:
+                raise InputError(f"max_input_pixels is {max_input_pixels}; use {least} or more")
+            limits = replace(limits, patches=max_input_pixels // images.patch_size**2)
+        return Preparer(replace(self.contract, images=images, videos=videos, limits=limits), self.tokenizer)
 
     def __call__(self, item: Input, role: str | None = None, *, truncate: bool = False) -> Prepared:
         """Prepares one input.
@@ -141,7 +155,7 @@ class Preparer:
             if (patches := sum(each.n_patches for each in visuals)) > limits.patches:
                 raise InputError(
                     f"the input's pictures and videos make {patches} patches or more, the limit is {limits.patches}; "
-                    "use fewer or smaller ones (max_pixels, max_frames)"
+                    "use fewer or smaller ones (max_pixels, max_frames), or allow more (max_input_pixels)"
                 )
         return visuals, spans, laid
 
