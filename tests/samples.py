@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import av
 import numpy as np
+from lame_training.collate import Row
+from lame_training.data import Pair
 
 
 def write_video(path: Path, frames: int, rate: int = 10, size: tuple[int, int] = (64, 48), codec: str = "mpeg4") -> Path:
@@ -22,3 +25,8 @@ def write_video(path: Path, frames: int, rate: int = 10, size: tuple[int, int] =
         for packet in stream.encode():
             container.mux(packet)
     return path
+
+
+def rows_of(pairs: Iterable[Pair]) -> list[Row]:
+    """Pairs as the rows of a step."""
+    return [Row("rows", number, pair) for number, pair in enumerate(pairs)]

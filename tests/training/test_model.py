@@ -13,13 +13,18 @@ from lame_runtime.contract import Input, Preparer
 from lame_training.ablate import shuffled_reconstruction
 from lame_training.checkpoint import load_model
 from lame_training.collate import Collator, to_model_inputs
-from lame_training.data import read_pairs
-from lame_training.loop import step_losses, train_step
+from lame_training.contrast import Problem, pose
+from lame_training.data import Pair, read_pairs
+from lame_training.gradient import Pass, accumulate
+from lame_training.loop import train_step
 from lame_training.model import PARTS, LaMEModel, ModelInputs
 from lame_training.packed_attention import use_packed_attention
 from lame_training.recipes import find_recipe, without_reason_tokens
+from lame_training.world import World
+from samples import rows_of
 
 RECIPE = find_recipe("digits-tiny")
+WORLD = World("cpu")
 
 
 @pytest.fixture
@@ -135,9 +140,11 @@ def test_frozen_parts_do_not_move_and_trained_parts_do(stage, loaded: tuple[LaME
     model, preparer = loaded
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     optimizer = stage.prepare(model)
-    rows = [pair for task in stage.tasks[:3] for pair in read_pairs(data, task)[:8]]
-    for _ in range(2):
-        train_step(model, stage, Collator(preparer, 0, 64, 8), rows, optimizer, 1.0, RECIPE)
+    rows = rows_of(pair for task in stage.tasks[:3] for pair in read_pairs(data, task)[:8])
+    collator = Collator(preparer, 0, 64, 8)
+    batch = collator(rows, contrastive=stage.nce_weight > 0, reconstructing=True)
+    for step in range(2):
+        train_step(Pass(model, RECIPE, WORLD, 0), stage, batch, optimizer, step)
     for part in set(PARTS.values()):
         moved = [not torch.equal(before[name], value) for name, value in model.part(part)]
         assert any(moved) if part in stage.rates and moved else not any(moved), part
@@ -151,8 +158,9 @@ def test_shuffled_reason_states_reconstruct_worse(data: Path, checkpoint: Path) 
     optimizer = stage.prepare(model)
     pairs = read_pairs(data, stage.tasks[0])
     collator = Collator(preparer, preparer.tokenizer.special("<|endoftext|>"), 64, 64)
+    batch = collator(rows_of(pairs), contrastive=False, reconstructing=True)
     for step in range(100):
-        train_step(model, stage, collator, pairs, optimizer, stage.rate_factor(step), RECIPE)
+        train_step(Pass(model, RECIPE, WORLD, collator.end_id), stage, batch, optimizer, step)
     own, other = shuffled_reconstruction(model, collator, pairs)
     assert other > 2 * own
 
@@ -172,23 +180,27 @@ def test_positives_shared_by_rows_are_embedded_once_and_never_negatives(loaded: 
     """Twenty rows that answer "seven" share one candidate; what is right for the same query is masked."""
     _, preparer = loaded
     pairs = read_pairs(data, RECIPE.stages[0].tasks[0])
-    step = Collator(preparer, 0, 64, 8)(pairs, contrastive=True, reconstructing=False)
-    assert len(step.candidate_M) == len({pair.positive.text for pair in pairs})
+
+    def problem(rows: list[Pair]) -> Problem:
+        step = Collator(preparer, 0, 64, 8)(rows_of(rows), contrastive=True, reconstructing=False)
+        return pose(step.key_I, step.query_N, step.positive_N, step.negative_H)
+
+    assert len(problem(pairs).candidate_M) == len({pair.positive.text for pair in pairs})
     alike = [dataclasses.replace(pairs[0], query=Input(name), positive=Input(other)) for name, other in (("one", "two"), ("two", "one"))]
-    step = Collator(preparer, 0, 64, 8)(alike, contrastive=True, reconstructing=False)
-    assert step.known_false_NM.sum(dim=1).tolist() == [1, 1], "a query is no negative of itself"
+    assert problem(alike).known_false_NM.sum(dim=1).tolist() == [1, 1], "a query is no negative of itself"
     twins = [dataclasses.replace(pairs[0], positive=Input(text)) for text in ("one", "uno")]
-    step = Collator(preparer, 0, 64, 8)(twins, contrastive=True, reconstructing=False)
-    assert step.known_false_NM.tolist() == [[False, True], [True, False]]
+    assert problem(twins).known_false_NM.tolist() == [[False, True], [True, False]]
+    hard = [dataclasses.replace(pairs[0], negatives=(Input("nine"), Input("uno"))), pairs[1]]
+    assert len(problem(hard).candidate_M) == 2 + len({pair.positive.text for pair in pairs[:2]}), "everybody's candidates"
+    assert not problem(hard).known_false_NM.any()
 
 
 def test_one_step_on_the_whole_equals_its_chunks(loaded: tuple[LaMEModel, Preparer], data: Path) -> None:
     """Chunking is a matter of memory and speed, not of the loss."""
     model, preparer = loaded
-    stage = RECIPE.stages[1]
-    rows = [pair for task in stage.tasks for pair in read_pairs(data, task)[:3]]
+    rows = rows_of(pair for task in RECIPE.stages[1].tasks for pair in read_pairs(data, task)[:3])
     losses = []
     for chunk in (4, 1000):
         step = Collator(preparer, 0, chunk, 8)(rows, contrastive=True, reconstructing=True)
-        losses.append(step_losses(model, stage, step, 0, RECIPE).total.item())
+        losses.append(accumulate(Pass(model, RECIPE, WORLD, 0), step, 1.0, 1.0).total)
     assert np.isclose(*losses, rtol=1e-5)

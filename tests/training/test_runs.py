@@ -17,12 +17,14 @@ import torch
 from lame_runtime.contract import Input
 from lame_runtime.errors import BundleError, InputError
 from lame_training.__main__ import main
-from lame_training.checkpoint import complete_states, load_model
+from lame_training.checkpoint import load_model
 from lame_training.data import DataSet, read_pairs
 from lame_training.digits import write_digits
 from lame_training.evaluate import evaluate_model
-from lame_training.loop import read_losses, run
+from lame_training.loop import run
+from lame_training.progress import read_losses
 from lame_training.recipes import find_recipe
+from lame_training.states import complete_states
 from lame_training.torch_backend import load_encoder
 
 RECIPE = find_recipe("digits-tiny")
@@ -109,17 +111,17 @@ def test_a_run_is_not_resumed_with_other_rows_or_to_an_earlier_step(data: Path, 
     assert main(["run", "digits-tiny", "--data", str(other), "--out", str(out), "--resume"]) == 2
     assert "other training rows" in capsys.readouterr().err
     assert main(["run", "digits-tiny", "--data", str(data), "--out", str(out), "--resume", "--steps", "2"]) == 2
-    assert "stands at step 4" in capsys.readouterr().err
+    assert "stands at step 6" in capsys.readouterr().err
 
 
 def test_a_damaged_state_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file cut short."""
     out = tmp_path / "run"
     assert main(["run", "digits-tiny", "--data", str(data), "--out", str(out), "--steps", "6"]) == 0
-    (out / "state/step-000004/optimizer.safetensors").write_bytes(b"{")
+    (out / "state/step-000006/optimizer.safetensors").write_bytes(b"{")
     assert main(["run", "digits-tiny", "--data", str(data), "--out", str(out), "--resume"]) == 2
     error = capsys.readouterr().err
-    assert "step-000004: cannot be read" in error.splitlines()[-1]
+    assert "step-000006: cannot be read" in error.splitlines()[-1]
 
 
 def test_a_data_set_appears_when_it_is_complete(data: Path, tmp_path: Path) -> None:

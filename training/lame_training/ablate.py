@@ -21,9 +21,8 @@ from lame_runtime.retrieval import Vectors, distinct, embed_rows, evaluate, read
 from torch import Tensor
 
 from lame_training.checkpoint import load_model
-from lame_training.collate import Collator, to_model_inputs
+from lame_training.collate import Collator, Row, to_model_inputs
 from lame_training.data import Pair
-from lame_training.loop import embed_items
 from lame_training.losses import reconstruction
 from lame_training.model import LaMEModel, ModelInputs
 from lame_training.torch_backend import load_encoder_and_model
@@ -76,14 +75,16 @@ def shuffled_reconstruction(model: LaMEModel, collator: Collator, pairs: Sequenc
 
     Args:
         model: with its decoder.
-        collator: of the model's contract.
+        collator: of the model's contract, with chunks that hold all samples.
         pairs: samples in an order in which neighbours have different texts.
     """
-    step = collator(pairs, contrastive=False, reconstructing=True)
-    z_RKD = embed_items(model, step)[1][step.decoding_R]
+    step = collator([Row("", number, pair) for number, pair in enumerate(pairs)], contrastive=False, reconstructing=True)
+    (chunk,) = step.chunks
+    targets = chunk.targets
+    z_RKD = model(chunk.inputs(torch.device("cpu")))[1][targets.row_R]
     prefix = torch.tensor([collator.end_id])
     own, other = (
-        reconstruction(model.reconstruction_logits(states, prefix, step.target_ids_RT), step.label_ids_RT).item()
+        reconstruction(model.reconstruction_logits(states, prefix, targets.ids_RT), targets.label_RT).item()
         for states in (z_RKD, z_RKD.roll(1, dims=0))
     )
     return own, other
@@ -168,7 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     model, preparer = load_model(options.checkpoint)
-    collator = Collator(preparer, preparer.tokenizer.special(END), 64, 0)
+    collator = Collator(preparer, preparer.tokenizer.special(END), 100_000, 0)
     print("| task | hit@1 | swapped | dropped | cosine swapped | cosine dropped | L_rec | L_rec, another's Z |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for task in options.task or ("digit", "sum2", "find2", "same2"):

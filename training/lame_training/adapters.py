@@ -1,14 +1,73 @@
-"""LoRA and its relatives through PEFT: an adapter is merged into the weights when a model is loaded for use."""
+"""LoRA and DoRA through PEFT: trained inside the language model, merged into the weights when a model is loaded for use."""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lame_runtime.errors import InputError
-from transformers import PreTrainedModel
 
 from lame_training.backbones import first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Adapters beside the linear layers of the language model. Rank, form, scale and dropout are VLM2Vec-V2's."""
+
+    rank: int = 16
+    alpha: int = 64
+    dropout: float = 0.1
+    dora: bool = True
+    """Weight-decomposed (arXiv 2402.09353): the length of each output's weights is trained apart from their direction."""
+    layers: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def add_lora(backbone: PreTrainedModel, lora: LoRA) -> None:
+    """Puts fresh adapters into the backbone's language model; they change nothing yet."""
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        use_dora=lora.dora,
+        target_modules=rf"language_model\.layers\.\d+\..*\.({'|'.join(lora.layers)})",
+    )
+    backbone.add_adapter(config)
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of this name belongs to an adapter."""
+    return ".lora_" in name
+
+
+def without_adapter(name: str) -> str:
+    """The name that a parameter beside an adapter has in a model without one."""
+    return name.replace(".base_layer.", ".")
+
+
+def save_adapter(backbone: PreTrainedModel, weights: dict[str, Tensor], folder: Path) -> None:
+    """Writes the adapter as PEFT writes it, into a folder that exists.
+
+    Args:
+        backbone: holds the adapter.
+        weights: the backbone's adapter parameters by name, whole.
+        folder: for `adapter_config.json` and `adapter_model.safetensors`.
+    """
+    from safetensors.torch import save_file
+
+    named = {f"base_model.model.{name.replace('.default', '')}": value.detach().contiguous() for name, value in weights.items()}
+    # PEFT's name of a DoRA magnitude ends at the layer, ours at the weight inside it
+    named = {name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector"): value for name, value in named.items()}
+    save_file(named, folder / "adapter_model.safetensors")
+    config = backbone.peft_config["default"]
+    config.save_pretrained(folder)
 
 
 def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:

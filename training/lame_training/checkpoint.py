@@ -1,10 +1,10 @@
-"""A checkpoint folder: what a model is, and, while training runs, where it stands.
+"""A checkpoint folder: what a model is.
 
     model.safetensors  config.json  recipe.json  contract.json  tokenizer.json     the model
-    losses.csv                                                                     one row per step
-    data.json  architecture.json                                                   sha256 of the training rows; configs, for --resume
     adapter/                                                                       a LoRA adapter as PEFT writes it, if there is one
-    state/step-000100/                                                             weights and optimizer, for --resume
+    losses.csv  skipped.jsonl  tensorboard/                                        the log: one row per step, rows left out, curves
+    data.json  architecture.json  environment.json                                 what was trained on, what is trained, with what
+    state/                                                                         where a run stands; see `states`
 
 A file appears under its name only when it is complete, and `config.json`, without which nothing here counts
 as a checkpoint, is written last.
@@ -29,23 +29,51 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen3Config
 
-from lame_training.adapters import merge_adapter
+from lame_training.adapters import is_adapter, merge_adapter, save_adapter, without_adapter
 from lame_training.backbones import FAMILIES, first_line
+from lame_training.data import row_files
 from lame_training.model import LaMEModel
 from lame_training.recipes import Recipe
+from lame_training.sharding import collect
 
 MODEL_FILES = ("model.safetensors", "recipe.json", "contract.json", "tokenizer.json", "config.json")
 
 
-def save_model(folder: Path, model: LaMEModel, recipe: Recipe, steps: int) -> None:
-    """Writes weights, recipe and config (with the steps trained) into `folder`, where contract and tokenizer already lie."""
-    with atomic_path(folder / "model.safetensors") as path:
-        try:
-            save_file({name: value.detach().contiguous() for name, value in _weights(model).items()}, path)
-        except SafetensorError as error:
-            raise OSError(str(error)) from None
+def save_model(folder: Path, model: LaMEModel, recipe: Recipe, steps: int, *, write: bool = True) -> None:
+    """Writes weights, recipe and config (with the steps trained) into `folder`, where contract and tokenizer already lie.
+
+    Every process must call it where the model is sharded; only the one with `write` writes.
+    """
+    parameters = collect(named_weights(model), keep=write)
+    if not write:
+        return
+    adapter = {name.removeprefix("backbone."): value for name, value in parameters.items() if is_adapter(name)}
+    write_weights(folder / "model.safetensors", {without_adapter(name): v for name, v in parameters.items() if not is_adapter(name)})
+    if adapter:
+        _write_adapter(folder, model, adapter)
     write_recipe(folder, recipe)
     atomic_text(folder / "config.json", json.dumps({"steps": steps, **_architecture(model)}, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Writes a safetensors file, whole or not at all; raises `InputError`."""
+    with atomic_path(path) as fresh:
+        try:
+            save_file({name: value.detach().contiguous() for name, value in weights.items()}, fresh)
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
+
+
+def _write_adapter(folder: Path, model: LaMEModel, weights: dict[str, Tensor]) -> None:
+    fresh = folder / ".adapter"
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.mkdir()
+        save_adapter(model.backbone, weights, fresh)
+        shutil.rmtree(folder / "adapter", ignore_errors=True)
+        fresh.rename(folder / "adapter")
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder / 'adapter'}: cannot be written ({error}); free some space and continue with --resume") from None
 
 
 def _architecture(model: LaMEModel) -> dict[str, Any]:
@@ -106,7 +134,7 @@ def load_weights(model: LaMEModel, weights: dict[str, Tensor], source: str) -> N
     Raises:
         BundleError: a weight is missing, left over or of another shape.
     """
-    expected = _weights(model)
+    expected = named_weights(model)
     if missing := sorted(set(expected) - set(weights)):
         raise BundleError(f"{source}: the weight {missing[0]} is missing ({len(missing)} in all); this is another model's file")
     if extra := sorted(set(weights) - set(expected)):
@@ -122,59 +150,9 @@ def load_weights(model: LaMEModel, weights: dict[str, Tensor], source: str) -> N
             model.decoder.tie_weights()
 
 
-def _weights(model: LaMEModel) -> dict[str, Tensor]:
+def named_weights(model: LaMEModel) -> dict[str, Tensor]:
     """Parameters by name; a tied parameter appears once, under its first name."""
     return dict(model.named_parameters())
-
-
-# --- where a run stands ------------------------------------------------------------------------------------
-
-
-def save_state(folder: Path, step: int, model: LaMEModel, optimizer: torch.optim.AdamW) -> None:
-    """Writes `state/step-N` after `step` steps and removes older states once it is complete.
-
-    Raises:
-        InputError: the file system refuses; the older state is kept.
-    """
-    states = folder / "state"
-    target, fresh = states / f"step-{step:06d}", states / "incomplete"
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
-        fresh.mkdir(parents=True)
-        save_file({name: value.detach().contiguous() for name, value in _weights(model).items()}, fresh / "model.safetensors")
-        moments = {f"{index}.{key}": value for index, state in optimizer.state_dict()["state"].items() for key, value in state.items()}
-        save_file(moments, fresh / "optimizer.safetensors")
-        if target.exists():
-            shutil.rmtree(target)
-        fresh.rename(target)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise InputError(f"{target}: cannot be written ({error}); free some space and continue with --resume") from None
-    for old in complete_states(folder)[:-1]:
-        shutil.rmtree(old)
-
-
-def complete_states(folder: Path) -> list[Path]:
-    """The states that can be resumed from, oldest first."""
-    return sorted((folder / "state").glob(f"step-{'[0-9]' * 6}"))
-
-
-def load_state(state: Path, model: LaMEModel) -> dict[int, dict[str, Tensor]]:
-    """Fills the model from a state and returns the optimizer's state by parameter index.
-
-    Raises:
-        BundleError: a file of the state is missing, cut short or another model's.
-    """
-    try:
-        weights, recorded = load_file(state / "model.safetensors"), load_file(state / "optimizer.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise BundleError(f"{state}: cannot be read ({error}); remove this state, or train anew in another folder") from None
-    load_weights(model, weights, str(state))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in recorded.items():
-        index, key = name.split(".", 1)
-        moments.setdefault(int(index), {})[key] = value
-    return moments
 
 
 def write_contract(folder: Path, contract: Contract) -> None:
@@ -201,10 +179,19 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
     atomic_text(folder / "recipe.json", json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
 
 
-def same_recipe(folder: Path, recipe: Recipe) -> bool:
-    """Whether the run in `folder` was started with `recipe`."""
-    path = folder / "recipe.json"
-    return _read_json(path) == json.loads(json.dumps(dataclasses.asdict(recipe)))
+def differs_from(folder: Path, recipe: Recipe) -> str:
+    """The first field in which the recipe of the run in `folder` differs from `recipe`; empty where none does."""
+    ours = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    theirs = _read_json(folder / "recipe.json")
+    if not isinstance(theirs, dict):
+        return "everything: recipe.json cannot be read"
+    return next((name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)), "")
+
+
+def steps_of(folder: Path) -> int | None:
+    """The steps behind a complete checkpoint; None where `folder` holds none."""
+    config = _read_json(folder / "config.json")
+    return config.get("steps") if isinstance(config, dict) else None
 
 
 def write_data(folder: Path, data: Path, recipe: Recipe) -> None:
@@ -227,6 +214,5 @@ def _read_json(path: Path) -> Any:
 
 
 def _row_hashes(data: Path, recipe: Recipe) -> dict[str, str]:
-    names = sorted({task.name for stage in recipe.stages for task in stage.tasks})
-    paths = {name: data / "train" / f"{name}.parquet" for name in names}
-    return {name: sha256_file(path) for name, path in paths.items() if path.is_file()}
+    sets = {task.name: task for stage in recipe.stages for task in stage.tasks}
+    return {f"{name}/{path.name}": sha256_file(path) for name in sorted(sets) for path in row_files(data, sets[name])}

@@ -38,6 +38,7 @@ class Pair:
     positive: Input
     query_decodes: str | None
     positive_decodes: str | None
+    negatives: tuple[Input, ...] = ()
 
 
 def data_sets(root: Path) -> tuple[DataSet, ...]:
@@ -94,3 +95,13 @@ def _input(root: Path, text: str | None, image: str | None) -> Input | None:
     if not text and not image:
         return None
     return Input(text, str(root / image) if image else None)
+
+
+def open_rows(root: Path, data_set: DataSet) -> list[Pair]:
+    """Shim."""
+    return read_pairs(root, data_set)
+
+
+def row_files(root: Path, data_set: DataSet) -> list[Path]:
+    """Shim."""
+    return [root / "train" / f"{data_set.name}.parquet"]

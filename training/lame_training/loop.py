@@ -1,41 +1,47 @@
-"""The training loop: stages one after the other, one kind of step for all of them."""
+"""The training loop: stages one after the other, one kind of step for all of them, on one process or many."""
 
 from __future__ import annotations
 
-import csv
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from lame_runtime.atomic import atomic_text
 from lame_runtime.contract import Preparer
 from lame_runtime.errors import InputError
-from torch import Tensor
-from tqdm import tqdm
 
-from lame_training import checkpoint, start
-from lame_training.collate import Collator, Step
-from lame_training.data import Pair, read_pairs
-from lame_training.losses import info_nce, reconstruction
+from lame_training import checkpoint, start, states
+from lame_training.collate import Collator, Row, Step, ahead
+from lame_training.data import Pair, open_rows
+from lame_training.environment import write_environment
+from lame_training.gradient import Losses, Pass, accumulate
 from lame_training.model import LaMEModel
 from lame_training.packed_attention import use_packed_attention
+from lame_training.progress import Progress
 from lame_training.recipes import Recipe, with_tasks
-from lame_training.stages import Stage
+from lame_training.sampler import Sampler
+from lame_training.sharding import shard, whole_norm
+from lame_training.stages import Stage, trained_names
 from lame_training.vocabulary import END
-
-COLUMNS = ("step", "stage", "loss", "nce", "rec", "rate", "seconds")
+from lame_training.world import World
 
 
 @dataclass(frozen=True)
-class Losses:
-    """One step's losses; None where the stage does not have that loss."""
+class Options:
+    """What a run's result does not depend on."""
 
-    total: Tensor
-    nce: float | None
-    rec: float | None
+    save_every: int | None = None
+    """Steps between states; None takes the recipe's."""
+    keep: int = 1
+    """States kept."""
+    threads: int = 0
+    """Pictures decoded at a time, a step ahead of the model; 0 decodes them between the steps."""
+    device: str | None = None
+    """None takes a GPU where there is one, "cpu" none."""
+    shard: bool = False
+    """Spread the parameters over the processes (FSDP2)."""
 
 
 def run(
@@ -45,79 +51,86 @@ def run(
     *,
     backbone: Path | None = None,
     decoder: Path | None = None,
+    mixture: Path | None = None,
     steps: int | None = None,
     resume: bool = False,
     progress: bool = True,
+    options: Options | None = None,
 ) -> None:
     """Trains `recipe` on `data` and leaves a checkpoint in `out`.
 
     Args:
         recipe: the run.
-        data: root of the training data (`train/TASK.parquet`).
+        data: root of the training data; see `data`.
         out: the checkpoint folder.
         backbone: a folder that `save_pretrained` wrote, in place of the recipe's own; see `backbones`.
         decoder: likewise, of the latent decoder.
+        mixture: a YAML file that names the data sets; see `data.mixture`.
         steps: stop after so many steps of the whole run and write the model as it is then; 0 writes the
             initialised model. None runs all stages.
         resume: continue from the newest state in `out`.
         progress: show a progress bar.
+        options: how, not what.
 
     Raises:
         InputError: unusable data, a folder that already holds a run, a state of another recipe, a loss
             that is not finite.
     """
+    options = options or Options()
     if steps is not None and steps < 0:
         raise InputError(f"--steps {steps}: use 0 or more")
-    recipe = with_tasks(recipe, data)
-    check_folder(recipe, data, out, resume=resume)
-    torch.manual_seed(recipe.seed)
-    pairs = {task.name: read_pairs(data, task) for stage in recipe.stages for task in stage.tasks}
-    states = checkpoint.complete_states(out) if resume else []
-    architecture = checkpoint.read_architecture(out) if resume else {}
-    if resume and not states and architecture["from_folder"] and backbone is None:
-        raise InputError(f"{out}: no step was saved yet, so the run begins again: give its --backbone (and --decoder) once more")
-    if states:
-        preparer = Preparer.load(out)
-        model = LaMEModel.from_configs(*start.configs(architecture))
-    else:
-        model, preparer = start.start(recipe, data, pairs, out, backbone, decoder)
-    use_packed_attention(model.backbone.visual)
-    collator = Collator(preparer, preparer.tokenizer.special(END), recipe.chunk, recipe.picture_cache_mib)
-
+    world = World(options.device)
+    recipe = with_tasks(recipe, data, mixture)
+    if world.main:
+        check_folder(recipe, data, out, resume=resume)
+    world.barrier()
+    rows = _open(recipe, data, world)
+    model, preparer, moments, done = _begin(recipe, data, out, rows, backbone, decoder, world, resume=resume)
     last = recipe.steps if steps is None else min(steps, recipe.steps)
-    done = int(states[-1].name.removeprefix("step-")) if states else 0
     if last < done:
         raise InputError(f"{out}: stands at step {done}, so it cannot stop at {last}; give more --steps, or train anew elsewhere")
-    moments = checkpoint.load_state(states[-1], model) if states else None
-    log = out / "losses.csv"
-    _cut_log(log, done)
+    use_packed_attention(model.backbone.visual)
+    trained = trained_names(model, recipe.stages)
+    if world.main:
+        write_environment(out, world)
+        if not done:
+            states.save_fixed(out, model, trained)
+    _place(model, recipe, trained, world, options)
 
-    bar = tqdm(total=last, initial=done, unit="step", disable=not progress)
-    with log.open("a", newline="", encoding="utf-8") as file, bar:
-        writer = csv.writer(file)
+    collator = Collator(preparer, preparer.tokenizer.special(END), recipe.chunk, recipe.picture_cache_mib, options.threads)
+    through = Pass(model, recipe, world, collator.end_id, sharded=options.shard)
+    with Progress(out, done, last, show=progress, write=world.main) as log:
         begin = 0
         for number, stage in enumerate(recipe.stages):
-            if done < min(begin + stage.steps, last):
+            end = min(begin + stage.steps, last)
+            if done < end:
                 optimizer = stage.prepare(model)
-                if moments is not None and done > begin:
-                    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-                for step in range(max(done, begin), min(begin + stage.steps, last)):
-                    began = time.perf_counter()
-                    rows = draw_rows(stage, pairs, step - begin, (recipe.seed, number, step))
-                    losses = train_step(model, stage, collator, rows, optimizer, stage.rate_factor(step - begin), recipe)
-                    rate = max(stage.rates.values()) * stage.rate_factor(step - begin)
-                    texts = ["" if value is None else f"{value:.6f}" for value in (float(losses.total.detach()), losses.nce, losses.rec)]
-                    writer.writerow([step + 1, stage.name, *texts, f"{rate:.3e}", f"{time.perf_counter() - began:.3f}"])
-                    bar.set_description(stage.name)
-                    bar.set_postfix_str(
-                        " ".join(f"{key} {value:.3f}" for key, value in (("nce", losses.nce), ("rec", losses.rec)) if value is not None)
-                    )
-                    bar.update()
-                    if (step + 1) % recipe.save_every == 0 and step + 1 < last:
-                        file.flush()
-                        checkpoint.save_state(out, step + 1, model, optimizer)
+                if done > begin:
+                    states.restore_moments(model, optimizer, moments)
+                draw = _drawer(recipe, number, rows, collator, world)
+                numbers = range(max(done, begin) - begin, end - begin)
+                began = time.perf_counter()
+                for step, batch in zip(numbers, ahead(draw, numbers) if options.threads else map(draw, numbers), strict=True):
+                    log.dropped(each for part in world.objects(batch.dropped) for each in part)
+                    torch.manual_seed(int(np.random.SeedSequence((recipe.seed, number, step, world.rank)).generate_state(1)[0]))
+                    losses, norm = train_step(through, stage, batch, optimizer, step)
+                    samples, now = int(world.total(len(batch.query_N) or len(batch.key_I))), time.perf_counter()
+                    rate = max(stage.rates.values()) * stage.rate_factor(step)
+                    log.step(begin + step + 1, stage.name, losses, rate=rate, norm=norm, samples=samples, seconds=now - began)
+                    began = now
+                    at = begin + step + 1
+                    if (at % (options.save_every or recipe.save_every) == 0 or at == last) and at < recipe.steps:
+                        log.flush()
+                        states.save_state(out, at, model, optimizer, trained, keep=options.keep, write=world.main)
             begin += stage.steps
-    checkpoint.save_model(out, model, recipe, last)
+        left_out = log.summary()
+    checkpoint.save_model(out, model, recipe, last, write=world.main)
+    if world.main:
+        if last == recipe.steps:
+            states.remove_states(out)
+        if left_out:
+            print(f"left out: {left_out}; see {out / 'skipped.jsonl'}")
+    world.barrier()
 
 
 def initialise(recipe: Recipe, out: Path, backbone: Path, decoder: Path | None = None) -> None:
@@ -149,107 +162,118 @@ def check_folder(recipe: Recipe, data: Path | None, out: Path, *, resume: bool) 
     occupied = (out / "recipe.json").is_file()
     if resume and not occupied:
         raise InputError(f"{out}: holds no run to resume; start it without --resume")
-    if resume and not checkpoint.same_recipe(out, recipe):
-        raise InputError(f"{out}: was started with another recipe; resume with that one, or choose another --out")
+    if resume and (differing := checkpoint.differs_from(out, recipe)):
+        raise InputError(f"{out}: was started with another recipe (differs in {differing}); resume with that one, or choose another --out")
     if occupied and not resume:
         raise InputError(f"{out}: already holds a run; continue it with --resume, or choose another --out")
     if resume and data is not None and not checkpoint.same_data(out, data, recipe):
         raise InputError(f"{out}: was started with other training rows than {data}; resume with the same --data")
 
 
-def draw_rows(stage: Stage, pairs: dict[str, list[Pair]], step: int, seed: tuple[int, ...]) -> list[Pair]:
-    """The rows of one step: sub-batches of one task each, tasks by weight.
-
-    Depends on its arguments alone, so that a run can resume anywhere.
+def train_step(through: Pass, stage: Stage, batch: Step, optimizer: torch.optim.AdamW, step: int) -> tuple[Losses, float]:
+    """One update.
 
     Args:
-        stage: its tasks and batch.
-        pairs: rows by task.
+        through: the model and how it is run.
+        stage: losses and rates.
+        batch: this process's rows.
+        optimizer: of the stage.
         step: 0-based within the stage.
-        seed: of this step.
+
+    Returns:
+        The losses and the gradient's norm before clipping.
+
+    Raises:
+        InputError: a loss or a gradient is not finite, or no row of the step could be used.
     """
-    rng = np.random.default_rng(seed)
-    open_tasks = [task for task in stage.tasks if step >= task.begins * stage.steps]
-    weights = np.array([task.weight for task in open_tasks])
-    rows: list[Pair] = []
-    for _ in range(stage.batch_size // stage.sub_batch):
-        available = pairs[open_tasks[int(rng.choice(len(open_tasks), p=weights / weights.sum()))].name]
-        rows += [available[int(i)] for i in rng.choice(len(available), size=min(stage.sub_batch, len(available)), replace=False)]
+    if not batch.chunks:
+        raise InputError(
+            f"step {step + 1} of stage {stage.name!r} drew no row it can use: all were left out, or decode no text without L_nce; "
+            "see skipped.jsonl, and the data sets' target_side"
+        )
+    model = through.model
+    model.train()
+    optimizer.zero_grad(set_to_none=True)
+    losses = accumulate(through, batch, stage.nce_weight, stage.rec_weight)
+    if not np.isfinite(losses.total):
+        raise InputError(f"the loss of stage {stage.name!r} is {losses.total}; lower the learning rates or resume from the last state")
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * stage.rate_factor(step)
+    moved = [p for group in optimizer.param_groups for p in group["params"]]
+    if not through.sharded:
+        through.world.sum_gradients(moved)
+    norm = whole_norm(torch.nn.utils.clip_grad_norm_(moved, through.recipe.clip_norm))
+    if not np.isfinite(norm):
+        raise InputError(f"a gradient of stage {stage.name!r} is not finite; lower the learning rates or resume from the last state")
+    optimizer.step()
+    return losses, norm
+
+
+def _open(recipe: Recipe, data: Path, world: World) -> dict[str, Sequence[Pair]]:
+    """The rows of every data set; the main process first, whose cache the others use."""
+    if not world.main:
+        world.barrier()
+    rows: dict[str, Sequence[Pair]] = {task.name: open_rows(data, task) for stage in recipe.stages for task in stage.tasks}
+    if world.main:
+        world.barrier()
     return rows
 
 
-def train_step(
-    model: LaMEModel,
-    stage: Stage,
-    collator: Collator,
-    rows: list[Pair],
-    optimizer: torch.optim.AdamW,
-    rate_factor: float,
+def _begin(
     recipe: Recipe,
-) -> Losses:
-    """One update. Raises `InputError` where the loss is not finite."""
-    model.train()
-    step = collator(rows, contrastive=stage.nce_weight > 0, reconstructing=stage.rec_weight > 0)
-    losses = step_losses(model, stage, step, collator.end_id, recipe)
-    if not torch.isfinite(losses.total):
-        raise InputError(
-            f"the loss of stage {stage.name!r} is {losses.total.item()}; lower the learning rates or resume from the last state"
-        )
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * rate_factor
-    optimizer.zero_grad(set_to_none=True)
-    losses.total.backward()
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
-    if not torch.isfinite(norm):
-        raise InputError(f"a gradient of stage {stage.name!r} is not finite; lower the learning rates or resume from the last state")
-    optimizer.step()
-    return losses
+    data: Path,
+    out: Path,
+    rows: Mapping[str, Sequence[Pair]],
+    backbone: Path | None,
+    decoder: Path | None,
+    world: World,
+    *,
+    resume: bool,
+) -> tuple[LaMEModel, Preparer, dict[str, dict[str, torch.Tensor]], int]:
+    """Model, contract, the optimizer's moments and the steps behind them: of the newest state, or of step 0."""
+    saved = states.complete_states(out) if resume else []
+    architecture = checkpoint.read_architecture(out) if resume else {}
+    if resume and not saved and (finished := checkpoint.steps_of(out)) == recipe.steps:
+        raise InputError(f"{out}: is complete, all {finished} steps are done; train longer under another recipe and --out")
+    if resume and not saved and architecture["from_folder"] and backbone is None:
+        raise InputError(f"{out}: no step was saved yet, so the run begins again: give its --backbone (and --decoder) once more")
+    torch.manual_seed(recipe.seed)
+    if saved:
+        model, preparer = start.rebuild(architecture, recipe.lora), Preparer.load(out)
+        return model, preparer, states.load_state(saved[-1], model), states.step_of(saved[-1])
+    if not world.main:  # the main process writes what the others read
+        world.barrier()
+    model, preparer = start.start(recipe, data, rows, out, backbone, decoder, write=world.main)
+    if world.main:
+        world.barrier()
+    sums = world.objects(float(sum(parameter.detach().double().abs().sum() for parameter in model.parameters())))
+    if len(set(sums)) > 1:
+        raise InputError("the processes start from different weights; use the same versions, files and seed in all of them")
+    return model, preparer, {}, 0
 
 
-def step_losses(model: LaMEModel, stage: Stage, step: Step, end_id: int, recipe: Recipe) -> Losses:
-    """Embeds the step's distinct inputs once and computes the stage's losses from them."""
-    embeddings, reasons = embed_items(model, step)
-    total = embeddings.new_zeros(())
-    nce = rec = None
-    if stage.nce_weight > 0:
-        loss = info_nce(
-            embeddings[step.query_N],
-            embeddings[step.candidate_M],
-            step.positive_N,
-            step.known_false_NM,
-            temperature=recipe.temperature,
-            margin=recipe.false_negative_margin,
-        )
-        total, nce = total + stage.nce_weight * loss, float(loss.detach())
-    if stage.rec_weight > 0 and len(step.decoding_R):
-        prefix = torch.tensor([end_id])
-        loss = reconstruction(model.reconstruction_logits(reasons[step.decoding_R], prefix, step.target_ids_RT), step.label_ids_RT)
-        total, rec = total + stage.rec_weight * loss, float(loss.detach())
-    return Losses(total, nce, rec)
+def _place(model: LaMEModel, recipe: Recipe, trained: set[str], world: World, options: Options) -> None:
+    """The model where and as it is trained: weights that stay as they are in the recipe's precision, on the device, sharded or not."""
+    if recipe.gradient_checkpointing:
+        model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    if options.shard:
+        shard(model, world, recipe.precision)
+        return
+    if recipe.precision == "bf16":
+        for name, parameter in model.named_parameters():
+            if name not in trained:
+                parameter.data = parameter.data.to(torch.bfloat16)
+    model.to(world.device)
 
 
-def embed_items(model: LaMEModel, step: Step) -> tuple[Tensor, Tensor]:
-    """Embeddings (items, P) and reason states (items, K, D) in item order."""
-    outputs = [model(chunk.inputs) for chunk in step.chunks]
-    back = torch.argsort(torch.cat([chunk.items for chunk in step.chunks]))
-    return torch.cat([e for e, _ in outputs])[back], torch.cat([z for _, z in outputs])[back]
+def _drawer(recipe: Recipe, number: int, rows: Mapping[str, Sequence[Pair]], collator: Collator, world: World) -> Callable[[int], Step]:
+    """What makes this process's share of each step of stage `number`."""
+    stage = recipe.stages[number]
+    sampler = Sampler(stage, {task.name: len(rows[task.name]) for task in stage.tasks}, (recipe.seed, number))
 
+    def draw(step: int) -> Step:
+        drawn = world.share(sampler.draw(step), "sub-batches of a step")
+        chosen = [Row(name, int(each), rows[name][int(each)]) for name, places in drawn for each in places]
+        return collator(chosen, contrastive=stage.nce_weight > 0, reconstructing=stage.rec_weight > 0)
 
-def _cut_log(path: Path, steps: int) -> None:
-    """Keeps the header and the rows of the first `steps` steps of losses.csv; makes the file where there is none."""
-    kept = [",".join(COLUMNS)]
-    if path.is_file():
-        kept += [line for line in path.read_text(encoding="utf-8").splitlines()[1:] if _step_of(line) in range(1, steps + 1)]
-    atomic_text(path, "\n".join(kept) + "\n")
-
-
-def _step_of(line: str) -> int:
-    first = line.split(",", 1)[0]
-    return int(first) if first.isdigit() else 0
-
-
-def read_losses(path: Path) -> Iterator[dict[str, str]]:
-    """Rows of a losses.csv."""
-    with path.open(newline="", encoding="utf-8") as file:
-        yield from csv.DictReader(file)
+    return draw

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lame_runtime.contract.rules import ImageRules, PromptLayout
 from lame_runtime.errors import InputError
 
 from lame_training import digits
+from lame_training.adapters import LoRA
 from lame_training.data import DataSet, data_sets
 from lame_training.derive import CLIP_MEAN, CLIP_STD, Budget
 from lame_training.stages import Stage
@@ -43,6 +44,15 @@ class Recipe:
     false_negative_margin: float | None = 0.1
     chunk: int = 128
     """Inputs per forward pass; a step's inputs are sorted by length and cut into chunks."""
+    gradcache: bool = False
+    """Whether a step's chunks are embedded twice so that memory does not grow with the batch; see `gradient`."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What activations are computed in; trained weights stay in FP32, weights that no stage trains are held in this type."""
+    gradient_checkpointing: bool = False
+    lora: LoRA | None = None
+    """Adapters to train in the language model in place of its own weights."""
+    matryoshka: tuple[int, ...] = ()
+    """Prefixes of the embedding that L_nce is also computed on; the mean over all lengths is minimised."""
     clip_norm: float = 1.0
     picture_cache_mib: int = 256
     """Prepared inputs kept in memory between steps."""
@@ -221,6 +231,9 @@ def _published(name: str, dim: int, from_paper: tuple[str, ...], factor: int = 2
         ),
         temperature=0.02,
         chunk=8,
+        gradcache=True,
+        precision="bf16",
+        gradient_checkpointing=True,
         from_paper=from_paper,
     )
 
@@ -231,8 +244,23 @@ PUBLISHED = (
     _published("lame-qwen2-vl-7b", 3584, ("backbone", "dim", "stages' order")),
     _published("lame-qwen3-vl-8b", 4096, ("backbone", "dim", "stages' order"), factor=32),
 )
+
+
+def with_lora(recipe: Recipe) -> Recipe:
+    """The recipe with adapters in the language model, as VLM2Vec-V2 trains."""
+    return replace(recipe, name=f"{recipe.name}-lora", lora=LoRA())
+
+
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (DIGITS, without_reason_tokens(DIGITS), without_reconstruction(DIGITS), _tiny(DIGITS), *PUBLISHED)
+    recipe.name: recipe
+    for recipe in (
+        DIGITS,
+        without_reason_tokens(DIGITS),
+        without_reconstruction(DIGITS),
+        _tiny(DIGITS),
+        *PUBLISHED,
+        *(with_lora(recipe) for recipe in PUBLISHED),
+    )
 }
 
 
@@ -243,9 +271,11 @@ def find_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def with_tasks(recipe: Recipe, data: Path) -> Recipe:
-    """The recipe with every data set of `data` in the stages that name none, equally weighted; raises `InputError`."""
-    if all(stage.tasks for stage in recipe.stages):
+def with_tasks(recipe: Recipe, data: Path, mixture: Path | None = None) -> Recipe:
+    """The recipe with the data sets of `mixture`, or else of `data`, in the stages that name none; raises `InputError`."""
+    if all(stage.tasks for stage in recipe.stages) and mixture is None:
         return recipe
-    found = data_sets(data)
-    return replace(recipe, stages=tuple(stage if stage.tasks else replace(stage, tasks=found) for stage in recipe.stages))
+    found = data_sets(data, mixture) if mixture else data_sets(data)
+    return replace(
+        recipe, stages=tuple(stage if stage.tasks and mixture is None else replace(stage, tasks=found) for stage in recipe.stages)
+    )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from lame_training.adapters import is_adapter
 from lame_training.data import DataSet
-from lame_training.model import PARTS, LaMEModel
+from lame_training.model import PARTS, LaMEModel, part_of
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,24 @@ class Stage:
             rate = self.rates.get(part)
             decayed: list[torch.nn.Parameter] = []
             plain: list[torch.nn.Parameter] = []
-            for _, parameter in model.part(part):
-                parameter.requires_grad_(rate is not None)
-                (decayed if parameter.ndim > 1 else plain).append(parameter)
+            for name, parameter in model.part(part):
+                moves = rate is not None and trains(model, name)
+                parameter.requires_grad_(moves)
+                if moves:
+                    (decayed if parameter.ndim > 1 else plain).append(parameter)
             for parameters, decay in ((decayed, 0.01), (plain, 0.0)):
-                if rate is not None and parameters:
+                if parameters:
                     groups.append({"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay})
         return torch.optim.AdamW(groups, betas=(0.9, 0.98))
+
+
+def trains(model: LaMEModel, name: str) -> bool:
+    """Whether a parameter may move when its part is trained: beside an adapter, the language model's own weights do not."""
+    adapted = getattr(model.backbone, "_hf_peft_config_loaded", False)
+    return not adapted or part_of(name) != "language_model" or is_adapter(name)
+
+
+def trained_names(model: LaMEModel, stages: Sequence[Stage]) -> set[str]:
+    """Names of the parameters that some stage trains."""
+    parts = {part for stage in stages for part in stage.rates}
+    return {name for name, _ in model.named_parameters() if part_of(name) in parts and trains(model, name)}

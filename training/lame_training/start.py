@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lame_runtime.errors import InputError
 from transformers import PreTrainedConfig, PreTrainedModel, Qwen2VLConfig, Qwen3Config, Qwen3ForCausalLM
 
 from lame_training import checkpoint
+from lame_training.adapters import LoRA, add_lora
 from lame_training.backbones import FAMILIES, config_folder, load_backbone, load_decoder
 from lame_training.data import Pair
 from lame_training.derive import derive_contract, limits, published_videos, within_budget
@@ -23,17 +25,25 @@ from lame_training.vocabulary import CHAT_END, END, train_tokenizer
 
 
 def start(
-    recipe: Recipe, data: Path | None, pairs: dict[str, list[Pair]], out: Path, backbone: Path | None, decoder: Path | None
+    recipe: Recipe,
+    data: Path | None,
+    rows: Mapping[str, Sequence[Pair]],
+    out: Path,
+    backbone: Path | None,
+    decoder: Path | None,
+    *,
+    write: bool = True,
 ) -> tuple[LaMEModel, Preparer]:
     """The model and contract of step 0; what a run must remember is written into `out`.
 
     Args:
         recipe: the run.
         data: root of the training data; None where there is none to train on.
-        pairs: its rows, from which a recipe without backbone trains its tokenizer.
+        rows: its rows, from which a recipe without backbone trains its tokenizer.
         out: the checkpoint folder.
         backbone: see `loop.run`.
         decoder: see `loop.run`.
+        write: whether to write; False where another process has written the folder already.
 
     Raises:
         InputError: a folder that cannot be used, or a recipe that needs one.
@@ -50,26 +60,47 @@ def start(
         raise InputError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
     file = out / "tokenizer.json"
     if backbone is None:
-        texts = sorted({text for rows in pairs.values() for pair in rows for text in (pair.query.text, pair.positive.text) if text})
         assert recipe.scratch is not None
-        train_tokenizer(texts, recipe.scratch.vocab_size, file)
+        if write:
+            texts = sorted({text for pairs in rows.values() for pair in pairs for text in _texts(pair)})
+            train_tokenizer(texts, recipe.scratch.vocab_size, file)
         tokenizer = TextTokenizer(file)
         contract = scratch_contract(recipe, tokenizer)
         made: PreTrainedModel = FAMILIES["qwen2_vl"].model(scratch_config(recipe, tokenizer))
     else:
-        with atomic_path(file) as fresh:
-            shutil.copyfile(config_folder(backbone) / "tokenizer.json", fresh)
+        if write:
+            with atomic_path(file) as fresh:
+                shutil.copyfile(config_folder(backbone) / "tokenizer.json", fresh)
         tokenizer = TextTokenizer(file)
         # what is only initialised keeps the folder's type; training computes in FP32
         made = load_backbone(backbone, "auto" if data is None else torch.float32)
     model = LaMEModel(made, latent_decoder(recipe, decoder, made, tokenizer), recipe.n_reason, recipe.dim)
     model.initialise_latents(tokenizer.special(CHAT_END))
+    if recipe.lora is not None:
+        add_lora(model.backbone, recipe.lora)
+    if not write:
+        return model, Preparer(contract, tokenizer)
     checkpoint.write_contract(out, contract)
     if data is not None:
         checkpoint.write_data(out, data, recipe)
     checkpoint.write_architecture(out, model, from_folder=backbone is not None)
     checkpoint.write_recipe(out, recipe)
     return model, Preparer(contract, tokenizer)
+
+
+def _texts(pair: Pair) -> Iterator[str]:
+    """Every text of a row, what is only decoded included."""
+    for item in (pair.query, pair.positive, *pair.negatives):
+        yield from (part for part in item.parts if isinstance(part, str))
+    yield from (text for text in (pair.query_decodes, pair.positive_decodes) if text)
+
+
+def rebuild(architecture: dict[str, Any], lora: LoRA | None) -> LaMEModel:
+    """The model that a run in progress trains, its weights still to be filled in; see `checkpoint.read_architecture`."""
+    model = LaMEModel.from_configs(*configs(architecture))
+    if lora is not None:
+        add_lora(model.backbone, lora)
+    return model
 
 
 def configs(architecture: dict[str, Any]) -> tuple[PreTrainedConfig, PreTrainedConfig | None, int, int]:

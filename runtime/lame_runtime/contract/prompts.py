@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -176,8 +177,10 @@ def special_tokens(layout: PromptLayout) -> set[str]:
 
 
 def source_name(part: Picture | Video) -> str:
-    """How a data set's rows tell a picture or video from another: its path, or the paths of its frames."""
+    """How a data set's rows tell a picture or video from another: its path, a hash of its bytes, or the paths of its frames."""
     source = part.source
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
-    return repr([str(each) for each in source]) if isinstance(source, Sequence) and not isinstance(source, bytes) else str(source)
+    if isinstance(source, bytes):
+        return hashlib.blake2b(source, digest_size=16).hexdigest()
+    return repr([str(each) for each in source]) if isinstance(source, Sequence) else str(source)
