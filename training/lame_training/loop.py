@@ -22,7 +22,7 @@ from lame_training.packed_attention import use_packed_attention
 from lame_training.progress import Progress
 from lame_training.recipes import Recipe, with_tasks
 from lame_training.sampler import Sampler
-from lame_training.sharding import shard, whole_norm
+from lame_training.sharding import note_trained, shard, whole_norm
 from lame_training.stages import Stage, trained_names
 from lame_training.vocabulary import END
 from lame_training.world import World
@@ -105,6 +105,8 @@ def run(
             end = min(begin + stage.steps, last)
             if done < end:
                 optimizer = stage.prepare(model)
+                if options.shard:
+                    note_trained(model)
                 if done > begin:
                     states.restore_moments(model, optimizer, moments)
                 draw = _drawer(recipe, number, rows, collator, world)

@@ -32,6 +32,14 @@ def shard(model: LaMEModel, world: World, precision: str) -> None:
             module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
 
 
+def note_trained(model: LaMEModel) -> None:
+    """Lets every sharded block see which of its parameters are trained now; FSDP2 settles the type of gradients once, by those."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.unshard()
+            module.reshard()
+
+
 def collect(tensors: dict[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
     """The tensors in one piece each, in the main memory of the processes that `keep` them; every process must call it."""
     found = {}
