@@ -257,7 +257,8 @@ def _begin(
 def _place(model: LaMEModel, recipe: Recipe, trained: set[str], world: World, options: Options) -> None:
     """The model where and as it is trained: weights that stay as they are in the recipe's precision, on the device, sharded or not."""
     if recipe.gradient_checkpointing:
-        model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        backbone = model.backbone  # transformers 5.2x renamed it
+        getattr(backbone, "activation_checkpointing_enable", backbone.gradient_checkpointing_enable)({"use_reentrant": False})
     if options.shard:
         shard(model, world, recipe.precision)
         return

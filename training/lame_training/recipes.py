@@ -58,6 +58,8 @@ class Recipe:
     """Prepared inputs kept in memory between steps."""
     save_every: int = 100
     seed: int = 0
+    published_shape: tuple[str, str] | None = None
+    """Family and size of the backbone that the recipe is made for, in `shapes.SHAPES`; any other may be given."""
     from_paper: tuple[str, ...] = ()
     """What arXiv 2606.13061 says; every other value is ours."""
 
@@ -207,11 +209,12 @@ QWEN3_0_6B = {
 """The shape of the latent decoder that the paper names for its 2B model."""
 
 
-def _published(name: str, dim: int, from_paper: tuple[str, ...], factor: int = 28) -> Recipe:
+def _published(name: str, shape: tuple[str, str], dim: int, from_paper: tuple[str, ...], factor: int = 28) -> Recipe:
     """One of the paper's four configurations. Rates, schedule, batches, temperature, λ and budgets are ours (method.md).
 
     Args:
         name: of the recipe.
+        shape: of the backbone.
         dim: the paper's "projection dim".
         from_paper: which values the paper says.
         factor: pixels along one side of a merged token.
@@ -234,15 +237,16 @@ def _published(name: str, dim: int, from_paper: tuple[str, ...], factor: int = 2
         gradcache=True,
         precision="bf16",
         gradient_checkpointing=True,
+        published_shape=shape,
         from_paper=from_paper,
     )
 
 
 PUBLISHED = (
-    _published("lame-qwen2-vl-2b", 3584, ("backbone", "n_reason", "decoder", "dim", "stages' order")),
-    _published("lame-qwen2.5-vl-3b", 2048, ("backbone", "dim", "stages' order")),
-    _published("lame-qwen2-vl-7b", 3584, ("backbone", "dim", "stages' order")),
-    _published("lame-qwen3-vl-8b", 4096, ("backbone", "dim", "stages' order"), factor=32),
+    _published("lame-qwen2-vl-2b", ("qwen2_vl", "2b"), 3584, ("backbone", "n_reason", "decoder", "dim", "stages' order")),
+    _published("lame-qwen2.5-vl-3b", ("qwen2_5_vl", "3b"), 2048, ("backbone", "dim", "stages' order")),
+    _published("lame-qwen2-vl-7b", ("qwen2_vl", "7b"), 3584, ("backbone", "dim", "stages' order")),
+    _published("lame-qwen3-vl-8b", ("qwen3_vl", "8b"), 4096, ("backbone", "dim", "stages' order"), factor=32),
 )
 
 

@@ -4,8 +4,8 @@
     python -m lame_training.sample_backbone qwen2_vl DIR --size 2b    the published shape, in FP16
 
 The folder is what `save_pretrained` and the processor's files look like: config, safetensors, tokenizer, preprocessor
-configs and chat template. The shapes of size 2b are those of the published config.json files of Qwen2-VL-2B-Instruct
-and Qwen3-VL-2B-Instruct; the tokenizer is small, so most rows of the embedding table are never read.
+configs and chat template. The larger shapes are the published ones (`shapes`); the tokenizer is small, so most rows of
+the embedding table are never read.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from lame_runtime.errors import InputError
 from lame_training.backbones import FAMILIES
 from lame_training.chat import PUBLISHED
 from lame_training.derive import published_images, published_videos
+from lame_training.shapes import ROPE, SHAPES
 from lame_training.vocabulary import train_tokenizer
 
 TEXTS = (
@@ -36,7 +37,6 @@ TEXTS = (
     "user assistant system",
 )
 TEXT = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
-ROPE = {"rope_type": "default", "rope_theta": 1e6}
 WIDE = {"initializer_range": 0.08}
 """0.02 is for wide models: at width 64 it makes all inputs alike."""
 VISION = {"depth": 4, "num_heads": 2, "patch_size": 14, **WIDE}
@@ -56,21 +56,6 @@ TINY: dict[str, dict[str, Any]] = {
                           "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2]},
     },
 }  # fmt: skip
-LARGE: dict[str, dict[str, Any]] = {
-    "qwen2_vl": {
-        "text_config": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
-                        "num_key_value_heads": 2, "vocab_size": 151_936, "rms_norm_eps": 1e-6,
-                        "rope_parameters": {**ROPE, "mrope_section": [16, 24, 24]}},
-        "vision_config": {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4, "patch_size": 14},
-    },
-    "qwen3_vl": {
-        "text_config": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16,
-                        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936, "rms_norm_eps": 1e-6,
-                        "rope_parameters": {**ROPE, "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}},
-        "vision_config": {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "out_hidden_size": 2048,
-                          "patch_size": 16, "num_position_embeddings": 2304, "deepstack_visual_indexes": [5, 11, 17]},
-    },
-}  # fmt: skip
 
 
 def write_sample(family: str, folder: Path, size: str = "tiny", *, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
@@ -79,22 +64,22 @@ def write_sample(family: str, folder: Path, size: str = "tiny", *, seed: int = 0
     Args:
         family: one of `backbones.FAMILIES`.
         folder: to be made.
-        size: "tiny" or "2b".
+        size: "tiny", or one of `shapes.SHAPES`.
         seed: of the weights.
         dtype: of the weights.
 
     Raises:
         InputError: an unknown family or size, or a folder that is not empty.
     """
-    shapes = {"tiny": TINY, "2b": LARGE}.get(size, {})
-    if family not in shapes:
-        raise InputError(f"no sample of {family!r} in size {size!r}: there are {', '.join(TINY)} in tiny, {', '.join(LARGE)} in 2b")
+    shape = TINY.get(family) if size == "tiny" else SHAPES.get((family, size))
+    if shape is None:
+        there = ", ".join([f"{name} tiny" for name in TINY] + [" ".join(pair) for pair in SHAPES])
+        raise InputError(f"no sample of {family!r} in size {size!r}: there are {there}")
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     train_tokenizer(TEXTS * 4, 400, folder / "tokenizer.json")
     tokenizer = TextTokenizer(folder / "tokenizer.json")
-    shape = shapes[family]
     config = FAMILIES[family].config(
         text_config={
             "vocab_size": tokenizer.size,
@@ -157,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lame_training.sample_backbone", description=main.__doc__)
     parser.add_argument("family", help=", ".join(TINY))
     parser.add_argument("folder", type=path)
-    parser.add_argument("--size", default="tiny", help="tiny or 2b")
+    parser.add_argument("--size", default="tiny", help="tiny, 2b, 3b, 7b or 8b")
     parser.set_defaults(run=_write)
     return run_command(parser, arguments, "the folder is incomplete; remove it")
 

@@ -13,7 +13,7 @@ def add(commands: Any) -> None:
     """Declares the command."""
     run = commands.add_parser("run", help="train a recipe", description="Trains a recipe in its two stages and writes a checkpoint.")
     run.add_argument("recipe", help="name of a recipe, such as digits")
-    run.add_argument("--out", type=path, required=True, help="the checkpoint folder")
+    run.add_argument("--out", type=path, help="the checkpoint folder; all but --dry-run need it")
     run.add_argument("--data", type=path, help="root of the data; without it the digits are written to OUT/data")
     run.add_argument("--backbone", type=path, metavar="DIR", help="a local save_pretrained folder of Qwen2-VL, Qwen2.5-VL or Qwen3-VL")
     run.add_argument("--decoder", type=path, metavar="DIR", help="a local folder of the latent decoder, such as Qwen3-0.6B")
@@ -49,6 +49,8 @@ def _run(options: argparse.Namespace) -> int:
         recipe = dataclasses.replace(recipe, seed=options.seed)
     if options.dry_run:
         return _dry_run(recipe, options)
+    if options.out is None:
+        raise InputError("--out is missing: name the folder for the checkpoint")
     if recipe.scratch is None and options.backbone is None and not options.resume:
         raise InputError(f"recipe {recipe.name} needs a backbone: give the folder of one with --backbone")
     if options.steps == 0 and options.backbone is not None and options.data is None:
