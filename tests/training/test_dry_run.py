@@ -93,4 +93,7 @@ def test_the_estimate_of_activations_is_near_what_autograd_keeps(checkpointing: 
         logits = model.reconstruction_logits(states[:, -8:], torch.tensor([1]), ids)
         torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), torch.ones(inputs * (target + 1), dtype=torch.int64))
     counted = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    assert 0.67 < activations(recipe, model, inputs, tokens, target) / counted < 1.5
+    estimated = activations(recipe, model, inputs, tokens, target)
+    if checkpointing:  # the one block that is recomputed at a time is kept only during the backward pass
+        estimated -= inputs * tokens * (48 * 128 + 16 * 384)
+    assert 0.67 < estimated / counted < 1.5

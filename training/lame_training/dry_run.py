@@ -140,7 +140,9 @@ def _memory(recipe: Recipe, model: LaMEModel) -> list[str]:
     weights = sum(size * (2 if half and name not in trained else 4) for name, size in sizes.items())
     moving = max(sum(sizes[name] for name in trained_names(model, [stage])) for stage in recipe.stages)
     inputs = recipe.chunk if recipe.gradcache else 2 * max(stage.batch_size for stage in recipe.stages)
-    parts = {"weights": weights, "gradients": 4 * moving, "Adam's moments": 8 * moving, "activations": activations(recipe, model, inputs)}
+    tokens = min(TOKENS, recipe.budget.max_length)
+    parts = {"weights": weights, "gradients": 4 * moving, "Adam's moments": 8 * moving}
+    parts["activations"] = activations(recipe, model, inputs, tokens)
     lines = [
         f"memory of one process, estimated for inputs of {TOKENS} tokens and targets of {TARGET}, {inputs} inputs with a graph at a time:"
     ]
