@@ -136,8 +136,9 @@ def _load(kind: type[PreTrainedModel], config: PreTrainedConfig, folder: Path, d
     if not list(folder.glob("*.safetensors")):
         found = "pickled weights, which are never loaded" if list(folder.glob("*.bin")) else "no weights"
         raise InputError(f"{folder}: holds {found}; save the model as safetensors (save_pretrained does)")
-    before = logging.get_verbosity()
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # its report of keys is judged below
+    logging.disable_progress_bar()
     try:
         model, report = kind.from_pretrained(
             folder, config=config, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
@@ -146,6 +147,8 @@ def _load(kind: type[PreTrainedModel], config: PreTrainedConfig, folder: Path, d
         raise InputError(f"{folder}: its weights cannot be read ({first_line(error)}); copy the folder again") from None
     finally:
         logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
     for kind_of_fault, keys in (
         ("lacks the weight", report["missing_keys"]),
         ("holds the unknown weight", [key for key in report["unexpected_keys"] if not key.startswith(HEADS)]),
