@@ -106,6 +106,8 @@ class Suite:
     specs: tuple[TaskSpec, ...]
     present: Callable[[TaskSpec, Path], bool]
     read: Callable[[TaskSpec, Path, PictureStore], Task]
+    layout: str
+    """Where its files are looked for, in a few words."""
     convention: str = ""
     convention_key: str = "convention"
 

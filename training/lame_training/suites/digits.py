@@ -14,7 +14,7 @@ from lame_training.suites.pictures import PictureStore
 def digits(root: Path, split: str = "eval") -> Suite:
     """The tasks that lie below `root`; raises `InputError` where there are none."""
     specs = tuple(TaskSpec(name, "digits", "hit@1", "local", split) for name in tasks(root, split))
-    return Suite("digits", specs, lambda spec, root: True, _read, split, "split")
+    return Suite("digits", specs, lambda spec, root: True, _read, "SPLIT/TASK.jsonl", split, "split")
 
 
 def _read(spec: TaskSpec, root: Path, store: PictureStore) -> Task:

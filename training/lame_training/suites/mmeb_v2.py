@@ -15,12 +15,13 @@ from lame_training.suites.mmeb_tasks import CONVENTIONS, mmeb_specs
 from lame_training.suites.pictures import PictureStore
 from lame_training.suites.rows import tables
 
+LAYOUT = "image-query/TASK, video-tasks/data/TABLE or visdoc-tasks/data/NAME"
 _READERS = {"image": mmeb_image, "video": mmeb_video, "visdoc": mmeb_visdoc}
 
 
 def mmeb_v2(convention: str = CONVENTIONS[0]) -> Suite:
     """The suite under one of the conventions for its two page-level tasks."""
-    return Suite("mmeb-v2", mmeb_specs(convention), _present, _read, convention, "visdoc_convention")
+    return Suite("mmeb-v2", mmeb_specs(convention), _present, _read, LAYOUT, convention, "visdoc_convention")
 
 
 def _present(spec: TaskSpec, root: Path) -> bool:

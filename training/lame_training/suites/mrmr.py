@@ -56,7 +56,8 @@ def mrmr() -> Suite:
     known = [TaskSpec(name, name, "ndcg_linear@10", "global", "mrmr", parts=tuple(DISCIPLINES[name])) for name in ("knowledge", "theorem")]
     contradictions = [TaskSpec(name, "contradiction", "ndcg_linear@10", "global", "mrmr") for name in ("design", "traffic")]
     negation = TaskSpec("negation", "contradiction", "hit@1", "local", "mrmr")
-    return Suite("mrmr", (*known, *contradictions, negation), lambda spec, root: bool(tables(root / spec.name / "query")), read)
+    specs = (*known, *contradictions, negation)
+    return Suite("mrmr", specs, lambda spec, root: bool(tables(root / spec.name / "query")), read, "NAME/{query,corpus,qrels}/*.parquet")
 
 
 def read(spec: TaskSpec, root: Path, store: PictureStore) -> Task:

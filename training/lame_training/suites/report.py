@@ -91,7 +91,8 @@ def table(run: SuiteRun) -> list[str]:
         skipped = f"  ({facts['skipped_queries']['count']} skipped)" if facts["skipped_queries"]["count"] else ""
         for name, value in outcome.figures.items():
             queries = f"{outcome.result['num_pred']:8}" if len(outcome.figures) == 1 else f"{'':8}"
-            lines.append(f"{name:{width}} {'' if same else f'{outcome.spec.metric:16}'}{value:7.3f} {chance} {queries}{skipped}")
+            row = f"{name:{width}} {'' if same else f'{outcome.spec.metric:16}'}{value:7.3f} {chance} {queries}{skipped}"
+            lines.append(row.rstrip())
     return lines
 
 
@@ -127,7 +128,7 @@ def compare(first: SuiteRun, second: SuiteRun) -> dict[str, Any]:
     """
     kinds = [(run.suite.name, run.suite.convention) for run in (first, second)]
     if kinds[0] != kinds[1]:
-        raise InputError(f"results of {' '.join(kinds[0])} and of {' '.join(kinds[1])} are never compared; run both alike")
+        raise InputError(f"results of {' '.join(kinds[0]).strip()} and of {' '.join(kinds[1]).strip()} are never compared; run both alike")
     both: dict[str, dict[str, Any]] = {}
     for name, outcome in first.outcomes.items():
         if name not in second.outcomes:

@@ -10,6 +10,7 @@ others: it is reported as failed.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -96,16 +97,16 @@ def run_suite(
     chosen = {spec.name for spec in suite.chosen(list(names) if names is not None else None)}
     there = {spec.name for spec in suite.specs if suite.present(spec, data)}
     if not there & chosen:
-        raise InputError(f"{data}: holds no data of {'these tasks' if names else 'suite ' + suite.name}; see its module for the layout")
+        raise InputError(f"{data}: holds no data of {'these tasks' if names else 'suite ' + suite.name}; expected below it: {suite.layout}")
     check_convention(suite, out)
     store, hasher = PictureStore(cache / "pictures"), ContentHasher()
     shards = EmbeddingCache(cache / "embeddings" / identity[:16] if keep_embeddings else None)
     for path in shards.unreadable:
-        tqdm.write(f"note: {path}: unreadable; what it held is embedded again")
+        print(f"note: {path}: unreadable; what it held is embedded again", file=sys.stderr)
     run = SuiteRun(suite, identity)
     for spec in suite.specs:
         target = out / spec.group / f"{spec.name}_score.json" if out is not None else None
-        old = _old_result(target, identity)
+        old = _old_result(target, identity, max_pixels)
         if spec.name not in chosen or spec.name not in there:
             if old is not None:
                 run.outcomes[spec.name] = TaskOutcome(spec, old)
@@ -134,8 +135,9 @@ def check_convention(suite: Suite, out: Path | None) -> None:
         raise InputError(f"{path}: is not a report of lame-train evaluate; choose another --out") from None
     if before != (suite.name, suite.convention):
         raise InputError(
-            f"{out}: holds results of {' '.join(before)}, which are never put together with {suite.name} {suite.convention}; "
-            "choose another --out"
+            f"{out}: holds results of {' '.join(before).strip()}, which are never put together with "
+            f"{suite.name} {suite.convention}".rstrip()
+            + "; choose another --out"
         )
 
 
@@ -177,6 +179,7 @@ def _run_task(run: SuiteRun, spec: TaskSpec, task: Task, embedder: Embedder, old
             "skipped_queries": _listed(usable.skipped),
             "missing_documents": _listed(usable.missing_documents),
             "cut_texts": counts.cut,
+            "max_pixels": embedder.max_pixels,
             "model": run.identity,
             "data": data,
         },
@@ -202,12 +205,13 @@ def _data_digest(task: Task, queries: Keyed, documents: Keyed) -> str:
     return digest([RESULT_VERSION, task.spec.metric, task.spec.pool, asked, corpus, left_out])
 
 
-def _old_result(target: Path | None, identity: str) -> dict[str, Any] | None:
-    """An earlier result of the same model, if there is one that can be read."""
+def _old_result(target: Path | None, identity: str, max_pixels: int | None) -> dict[str, Any] | None:
+    """An earlier result of the same model and budget, if there is one that can be read."""
     if target is None:
         return None
     try:
         found = json.loads(target.read_text(encoding="utf-8"))
-        return found if (found["run"]["model"], found["run"]["version"]) == (identity, RESULT_VERSION) else None
+        measured = found["run"]
+        return found if (measured["model"], measured["max_pixels"], measured["version"]) == (identity, max_pixels, RESULT_VERSION) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
