@@ -37,7 +37,7 @@ class EmbeddingCache:
         self._memory: dict[str, npt.NDArray[np.float32]] = {}
         for path in sorted(folder.glob("*.npz")) if folder is not None else ():
             try:
-                with np.load(path, allow_pickle=False) as shard:
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as shard:
                     self._index(path, shard["keys"].tolist(), shard["cut"])
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
                 self.unreadable.append(path)
@@ -69,7 +69,7 @@ class EmbeddingCache:
             if path is not None:
                 wanted.setdefault(path, []).append(index)
         for path, indices in wanted.items():
-            with np.load(path, allow_pickle=False) as shard:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as shard:
                 vectors = shard["vectors"]
             for index in indices:
                 rows[index] = vectors[self._where[keys[index]][1]]
