@@ -1,0 +1,131 @@
+"""`lame-train evaluate` and `lame-train fixtures` as a user runs them, on a checkpoint and on its bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from lame_training.__main__ import main
+from lame_training.commands.fixtures import LAYOUTS
+from lame_training.evaluate import SUITES, evaluate_model, find_suite, open_encoder
+
+FEW = ["VOC2007", "MSCOCO_t2i", "MSR-VTT", "ViDoRe_arxivqa"]
+
+
+def evaluate(*arguments: object) -> int:
+    return main(["evaluate", *map(str, arguments)])
+
+
+def test_the_digits_table_is_that_of_the_plain_evaluation(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Task, hit@1, chance, queries; and the same in JSON."""
+    plain = {result.task: result for result in evaluate_model(open_encoder(checkpoint), data)}
+    assert evaluate(checkpoint, "--suite", "digits", "--data", data) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["task", "hit@1", "chance", "queries"]
+    shown = {line.split()[0]: line.split()[1:] for line in lines}
+    assert shown == {name: [f"{result.hit_at_1:.3f}", f"{result.chance:.3f}", str(len(result.ranks))] for name, result in plain.items()}
+    assert evaluate(checkpoint, "--data", data, "--split", "valid", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report) == set(plain)
+    assert set(report["sum2"]) == {"hit@1", "chance", "queries"}
+
+
+def test_the_same_suite_runs_on_a_checkpoint_and_on_its_bundle(
+    checkpoint: Path, exported: Path, mmeb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --against, what the export cost is a figure per task; the second time nothing is run."""
+    options = ["--against", exported, "--suite", "mmeb-v2", "--data", mmeb, "--out", tmp_path / "out", "--tasks", *FEW]
+    assert evaluate(checkpoint, *options, "--json") == 0
+    compared = json.loads(capsys.readouterr().out)
+    assert list(compared["tasks"]) == FEW
+    assert compared["compared"] == 4
+    for row in compared["tasks"].values():
+        assert row["difference"] == pytest.approx(row["first"] - row["second"])
+        assert abs(row["difference"]) < 0.2
+    reports = [json.loads((tmp_path / "out" / name).read_text()) for name in ("report.json", "against/report.json")]
+    assert [report["metadata"]["graph"] for report in reports] == ["pytorch", "fp32"]
+    assert [report["summary"]["tasks"] for report in reports] == [
+        {name: row[side] for name, row in compared["tasks"].items()} for side in ("first", "second")
+    ]
+    assert evaluate(checkpoint, *options) == 0
+    out = capsys.readouterr().out
+    assert f"{checkpoint.name} pytorch {exported.name} fp32" in " ".join(out.split())
+    assert "4 tasks were finished before" in out
+    assert evaluate(exported, "--graph", "int8", *options[2:]) == 0
+    assert "overall: " in capsys.readouterr().out
+
+
+def test_failed_tasks_are_named_and_the_exit_code_says_so(
+    checkpoint: Path, mmeb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line each; the others are evaluated, and skipped rows stand below the table."""
+    root = Path(shutil.copytree(mmeb, tmp_path / "mmeb", ignore=shutil.ignore_patterns("video-tasks")))
+    (root / "image-query/GQA/test-00000-of-00001.parquet").write_bytes(b"no parquet")
+    (root / "image-tasks/MMEB/VOC2007/Test/0003.png").unlink()
+    assert evaluate(checkpoint, "--suite", "mmeb-v2", "--data", root, "--tasks", "VOC2007", "GQA") == 2
+    shown = capsys.readouterr()
+    assert "(1 skipped)" in shown.out
+    assert "VOC2007: 1 skipped queries, such as row 4" in shown.out
+    assert shown.err.startswith("error: GQA was not evaluated: ")
+    assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--suite", "mmeb-v2", "--data", "nowhere"], "nowhere: no such folder"),
+        (["--suite", "mrmr", "--data", "."], "holds no data of suite mrmr"),
+        (["--data", "."], "holds no TASK.jsonl"),
+        (["--suite", "mmeb-v2", "--data", "mmeb", "--tasks", "Imagenet"], "suite mmeb-v2 has no such task"),
+        (["--data", "data", "--graph", "fp16"], "is no bundle; leave --graph out"),
+        (["--data", "data", "--against-graph", "fp16"], "needs a second bundle"),
+        (["--data", "data", "--out", "file"], "choose another --out"),
+    ],
+)
+def test_wrong_use_of_evaluate_is_one_line(
+    arguments: list[str],
+    message: str,
+    checkpoint: Path,
+    data: Path,
+    mmeb: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Exit code 2, no traceback."""
+    (tmp_path / "data").symlink_to(data)
+    (tmp_path / "mmeb").symlink_to(mmeb)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path / "empty" if "." in arguments else tmp_path)
+    assert evaluate(checkpoint, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("layout", ["mmeb-v2", "mrmr"])
+def test_a_fixture_is_written_whole_and_never_over_another(layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own suite reads all of it."""
+    assert layout in LAYOUTS
+    root = tmp_path / "a/b"
+    assert main(["fixtures", layout, str(root)]) == 0
+    assert main(["fixtures", layout, str(root)]) == 2
+    assert "already exists" in capsys.readouterr().err
+    assert [path.name for path in root.parent.iterdir()] == ["b"]
+    suite = find_suite(layout, root)
+    assert sum(suite.present(spec, root) for spec in suite.specs) == {"mmeb-v2": 25, "mrmr": 5}[layout]
+
+
+def test_every_suite_is_a_choice_of_the_command() -> None:
+    """The command's list is its own, so that declaring it imports no reader."""
+    import argparse
+
+    from lame_training.commands import evaluate as command
+
+    parser = argparse.ArgumentParser()
+    command.add(parser.add_subparsers())
+    for suite in SUITES:
+        assert parser.parse_args(["evaluate", "m", "--data", "d", "--suite", suite]).suite == suite
