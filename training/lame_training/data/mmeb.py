@@ -17,7 +17,7 @@ from typing import Any
 from lame_runtime.contract.prompts import Input
 from lame_runtime.errors import InputError
 
-from lame_training.data.pairs import DataSet, Format, Pair, Row, TargetSide, paired, text_input
+from lame_training.data.pairs import DataSet, Format, Pair, Row, TargetSide, below, paired, text_input
 
 SUBSETS: dict[str, tuple[TargetSide, str]] = {
     "VisDial": ("query", "Represent the given dialogue about an image, which is used for image retrieval:"),
@@ -57,7 +57,7 @@ def _read(row: Row, data_set: DataSet, images: Path) -> Pair:
 def _input(images: Path, text: Any, image: Any) -> Input:
     if not (text is None or isinstance(text, str)) or not (image is None or isinstance(image, str)):
         raise InputError(f"holds {text!r} and {image!r} where a text and a path belong; write it again")
-    return text_input(text or "", f"{images}/{image}" if image else None)
+    return text_input(text or "", below(images, image) if image else None)
 
 
 def _listed(value: Any) -> list[Any]:

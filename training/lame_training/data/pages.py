@@ -19,7 +19,7 @@ from lame_runtime.contract.images import ImageSource
 from lame_runtime.contract.prompts import Input
 from lame_runtime.errors import InputError
 
-from lame_training.data.pairs import DataSet, Format, Pair, Row, asked, paired, text_input
+from lame_training.data.pairs import DataSet, Format, Pair, Row, asked, below, paired, text_input
 
 
 def _read(row: Row, data_set: DataSet, images: Path) -> Pair:
@@ -36,7 +36,7 @@ def _picture(image: object, images: Path) -> ImageSource | None:
     if image is None or isinstance(image, bytes):
         return image or None
     if isinstance(image, str):
-        return f"{images}/{image}" if image else None
+        return below(images, image) if image else None
     raise InputError(f"holds a {type(image).__name__} where a picture belongs; write it with the Image feature of datasets")
 
 

@@ -111,3 +111,8 @@ def asked(item: Input, data_set: DataSet) -> Input:
 def text_input(text: str, image: ImageSource | None = None, video: Video | None = None) -> Input:
     """A text and a picture or video; MMEB's picture placeholder is removed."""
     return Input(clean(text), image, video=video)
+
+
+def below(images: Path, path: str) -> str:
+    """A row's path below the folder of the pictures; an absolute one stays as it is, to be refused when files are looked for."""
+    return path if path.startswith("/") else f"{images}/{path}"

@@ -23,7 +23,7 @@ from lame_runtime.errors import InputError
 
 from lame_training.data.files import TEXT, open_files, row_files
 from lame_training.data.formats import FORMATS
-from lame_training.data.pairs import DataSet, Pair, Row, SkipRow, parts_of
+from lame_training.data.pairs import DataSet, Format, Pair, Row, SkipRow, parts_of
 
 BATCH = 1_000
 """Rows that are looked at together while opening."""
@@ -77,10 +77,8 @@ class Rows(Sequence[Pair]):
 
     def _read(self, values: dict[str, Any], index: int, check: Callable[[Input], None] | None = None) -> Pair:
         try:
-            row = _parsed(values[TEXT]) if TEXT in values else values
             layout = FORMATS[self.data_set.format]
-            if missing := [column for column in layout.columns if column not in row]:
-                raise InputError(f"lacks {missing[0]!r}; rows of format {self.data_set.format} have {', '.join(layout.columns)}")
+            row = _parsed(values[TEXT], layout, self.data_set) if TEXT in values else values
             pair = layout.read(row, self.data_set, self._images)
             if check is not None:
                 for item in (pair.query, pair.positive, *pair.negatives):
@@ -155,7 +153,7 @@ def open_rows(root: Path, data_set: DataSet, cache: Path | None = None) -> Rows:
     return rows
 
 
-def _parsed(line: str) -> Row:
+def _parsed(line: str, layout: Format, data_set: DataSet) -> Row:
     if not line.strip():
         raise SkipRow("blank line")
     try:
@@ -164,6 +162,8 @@ def _parsed(line: str) -> Row:
         raise InputError(f"not JSON ({error}); write one object per line") from None
     if not isinstance(row, dict):
         raise InputError(f"a {type(row).__name__}; write one JSON object per line")
+    if missing := [column for column in layout.columns if column not in row]:
+        raise InputError(f"lacks {missing[0]!r}; rows of format {data_set.format} have {', '.join(layout.columns)}")
     return row
 
 
@@ -191,7 +191,7 @@ class _SourceCheck:
     """Do an input's files exist? A folder is listed once, not asked for each of its files: one call to a network disk, not 100,000."""
 
     def __init__(self, images: Path) -> None:
-        self._prefix = f"{images}/"
+        self._prefix = f"{images}/".replace("//", "/")
         self._listed: Callable[[str], frozenset[str] | None] = lru_cache(maxsize=256)(_names_in)
 
     def __call__(self, item: Input) -> None:
@@ -209,7 +209,7 @@ class _SourceCheck:
             return
         if not source.startswith(self._prefix) or (".." in source and not os.path.normpath(source).startswith(self._prefix)):
             raise InputError(f"{source} lies outside {self._prefix}; give paths below it, or name another `images` folder in the mixture")
-        folder, name = os.path.split(source.partition("#page=")[0])
+        folder, _, name = source.partition("#page=")[0].rpartition("/")
         names = self._listed(folder)
         if not (name and name in names if names is not None else Path(source).exists()):
             raise SkipRow(reason, source)

@@ -20,7 +20,7 @@ import numpy as np
 from lame_runtime.contract.prompts import Input, Video
 from lame_runtime.errors import InputError
 
-from lame_training.data.pairs import DataSet, Format, Pair, Row, SkipRow, asked, paired, text_input
+from lame_training.data.pairs import DataSet, Format, Pair, Row, SkipRow, asked, below, paired, text_input
 
 FRAMES = 8
 """Frames of a video that are used, evenly spread, as in VLM2Vec-V2; a shorter video gives all it has."""
@@ -53,9 +53,9 @@ def _video(row: Row, images: Path) -> Video:
     name = row["video"]
     if not isinstance(name, str) or not name:
         raise SkipRow("empty video")
-    folder = f"{images}/{name}"
-    if ".." in name.split("/"):
-        raise InputError(f"{name}: leaves the folder of the videos; give paths inside it")
+    folder = below(images, name)
+    if name.startswith("/") or ".." in name.split("/"):
+        raise InputError(f"the video {name} lies outside {images}; give paths below it")
     frames = _frames(folder)
     if not frames:
         raise SkipRow("video missing", folder)
