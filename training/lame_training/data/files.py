@@ -16,6 +16,7 @@ from typing import Any
 
 from lame_runtime.errors import InputError
 
+from lame_training.data.formats import FORMATS
 from lame_training.data.pairs import DataSet, Format
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".arrow")
@@ -68,13 +69,12 @@ def _kind(file: Path) -> str | None:
     return file.suffix.lower() if file.suffix.lower() in SUFFIXES else None
 
 
-def open_files(files: list[Path], data_set: DataSet, layout: Format, cache: Path) -> Any:
+def open_files(files: list[Path], data_set: DataSet, cache: Path) -> Any:
     """The files as one `datasets.Dataset` whose items are Arrow tables of one row.
 
     Args:
         files: of one kind, from `row_files`.
-        data_set: for messages.
-        layout: which columns are needed.
+        data_set: whose format says which columns are needed.
         cache: the folder for Arrow files.
 
     Raises:
@@ -82,6 +82,7 @@ def open_files(files: list[Path], data_set: DataSet, layout: Format, cache: Path
     """
     import datasets
 
+    layout = FORMATS[data_set.format]
     with _quiet(), _translated(files, cache):
         kind = _kind(files[0])
         if kind == ".arrow":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import weakref
 from collections import Counter
@@ -145,11 +146,16 @@ def open_rows(root: Path, data_set: DataSet, cache: Path | None = None) -> Rows:
     root = root.absolute()
     files = row_files(root, data_set)
     where = str(files[0]) if len(files) == 1 else f"{data_set.name} ({len(files)} files from {files[0]})"
-    temporary = tempfile.TemporaryDirectory(prefix="lame-rows-") if cache is None else None
-    table = open_files(files, data_set, FORMATS[data_set.format], cache or Path(temporary.name if temporary else ""))
-    rows = Rows(data_set, where, table, Path(os.path.normpath(root / data_set.images)))
-    if temporary is not None:
-        weakref.finalize(rows, temporary.cleanup)
+    images = Path(os.path.normpath(root / data_set.images))
+    if cache is not None:
+        return Rows(data_set, where, open_files(files, data_set, cache), images)
+    temporary = Path(tempfile.mkdtemp(prefix="lame-rows-"))
+    try:
+        rows = Rows(data_set, where, open_files(files, data_set, temporary), images)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    weakref.finalize(rows, shutil.rmtree, temporary, ignore_errors=True)
     return rows
 
 
