@@ -452,13 +452,13 @@ data_sets:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[", r"mixture\.yaml: not a mixture"),
+        ("[", r"mixture\.yaml: not YAML that can be read .line 1: "),
         ("- name: x", "must hold one key, data_sets"),
         ("data_sets: []", "lists no data set"),
         ("data_sets: [x]", r"entry 1: must have keys .* not be 'x'"),
         ("data_sets: [{path: x}]", "entry 1: has no name"),
         ("data_sets: [{name: x, wieght: 2}]", r"entry 1 \(x\): unknown key 'wieght'; keys are name"),
-        ("data_sets: [{name: x, weight: 2, weight: 3}]", "the key 'weight' occurs twice"),
+        ("data_sets: [{name: x, weight: 2, weight: 3}]", "line 1: the key 'weight' occurs twice"),
         ("data_sets: [{name: x, format: csv}]", r"\(x\): unknown format 'csv'; formats are mmeb, colpali"),
         ("data_sets: [{name: x}, {name: nonesuch}]", r"entry 2 \(nonesuch\): unknown data set: it has no path, and .* holds x$"),
         ("data_sets: [{name: y, path: gone/*.parquet}]", r"entry 1 \(y\): .*gone/\*\.parquet: no such file"),

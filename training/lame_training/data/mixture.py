@@ -178,4 +178,8 @@ def _load(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: not a mixture ({' '.join(str(error).split())}); see the example in the documentation") from None
+        mark = getattr(error, "problem_mark", None)
+        said = (
+            f"line {mark.line + 1}: {error.problem}" if isinstance(error, yaml.MarkedYAMLError) and mark else " ".join(str(error).split())
+        )
+        raise InputError(f"{path}: not YAML that can be read ({said}); correct it there") from None
