@@ -40,7 +40,7 @@ def test_with_adapters_the_language_model_itself_is_frozen() -> None:
 def test_rows_and_a_backbone_are_read_when_given(data: Path, backbones: dict[str, Path]) -> None:
     """Counted, and of its own shape."""
     said = describe(find_recipe("digits-tiny"), data, None, backbones["qwen2_5_vl"], None)
-    assert "sum2: 21.7% of the sub-batches, decodes: positive, 120 rows" in said
+    assert "sum2: 120 rows: 21.7% of the sub-batches, decodes: positive" in said
     assert f"qwen2_5_vl, {backbones['qwen2_5_vl']}" in said
 
 

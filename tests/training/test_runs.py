@@ -191,9 +191,11 @@ def test_target_side_chooses_what_is_reconstructed(side: str, query: str | None,
     import pyarrow.parquet as pq
 
     (tmp_path / "train").mkdir()
-    row = {"qry": ["<|image_1|>\nAnswer.\nsums to four"], "qry_image_path": ["a.png"], "pos_text": ["four"], "pos_image_path": [""]}
+    (tmp_path / "a.png").touch()  # looked for, not opened
+    asked = ["<|image_1|>\nAnswer.\nsums to four", "another"]
+    row = {"qry": asked, "qry_image_path": ["a.png", ""], "pos_text": ["four", "five"], "pos_image_path": ["", ""]}
     pq.write_table(pa.table(row), tmp_path / "train/x.parquet")
-    (pair,) = read_pairs(tmp_path, DataSet("x", side, instruction="Answer."))  # type: ignore[arg-type]
+    pair, _ = read_pairs(tmp_path, DataSet("x", side, instruction="Answer."))  # type: ignore[arg-type]
     assert (pair.query_decodes, pair.positive_decodes) == (query, positive)
     assert pair.query == Input("Answer.\nsums to four", str(tmp_path / "a.png"))
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, Qwen3Config
 
 from lame_training.adapters import add_lora, is_adapter
 from lame_training.backbones import FAMILIES, config_folder, read_config, read_json
+from lame_training.data import describe as describe_rows
 from lame_training.data import open_rows
 from lame_training.model import PARTS, LaMEModel
 from lame_training.recipes import Recipe, with_tasks
@@ -113,8 +114,8 @@ def _tasks(stage: Stage, data: Path | None) -> list[str]:
     lines = []
     for task in stage.tasks:
         joins = f", joins at {task.begins:.0%}" if task.begins else ""
-        rows = f", {len(open_rows(data, task)):,} rows" if data is not None else ""
-        lines.append(f"{task.name}: {task.weight / total:.1%} of the sub-batches, decodes: {task.target_side}{joins}{rows}")
+        rows = describe_rows(open_rows(data, task)) if data is not None else task.name
+        lines.append(f"{rows}: {task.weight / total:.1%} of the sub-batches, decodes: {task.target_side}{joins}")
     return lines
 
 

@@ -19,14 +19,20 @@ from lame_training.world import World
 PACKAGES = ("lame-training", "lame-runtime", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy", "pillow")
 
 
-def write_environment(folder: Path, world: World) -> None:
-    """Appends this process's environment to `environment.json`, one entry per start of the run."""
+def write_environment(folder: Path, world: World, rows: list[str]) -> None:
+    """Appends this process's environment to `environment.json`, one entry per start of the run.
+
+    Args:
+        folder: the run's.
+        world: the processes.
+        rows: a line about each data set.
+    """
     path = folder / "environment.json"
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         entries = []
-    atomic_text(path, json.dumps([*entries, environment(world)], indent=2) + "\n")
+    atomic_text(path, json.dumps([*entries, {**environment(world), "rows": rows}], indent=2) + "\n")
 
 
 def environment(world: World) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from lame_runtime.errors import InputError
 
 from lame_training import checkpoint, start, states
 from lame_training.collate import Collator, Row, Step, ahead
-from lame_training.data import Pair, open_rows
+from lame_training.data import Pair, Rows, describe, open_rows
 from lame_training.environment import write_environment
 from lame_training.gradient import Losses, Pass, accumulate
 from lame_training.model import LaMEModel
@@ -84,7 +85,7 @@ def run(
     if world.main:
         check_folder(recipe, data, out, resume=resume)
     world.barrier()
-    rows = _open(recipe, data, world)
+    rows = _open(recipe, data, out, world)
     model, preparer, moments, done = _begin(recipe, data, out, rows, backbone, decoder, world, resume=resume)
     last = recipe.steps if steps is None else min(steps, recipe.steps)
     if last < done:
@@ -92,7 +93,7 @@ def run(
     use_packed_attention(model.backbone.visual)
     trained = trained_names(model, recipe.stages)
     if world.main:
-        write_environment(out, world)
+        write_environment(out, world, [describe(each) for each in rows.values()])
         if not done:
             states.save_fixed(out, model, trained)
     _place(model, recipe, trained, world, options)
@@ -130,6 +131,7 @@ def run(
     if world.main:
         if last == recipe.steps:
             states.remove_states(out)
+            shutil.rmtree(out / "cache", ignore_errors=True)
         if left_out:
             print(f"left out: {left_out}; see {out / 'skipped.jsonl'}")
     world.barrier()
@@ -211,12 +213,16 @@ def train_step(through: Pass, stage: Stage, batch: Step, optimizer: torch.optim.
     return losses, norm
 
 
-def _open(recipe: Recipe, data: Path, world: World) -> dict[str, Sequence[Pair]]:
-    """The rows of every data set; the main process first, whose cache the others use."""
+def _open(recipe: Recipe, data: Path, out: Path, world: World) -> dict[str, Rows]:
+    """The rows of every data set; the main process first, whose Arrow copies in `OUT/cache` the others use."""
     if not world.main:
         world.barrier()
-    rows: dict[str, Sequence[Pair]] = {task.name: open_rows(data, task) for stage in recipe.stages for task in stage.tasks}
+    sets = {task.name: task for stage in recipe.stages for task in stage.tasks}
+    rows = {name: open_rows(data, task, out / "cache") for name, task in sets.items()}
     if world.main:
+        for each in rows.values():
+            if each.skipped:
+                print(describe(each))
         world.barrier()
     return rows
 

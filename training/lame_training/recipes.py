@@ -279,7 +279,7 @@ def with_tasks(recipe: Recipe, data: Path, mixture: Path | None = None) -> Recip
     """The recipe with the data sets of `mixture`, or else of `data`, in the stages that name none; raises `InputError`."""
     if all(stage.tasks for stage in recipe.stages) and mixture is None:
         return recipe
-    found = data_sets(data, mixture) if mixture else data_sets(data)
+    found = data_sets(data, mixture)
     return replace(
         recipe, stages=tuple(stage if stage.tasks and mixture is None else replace(stage, tasks=found) for stage in recipe.stages)
     )
