@@ -149,7 +149,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> 
         (["run", "digits-tiny", "--out", "x", "--steps", "-1"], "use 0 or more"),
         (["run", "digits-tiny", "--out", "x", "--seed", "-1"], "use 0 or more"),
         (["run", "digits-tiny", "--out", "/dev/null/x"], "cannot be"),
-        (["evaluate", "nowhere", "--data", "x"], "not a complete checkpoint"),
+        (["evaluate", "nowhere", "--data", "x"], "no such folder"),
     ],
 )
 def test_wrong_use_is_one_line(
