@@ -152,7 +152,7 @@ def text_of(row: Row, column: str) -> str:
 
 def name_of(row: Row, column: str) -> str:
     """An identifier as text, whatever type the file keeps it in; raises `ValueError` where it is empty."""
-    value = row.get(column)
+    value = row.get(column) if isinstance(row, dict) else None
     if value is None or value == "":
         raise ValueError(f"its {column} is empty")
     return str(value)

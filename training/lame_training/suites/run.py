@@ -99,21 +99,21 @@ def run_suite(
     if not there & chosen:
         raise InputError(f"{data}: holds no data of {'these tasks' if names else 'suite ' + suite.name}; expected below it: {suite.layout}")
     check_convention(suite, out)
-    store, hasher = PictureStore(cache / "pictures"), ContentHasher()
+    store = PictureStore(cache / "pictures")
     shards = EmbeddingCache(cache / "embeddings" / identity[:16] if keep_embeddings else None)
     for path in shards.unreadable:
         print(f"note: {path}: unreadable; what it held is embedded again", file=sys.stderr)
     run = SuiteRun(suite, identity)
+    embedder = Embedder(encoder, shards, ContentHasher(), batch_size, max_pixels)
     for spec in suite.specs:
         target = out / spec.group / f"{spec.name}_score.json" if out is not None else None
-        old = _old_result(target, identity, max_pixels)
+        old = _old_result(target, run, max_pixels)
         if spec.name not in chosen or spec.name not in there:
             if old is not None:
                 run.outcomes[spec.name] = TaskOutcome(spec, old)
             else:
                 run.missing.append(spec.name)
             continue
-        embedder = Embedder(encoder, shards, hasher, batch_size, max_pixels)
         try:
             _run_task(run, spec, suite.read(spec, data, store), embedder, old, target)
         except InputError as error:
@@ -205,13 +205,13 @@ def _data_digest(task: Task, queries: Keyed, documents: Keyed) -> str:
     return digest([RESULT_VERSION, task.spec.metric, task.spec.pool, asked, corpus, left_out])
 
 
-def _old_result(target: Path | None, identity: str, max_pixels: int | None) -> dict[str, Any] | None:
-    """An earlier result of the same model and budget, if there is one that can be read."""
+def _old_result(target: Path | None, run: SuiteRun, max_pixels: int | None) -> dict[str, Any] | None:
+    """An earlier result of the same model, convention and budget, if there is one that can be read."""
     if target is None:
         return None
     try:
         found = json.loads(target.read_text(encoding="utf-8"))
-        measured = found["run"]
-        return found if (measured["model"], measured["max_pixels"], measured["version"]) == (identity, max_pixels, RESULT_VERSION) else None
+        measured = [found["run"][key] for key in ("version", "suite", run.suite.convention_key, "model", "max_pixels")]
+        return found if measured == [RESULT_VERSION, run.suite.name, run.suite.convention, run.identity, max_pixels] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from lame_training.metrics import mean_metrics, query_metrics, ranked_grades
 from lame_training.suites.base import Task
 
+Floats = npt.NDArray[np.float32]
 QUERY_BLOCK = 64
 
 
@@ -24,7 +26,7 @@ class Scored:
     """hit@1 of a random order."""
 
 
-def score(task: Task, queries_QP: npt.NDArray[np.float32], documents_NP: npt.NDArray[np.float32]) -> Scored:
+def score(task: Task, queries_QP: Floats, documents_NP: Floats) -> Scored:
     """Ranks every query's pool by cosine.
 
     Args:
@@ -32,24 +34,29 @@ def score(task: Task, queries_QP: npt.NDArray[np.float32], documents_NP: npt.NDA
         queries_QP: float32, unit rows in the order of `task.queries`.
         documents_NP: float32, unit rows in the order of `task.documents`.
     """
-    row_of = {name: row for row, name in enumerate(task.documents)}
-    right = documents_NP.astype(np.float64)  # in float32 equal rows may get scores that differ
+    names = tuple(task.documents)
     figures: list[dict[str, float]] = []
     chances = []
-    for start in range(0, len(task.queries), QUERY_BLOCK):
-        block = task.queries[start : start + QUERY_BLOCK]
-        scores_BN = queries_QP[start : start + QUERY_BLOCK].astype(np.float64) @ right.T
-        for query, scores_N in zip(block, scores_BN, strict=True):
-            grades_N = np.zeros(len(right), dtype=np.int64)
-            grades_N[[row_of[name] for name in query.relevance]] = list(query.relevance.values())
-            if query.pool is not None:
-                rows = [row_of[name] for name in query.pool]
-                scores_N, grades_N = scores_N[rows], grades_N[rows]
-            figures.append(query_metrics(ranked_grades(scores_N, grades_N), np.array(list(query.relevance.values()))))
-            chances.append((grades_N > 0).mean())
+    for query, scores_N in zip(task.queries, _scores(task, queries_QP, documents_NP), strict=True):
+        grades_N = np.array([query.relevance.get(name, 0) for name in (names if query.pool is None else query.pool)])
+        figures.append(query_metrics(ranked_grades(scores_N, grades_N), np.array(list(query.relevance.values()))))
+        chances.append((grades_N > 0).mean())
     parts = {
         part: mean_metrics(chosen)
         for part in task.spec.counted
         if (chosen := [row for row, query in zip(figures, task.queries, strict=True) if not task.spec.parts or query.part == part])
     }
     return Scored(mean_metrics(figures), parts, float(np.mean(chances)))
+
+
+def _scores(task: Task, queries_QP: Floats, documents_NP: Floats) -> Iterator[npt.NDArray[np.float64]]:
+    """The cosines of each query's pool, in float64 since in float32 equal rows may get scores that differ."""
+    if task.spec.pool == "global":
+        documents_PN = documents_NP.T.astype(np.float64)
+        for start in range(0, len(task.queries), QUERY_BLOCK):
+            yield from queries_QP[start : start + QUERY_BLOCK].astype(np.float64) @ documents_PN
+        return
+    row_of = {name: row for row, name in enumerate(task.documents)}
+    for query, query_P in zip(task.queries, queries_QP.astype(np.float64), strict=True):
+        rows = [row_of[name] for name in query.pool or ()]
+        yield documents_NP[rows].astype(np.float64) @ query_P

@@ -50,10 +50,8 @@ def _bare(option: str) -> str:
 
 def _pick(options: list[str], answer: object) -> str:
     """The option an answer's number or letter stands for."""
-    if isinstance(answer, str) and not answer.strip().isdigit():
-        index = string.ascii_uppercase.find(answer.strip()) if answer.strip() else -1
-    else:
-        index = int(str(answer))
+    said = str(answer).strip()
+    index = int(said) if said.isdigit() else string.ascii_uppercase.find(said) if said else -1
     if not 0 <= index < len(options):
         raise ValueError(f"its answer {answer!r} is none of its {len(options)} options")
     return options[index]
