@@ -1,5 +1,4 @@
-"""PLUME's protocol (arXiv 2604.02073, table 2): warm-ups, then draws over the inputs, the paradigms in turn in each draw,
-forwards and backwards.
+"""PLUME's protocol (arXiv 2604.02073, table 2): warm-ups, then draws over the inputs, in which the paradigms take turns.
 
 A figure is the median of the draws; a ratio is the median of the ratios inside each draw, so that a machine that grows slower
 for a while slows both sides.
@@ -27,6 +26,7 @@ SHORTEST_DRAW = 0.2
 """Seconds; a draw repeats its inputs until then, since one batch of a fast paradigm is too short to time."""
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 T = TypeVar("T")
+Tick = Callable[[], object]
 NAMES = (Discriminative.name, LaME.name, LatentRollout.name, ExplicitCoT.name)
 
 
@@ -118,7 +118,7 @@ class Bench:
             (ExplicitCoT(self.model, self.language, prompts, 2) if name == ExplicitCoT.name else build(prompts))(prompts)
 
     @torch.inference_mode()
-    def measure(self, batch_size: int, length: int, tick: Callable[[float], None] = lambda _: None) -> Cell:
+    def measure(self, batch_size: int, length: int, tick: Callable[[float], object] = lambda _: None) -> Cell:
         """One cell.
 
         Args:
@@ -126,7 +126,8 @@ class Bench:
             length: L.
             tick: told how much of `work` a batch was.
         """
-        protocol, work = self.protocol, self.work(batch_size, length)
+        protocol = self.protocol
+        ticks = {name: partial(tick, cost) for name, cost in self.work(batch_size, length).items()}
         gc.collect()  # the programs of the cell before hold themselves through their stages
         count = -(-protocol.inputs // batch_size)
         batches = _attempt(partial(make_prompts, self.model, count, batch_size, length, protocol.modality, seed=length)) or []
@@ -134,21 +135,17 @@ class Bench:
         draws: dict[str, list[float]] = {name: [] for name in NAMES}
         programs: dict[str, Program] = {}
         for name, build in self.builders().items() if batches else ():
-            made = _attempt(partial(self._made, build, batches, partial(tick, work[name])))
+            made = _attempt(partial(self._made, build, batches, ticks[name]))
             if made is not None:
                 programs[name], memory[name] = made
         for number in range(protocol.draws):
-            in_turn = list(programs.items())
-            for name, program in in_turn if number % 2 == 0 else reversed(in_turn):  # what drifts evenly cancels out
-                ms = _attempt(partial(self._draw, program, batches, partial(tick, work[name])))
-                if ms is None:
-                    del programs[name]
-                    draws[name].clear()
-                else:
-                    draws[name].append(ms)
+            for name, ms in self._draw(programs, batches, number % 2 == 1, ticks).items():
+                draws[name].append(ms)
+        for name in draws.keys() - programs.keys():
+            draws[name].clear()
         return Cell(batch_size, length, {name: Timing(tuple(draws[name]), memory.get(name)) for name in NAMES})
 
-    def _made(self, build: Callable[[Prompts], Program], batches: list[Prompts], tick: Callable[[], None]) -> tuple[Program, float | None]:
+    def _made(self, build: Callable[[Prompts], Program], batches: list[Prompts], tick: Tick) -> tuple[Program, float | None]:
         """A program, warm, and its peak memory in MiB."""
         with PeakMemory(self.device) as peak:
             program = build(batches[0])
@@ -161,23 +158,42 @@ class Bench:
             tick()
         return program, peak.mib
 
-    def _draw(self, program: Program, batches: list[Prompts], tick: Callable[[], None]) -> float:
-        """Milliseconds per sample of one pass over the batches, or of as many as `SHORTEST_DRAW` takes."""
+    def _draw(self, programs: dict[str, Program], batches: list[Prompts], backwards: bool, ticks: dict[str, Tick]) -> dict[str, float]:
+        """Milliseconds per sample of each program in one draw; one that no longer fits is taken out of `programs`.
+
+        The programs take turns, a pass over the batches each, and drop out when they have run for `SHORTEST_DRAW`.
+        """
+        order = [*reversed(programs)] if backwards else [*programs]  # what drifts evenly cancels out over two draws
+        seconds = dict.fromkeys(order, 0.0)
+        passes = dict.fromkeys(order, 0)
+        while pending := [name for name in order if name in programs and (passes[name] == 0 or seconds[name] < SHORTEST_DRAW)]:
+            for name in pending:
+                took = _attempt(partial(self._pass, programs[name], batches, _silent if passes[name] else ticks[name]))
+                if took is None:
+                    del programs[name]
+                else:
+                    seconds[name] += took
+                    passes[name] += 1
+        inputs = sum(len(prompts.ids_BL) for prompts in batches)
+        return {name: 1000 * seconds[name] / (passes[name] * inputs) for name in programs}
+
+    def _pass(self, program: Program, batches: list[Prompts], tick: Tick) -> float:
+        """Seconds that a program takes over all batches."""
         self._wait()
         began = time.perf_counter()
-        passes, seconds = 0, 0.0
-        while passes == 0 or seconds < SHORTEST_DRAW:
-            for prompts in batches:
-                program(prompts)
-            self._wait()
-            passes, seconds = passes + 1, time.perf_counter() - began
-        for _ in batches:
+        for prompts in batches:
+            program(prompts)
             tick()
-        return 1000 * seconds / (passes * sum(len(prompts.ids_BL) for prompts in batches))
+        self._wait()
+        return time.perf_counter() - began
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def _silent() -> None:
+    """The tick of a pass beyond those that were announced."""
 
 
 def _attempt(work: Callable[[], T]) -> T | None:
