@@ -127,7 +127,7 @@ class Bench:
             tick: told how much of `work` a batch was.
         """
         protocol = self.protocol
-        ticks = {name: partial(tick, cost) for name, cost in self.work(batch_size, length).items()}
+        ticks: dict[str, Tick] = {name: partial(tick, cost) for name, cost in self.work(batch_size, length).items()}
         gc.collect()  # the programs of the cell before hold themselves through their stages
         count = -(-protocol.inputs // batch_size)
         batches = _attempt(partial(make_prompts, self.model, count, batch_size, length, protocol.modality, seed=length)) or []

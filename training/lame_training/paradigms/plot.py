@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lame_runtime.atomic import atomic_path
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 from lame_training.paradigms.baselines import Discriminative, ExplicitCoT, LaME, LatentRollout
 from lame_training.paradigms.measure import Cell
 
-STYLES = {
+STYLES: dict[str, dict[str, Any]] = {
     ExplicitCoT.name: {"color": "#b3541e", "marker": "s"},
     LatentRollout.name: {"color": "#6a5acd", "marker": "^"},
     Discriminative.name: {"color": "#777777", "marker": "D", "linestyle": "--"},
