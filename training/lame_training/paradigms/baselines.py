@@ -1,11 +1,13 @@
 """The four paradigms as programs over one backbone: same inputs, dtype, attention kernel and layers.
 
 A program is laid out for one batch size and prompt length. Its stages work on memory that stays in place and ask nothing
-of the host, so that a GPU can replay them as CUDA graphs: no launch costs, as the fastest engines decode.
+of the host, so that a GPU can replay them as CUDA graphs: no launch costs, as the fastest engines decode. Each step is a
+graph of its own, so that attention reads the valid slice of the cache and no more.
 """
 
 from __future__ import annotations
 
+import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -65,11 +67,16 @@ class Program(ABC):
         """Replaces the stages by CUDA graphs of them; the program must have run once."""
         pool = torch.cuda.graph_pool_handle()
         graphs = []
-        for stage in self.stages:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
-                stage()
-            graphs.append(graph)
+        gc.collect()
+        gc.disable()  # a graph of an earlier program that is freed during a capture breaks it
+        try:
+            for stage in self.stages:
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, pool=pool):
+                    stage()
+                graphs.append(graph)
+        finally:
+            gc.enable()
         self.stages = [graph.replay for graph in graphs]
 
     def prompt_rows(self) -> tuple[Tensor, list[Tensor]]:

@@ -97,7 +97,7 @@ def _finish(layer: Layer, rows_BND: Tensor, mixed_BND: Tensor) -> Tensor:
 
 
 class LanguageModel:
-    """The blocks, the final norm and the tied head of a backbone.
+    """The blocks, the final norm and the head of a backbone: its token table, as the 2B models tie them (an untied head costs the same).
 
     Args:
         text: `backbone.language_model` of any family. Its projections become views of joint weights; it works as before.

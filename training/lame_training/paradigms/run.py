@@ -63,7 +63,8 @@ class Run:
             backbone = load_backbone(setup.backbone, setup.dtype).to(setup.device)
             name = f"{backbone.config.model_type}, {setup.backbone.resolve().name}"
         model = LaMEModel(backbone, None, N_REASON, backbone.config.text_config.hidden_size).requires_grad_(requires_grad=False)
-        model.initialise_latents(0)
+        for rows in (model.reason_KD, model.embed_1D):
+            torch.nn.init.normal_(rows, std=0.02)
         self.bench = Bench(model.to(setup.device), setup.protocol, compiled=setup.compiled)
         settings = _settings(setup, name, model)
         self.report = continued(out, settings) if resume and out is not None else Report(settings)
