@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are complete."""
+"""Files and folders that appear under their name only when they are complete."""
 
 from __future__ import annotations
 
@@ -43,6 +43,26 @@ def atomic_text(target: Path, text: str) -> None:
     """Writes UTF-8 `text` to `target`, whole or not at all."""
     with atomic_path(target) as path:
         path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its name when the block ends without an error.
+
+    Raises:
+        InputError: `target` is there already, or the file system refuses.
+    """
+    if target.exists():
+        raise InputError(f"{target}: already exists; remove it or choose another folder")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as fresh:
+            inside = Path(fresh) / "data"
+            inside.mkdir()
+            yield inside
+            inside.rename(target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror or error}); choose another place or free some space") from None
 
 
 def _umask() -> int:

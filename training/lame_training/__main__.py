@@ -1,4 +1,4 @@
-"""`lame-train`: run a recipe, evaluate what came out."""
+"""`lame-train`: run a recipe, evaluate what came out, time it against its rivals."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 from lame_runtime.cli import run_command
 
 from lame_training import __version__
-from lame_training.commands import digits, evaluate, fixtures, run
+from lame_training.commands import digits, evaluate, fixtures, paradigms, run
 
-COMMANDS = (run, evaluate, digits, fixtures)
+COMMANDS = (run, evaluate, paradigms, digits, fixtures)
 
 
 def main(arguments: list[str] | None = None) -> int:

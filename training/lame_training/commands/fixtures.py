@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from lame_runtime.atomic import atomic_folder
 from lame_runtime.cli import path
-from lame_runtime.errors import InputError
 
-
-def _mmeb_v2(root: Path) -> None:
-    from lame_training.fixtures.evaluation import write_mmeb_v2
-
-    write_mmeb_v2(root)
-
-
-def _mrmr(root: Path) -> None:
-    from lame_training.fixtures.evaluation import write_mrmr
-
-    write_mrmr(root)
-
-
-LAYOUTS: dict[str, Callable[[Path], None]] = {"mmeb-v2": _mmeb_v2, "mrmr": _mrmr}
-"""What writes each layout below a folder that is there and empty."""
+LAYOUTS = ("training", "mmeb-train", "colpali", "visrag", "llava-hound", "mmeb-v2", "mrmr")
 
 
 def add(commands: Any) -> None:
@@ -34,33 +18,18 @@ def add(commands: Any) -> None:
         help="write small data in a published layout",
         description="Writes small data made from the digits in the exact layout of a published data set, which can take its place.",
     )
-    fixtures.add_argument("layout", choices=list(LAYOUTS))
+    fixtures.add_argument("layout", choices=LAYOUTS, help="training: all of the training layouts with a mixture.yaml")
     fixtures.add_argument("root", type=path)
     fixtures.set_defaults(run=_fixtures)
 
 
 def _fixtures(options: argparse.Namespace) -> int:
-    write_whole(LAYOUTS[options.layout], options.root)
+    from lame_training.fixtures import evaluation, training
+
+    if options.layout in training.LAYOUTS:
+        training.LAYOUTS[options.layout](options.root)
+    else:
+        with atomic_folder(options.root) as fresh:
+            {"mmeb-v2": evaluation.write_mmeb_v2, "mrmr": evaluation.write_mrmr}[options.layout](fresh)
     print(f"wrote {options.root}")
     return 0
-
-
-def write_whole(write: Callable[[Path], None], root: Path) -> None:
-    """Lets `write` fill a folder that appears as `root` when it is complete.
-
-    Raises:
-        InputError: `root` is there already, or the file system refuses.
-    """
-    import tempfile
-
-    if root.exists():
-        raise InputError(f"{root}: already exists; remove it or choose another folder")
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as fresh:
-            data = Path(fresh) / "data"
-            data.mkdir()
-            write(data)
-            data.rename(root)
-    except OSError as error:
-        raise InputError(f"{root}: cannot be written ({error.strerror or error}); choose another place or free some space") from None
