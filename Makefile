@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: help demo test check realsize clean
+.PHONY: help demo test check ablation paradigms realsize clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -19,6 +19,12 @@ check: $(VENV)/ready  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+ablation: $(VENV)/ready  ## what the reason tokens bring: every arm, three seeds, table and plot in runs/ablation
+	$(BIN)/lame-train ablation runs/ablation
+
+paradigms: $(VENV)/ready  ## LaME timed against a plain embedder, latent rollout and explicit chain of thought, in runs/paradigms
+	$(BIN)/lame-train paradigms --out runs/paradigms
 
 realsize: $(VENV)/ready  ## 2 B parameters of two families: export, plan, embed; time, peak memory, cosine (50 minutes, 25 GB of disk)
 	rm -rf runs/realsize

@@ -30,8 +30,9 @@ def blocks(language: str) -> list[str]:
 
 
 (BACKBONE,) = [block.splitlines() for block in blocks("sh") if "sample_backbone" in block]
+LAYOUTS = [line for block in blocks("sh") for line in block.splitlines() if "runs/layouts" in line or "runs/mmeb-v2" in line]
 """Commands that build on each other."""
-COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line and line not in BACKBONE]
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line and line not in (*BACKBONE, *LAYOUTS)]
 RUN = [line for line in COMMANDS if not line.startswith(tuple(ELSEWHERE))]
 
 
@@ -67,6 +68,14 @@ def test_the_lines_that_bring_a_backbone_run(workplace: Path) -> None:
     assert np.load(workplace / "v.npy").shape == (4, 64)
 
 
+def test_the_lines_that_bring_data_and_suites_run(workplace: Path) -> None:
+    """Published layouts, a mixture of them, and MMEB-V2 on the bundle."""
+    for command in LAYOUTS:
+        run(command)
+    assert (workplace / "runs/mixed/config.json").is_file()
+    assert (workplace / "runs/scores/report.json").is_file()
+
+
 def test_the_python_of_the_readme_runs(workplace: Path) -> None:
     """In a process of its own."""
     for code in blocks("python"):
@@ -74,14 +83,14 @@ def test_the_python_of_the_readme_runs(workplace: Path) -> None:
 
 
 def test_the_readme_shows_commands_worth_testing() -> None:
-    """The filter above leaves the runtime's four, evaluation, export, verify and engine."""
-    assert len(RUN) == 8
+    """The filter above leaves the runtime's four, two evaluations, export, verify, engine and paradigms."""
+    assert len(RUN) == 10
 
 
 def test_every_make_target_named_exists() -> None:
     """And the Makefile explains each."""
     makefile = (ROOT / "Makefile").read_text()
-    for target in ("demo", "test", "check", "realsize", "help"):
+    for target in ("demo", "test", "check", "ablation", "paradigms", "realsize", "help"):
         assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE)
 
 
