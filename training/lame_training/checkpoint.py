@@ -35,6 +35,8 @@ from lame_training.model import LaMEModel
 from lame_training.recipes import Recipe
 
 MODEL_FILES = ("model.safetensors", "recipe.json", "contract.json", "tokenizer.json", "config.json")
+SWITCHES = ("embed_attends", "rec_from")
+"""Arguments of the model that a config names beside its sizes."""
 
 
 def save_model(folder: Path, model: LaMEModel, recipe: Recipe, steps: int) -> None:
@@ -51,7 +53,13 @@ def save_model(folder: Path, model: LaMEModel, recipe: Recipe, steps: int) -> No
 def _architecture(model: LaMEModel) -> dict[str, Any]:
     """What a model can be built from, weights aside."""
     decoder = None if model.decoder is None else model.decoder.config.to_dict()
-    return {"n_reason": model.n_reason, "dim": model.dim, "backbone": model.backbone.config.to_dict(), "decoder": decoder}
+    return {
+        "n_reason": model.n_reason,
+        "dim": model.dim,
+        **{name: getattr(model, name) for name in SWITCHES},
+        "backbone": model.backbone.config.to_dict(),
+        "decoder": decoder,
+    }
 
 
 def load_model(folder: Path, *, dtype: torch.dtype | None = torch.float32, decoder: bool = True) -> tuple[LaMEModel, Preparer]:
@@ -94,7 +102,8 @@ def empty_model(config: dict[str, Any], *, decoder: bool = True) -> LaMEModel:
         raise InputError(f"its backbone is a {kind!r}; supported are {', '.join(FAMILIES)}")
     with init_empty_weights(include_buffers=False):
         made = None if config["decoder"] is None or not decoder else Qwen3Config(**config["decoder"])
-        model = LaMEModel.from_configs(FAMILIES[kind].config(**config["backbone"]), made, config["n_reason"], config["dim"])
+        switches = {name: config[name] for name in SWITCHES if name in config}  # a file from before a switch means its default
+        model = LaMEModel.from_configs(FAMILIES[kind].config(**config["backbone"]), made, config["n_reason"], config["dim"], **switches)
     if model.decoder is not None:
         model.decoder.tie_weights()  # what is registered without memory is registered untied
     return model

@@ -104,7 +104,7 @@ def run(
                 for step in range(max(done, begin), min(begin + stage.steps, last)):
                     began = time.perf_counter()
                     rows = draw_rows(stage, pairs, step - begin, (recipe.seed, number, step))
-                    losses = train_step(model, stage, collator, rows, optimizer, stage.rate_factor(step - begin), recipe)
+                    losses = train_step(model, stage.at(step - begin), collator, rows, optimizer, stage.rate_factor(step - begin), recipe)
                     rate = max(stage.rates.values()) * stage.rate_factor(step - begin)
                     texts = ["" if value is None else f"{value:.6f}" for value in (float(losses.total.detach()), losses.nce, losses.rec)]
                     writer.writerow([step + 1, stage.name, *texts, f"{rate:.3e}", f"{time.perf_counter() - began:.3f}"])
@@ -209,7 +209,7 @@ def train_step(
 
 def step_losses(model: LaMEModel, stage: Stage, step: Step, end_id: int, recipe: Recipe) -> Losses:
     """Embeds the step's distinct inputs once and computes the stage's losses from them."""
-    embeddings, reasons = embed_items(model, step)
+    embeddings, states = embed_items(model, step)
     total = embeddings.new_zeros(())
     nce = rec = None
     if stage.nce_weight > 0:
@@ -224,13 +224,13 @@ def step_losses(model: LaMEModel, stage: Stage, step: Step, end_id: int, recipe:
         total, nce = total + stage.nce_weight * loss, float(loss.detach())
     if stage.rec_weight > 0 and len(step.decoding_R):
         prefix = torch.tensor([end_id])
-        loss = reconstruction(model.reconstruction_logits(reasons[step.decoding_R], prefix, step.target_ids_RT), step.label_ids_RT)
+        loss = reconstruction(model.reconstruction_logits(states[step.decoding_R], prefix, step.target_ids_RT), step.label_ids_RT)
         total, rec = total + stage.rec_weight * loss, float(loss.detach())
     return Losses(total, nce, rec)
 
 
 def embed_items(model: LaMEModel, step: Step) -> tuple[Tensor, Tensor]:
-    """Embeddings (items, P) and reason states (items, K, D) in item order."""
+    """Embeddings (items, P) and the states the decoder reads (items, K, D) in item order."""
     outputs = [model(chunk.inputs) for chunk in step.chunks]
     back = torch.argsort(torch.cat([chunk.items for chunk in step.chunks]))
     return torch.cat([e for e, _ in outputs])[back], torch.cat([z for _, z in outputs])[back]

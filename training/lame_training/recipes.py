@@ -12,6 +12,7 @@ from lame_runtime.errors import InputError
 from lame_training import digits
 from lame_training.data import DataSet, data_sets
 from lame_training.derive import CLIP_MEAN, CLIP_STD, Budget
+from lame_training.model import EmbedAttends, RecFrom
 from lame_training.stages import Stage
 
 
@@ -39,6 +40,8 @@ class Recipe:
     dim: int
     budget: Budget
     stages: tuple[Stage, ...]
+    embed_attends: EmbedAttends = "everything"
+    rec_from: RecFrom = "reason"
     temperature: float = 0.05
     false_negative_margin: float | None = 0.1
     chunk: int = 128
