@@ -8,9 +8,9 @@ import sys
 from lame_runtime.cli import run_command
 
 from lame_training import __version__
-from lame_training.commands import digits, evaluate, run
+from lame_training.commands import ablation, digits, evaluate, run
 
-COMMANDS = (run, evaluate, digits)
+COMMANDS = (run, evaluate, digits, ablation)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -35,7 +35,7 @@ from lame_training.model import LaMEModel
 from lame_training.recipes import Recipe
 
 MODEL_FILES = ("model.safetensors", "recipe.json", "contract.json", "tokenizer.json", "config.json")
-SWITCHES = ("embed_attends", "rec_from")
+SWITCHES = ("embed_attends", "rec_from", "pooling")
 """Arguments of the model that a config names beside its sizes."""
 
 

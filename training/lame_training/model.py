@@ -21,6 +21,8 @@ EmbedAttends = Literal["everything", "reason"]
 """What [EMBED] may attend to besides itself: everything before it, or the reason tokens alone."""
 RecFrom = Literal["reason", "embed", "both"]
 """Which states the latent decoder reads: those of the reason tokens, of [EMBED], or of both."""
+Pooling = Literal["embed", "concat"]
+"""What the head W reads: the [EMBED] state, or the K + 1 latent states side by side."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,10 @@ class LaMEModel(nn.Module):
         backbone: one of `backbones.FAMILIES`; what is new takes its dtype.
         decoder: the latent decoder; None for a model without L_rec.
         n_reason: K; 0 leaves a plain embedder with one [EMBED] row.
-        dim: P; the head W is the identity where P = D.
+        dim: P; the head W is the identity where it reads D numbers and P = D.
         embed_attends: "reason" hides the prompt from [EMBED] in every layer, in training and inference alike.
         rec_from: the states the decoder reads; without reason tokens only "embed" leaves it any.
+        pooling: what the head reads.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class LaMEModel(nn.Module):
         dim: int,
         embed_attends: EmbedAttends = "everything",
         rec_from: RecFrom = "reason",
+        pooling: Pooling = "embed",
     ) -> None:
         super().__init__()
         width_D, dtype = backbone.config.text_config.hidden_size, backbone.dtype
@@ -78,7 +82,8 @@ class LaMEModel(nn.Module):
         self.levels = deepstack_levels(backbone.config)
         self.reason_KD = nn.Parameter(torch.empty(n_reason, width_D, dtype=dtype))
         self.embed_1D = nn.Parameter(torch.empty(1, width_D, dtype=dtype))
-        self.head: nn.Module = nn.Identity() if dim == width_D else nn.Linear(width_D, dim, bias=False, dtype=dtype)
+        read = width_D * (1 if pooling == "embed" else n_reason + 1)
+        self.head: nn.Module = nn.Identity() if dim == read else nn.Linear(read, dim, bias=False, dtype=dtype)
         self.connector: LatentConnector | None = None
         self.decoder: PreTrainedModel | None = None
         if decoder is not None and decodes(n_reason, rec_from):
@@ -88,6 +93,7 @@ class LaMEModel(nn.Module):
         self.dim = dim
         self.embed_attends = embed_attends
         self.rec_from = rec_from
+        self.pooling = pooling
         self.compute_dtype = dtype
         """What activations are computed in: the weights' dtype, unless `upcast.compute_in_fp32` says otherwise."""
 
@@ -99,11 +105,12 @@ class LaMEModel(nn.Module):
         dim: int,
         embed_attends: EmbedAttends = "everything",
         rec_from: RecFrom = "reason",
+        pooling: Pooling = "embed",
     ) -> LaMEModel:
         """A freshly initialised model; the arguments are those of the constructor, as configs."""
         made = FAMILIES[family_of(backbone)].model(backbone)
         read = decoder if decodes(n_reason, rec_from) else None
-        return LaMEModel(made, None if read is None else Qwen3ForCausalLM(read), n_reason, dim, embed_attends, rec_from)
+        return LaMEModel(made, None if read is None else Qwen3ForCausalLM(read), n_reason, dim, embed_attends, rec_from, pooling)
 
     @torch.no_grad()
     def initialise_latents(self, start_id: int) -> None:
@@ -173,14 +180,15 @@ class LaMEModel(nn.Module):
         z_BKD = hidden_BLD[rows_B[:, None], embed_index_B[:, None] + offsets_K]
         return z_BKD, hidden_BLD[rows_B, embed_index_B]
 
-    def embedding(self, h_BD: Tensor) -> Tensor:
-        """E = l2norm(W h): (B, P) float32."""
-        return F.normalize(self.head(h_BD).float(), dim=-1)
+    def embedding(self, z_BKD: Tensor, h_BD: Tensor) -> Tensor:
+        """E = l2norm(W h), or l2norm(W [Z; h]) where the head reads all latent states: (B, P) float32."""
+        read = h_BD if self.pooling == "embed" else torch.cat([z_BKD, h_BD[:, None]], dim=1).flatten(1)
+        return F.normalize(self.head(read).float(), dim=-1)
 
     def forward(self, inputs: ModelInputs) -> tuple[Tensor, Tensor]:
         """Embeddings e (B, P) and the states the decoder reads, Z (B, K, D) unless `rec_from` says otherwise, of one batch."""
         z_BKD, h_BD = self.latents(inputs)
-        return self.embedding(h_BD), self.decoder_reads(z_BKD, h_BD)
+        return self.embedding(z_BKD, h_BD), self.decoder_reads(z_BKD, h_BD)
 
     def decoder_reads(self, z_BKD: Tensor, h_BD: Tensor) -> Tensor:
         """What `rec_from` names: (B, K, D), (B, 1, D) or (B, K + 1, D)."""

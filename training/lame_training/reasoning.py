@@ -1,9 +1,9 @@
 """Tasks of growing difficulty on the digits, for asking what latent reasoning is good for; same files as `digits`.
 
-Rows of one to four digits. What is asked for has several parts, so that an embedding that knows only some of them
-mistakes one candidate for another: the wrong candidates of a query are what it would be right for if one digit were another
-or two changed places. Training rows hold no such negatives beyond those chance brings.
-Digits are split by instance, and rows by combination: no two splits share a multiset of two or more digits.
+A row of two to four digits is to be read, to be found by its digits, or to be read in ascending order. What is asked
+for has several parts, so that an embedding that knows only some of them mistakes one candidate for another: the wrong
+candidates are right for a row with another digit, or with two digits exchanged. Training rows hold such negatives only
+by chance. Digits are split by instance, and rows by combination: no two splits share a multiset.
 """
 
 from __future__ import annotations
@@ -36,11 +36,6 @@ def name_sorted(row: Row) -> str:
     return name_digits(tuple(sorted(row)))
 
 
-def name_facts(row: Row) -> str:
-    """Three facts: "sum nineteen, largest nine, smallest three"."""
-    return f"sum {number_word(sum(row))}, largest {number_word(max(row))}, smallest {number_word(min(row))}"
-
-
 @dataclass(frozen=True)
 class Task:
     """One task on rows of `length` digits: the answer to a question about a picture or, `finding`, the picture of an answer."""
@@ -53,15 +48,14 @@ class Task:
     finding: bool = False
 
 
-READ, SORT, FACTS, FIND = "Name the digits.", "Name the digits in ascending order.", "Name sum, largest and smallest.", "Find the row."
+READ, SORT, FIND = "Name the digits.", "Name the digits in ascending order.", "Find the row."
+LENGTHS = (2, 3, 4)
 TASKS = (
-    Task("digit", READ, 1, name_digits),
-    *(Task(f"read{length}", READ, length, name_digits) for length in (2, 3, 4)),
-    *(Task(f"find{length}", FIND, length, name_digits, finding=True) for length in (2, 3, 4)),
-    *(Task(f"sort{length}", SORT, length, name_sorted) for length in (3, 4)),
-    *(Task(f"facts{length}", FACTS, length, name_facts) for length in (3, 4)),
+    *(Task(f"read{length}", READ, length, name_digits) for length in LENGTHS),
+    *(Task(f"find{length}", FIND, length, name_digits, finding=True) for length in LENGTHS),
+    *(Task(f"sort{length}", SORT, length, name_sorted) for length in LENGTHS),
 )
-HARDEST = ("read4", "find4", "sort4", "facts4")
+HARDEST = ("read4", "find4", "sort4")
 
 
 @dataclass(frozen=True)
@@ -97,9 +91,9 @@ def write_reasoning(root: Path, sizes: dict[str, Sizes] = FULL, seed: int = 0) -
 
 
 def split_rows(rng: np.random.Generator) -> dict[str, dict[int, list[Row]]]:
-    """Rows per split and length: multisets of two or more digits are dealt out, single digits are in every split."""
-    rows: dict[str, dict[int, list[Row]]] = {split: {1: [(digit,) for digit in range(10)]} for split in SPLITS}
-    for length in (2, 3, 4):
+    """Rows per split and length; multisets are dealt out, so a row's other orders are in its split."""
+    rows: dict[str, dict[int, list[Row]]] = {split: {} for split in SPLITS}
+    for length in LENGTHS:
         multisets = list(itertools.combinations_with_replacement(range(10), length))
         order = rng.permutation(len(multisets))
         start = 0

@@ -17,7 +17,7 @@ from lame_training import checkpoint
 from lame_training.backbones import FAMILIES, config_folder, load_backbone, load_decoder
 from lame_training.data import Pair
 from lame_training.derive import derive_contract, limits, published_videos, within_budget
-from lame_training.model import EmbedAttends, LaMEModel, RecFrom, decodes
+from lame_training.model import EmbedAttends, LaMEModel, Pooling, RecFrom, decodes
 from lame_training.recipes import Recipe
 from lame_training.vocabulary import CHAT_END, END, train_tokenizer
 
@@ -63,7 +63,7 @@ def start(
         # what is only initialised keeps the folder's type; training computes in FP32
         made = load_backbone(backbone, "auto" if data is None else torch.float32)
     latent = latent_decoder(recipe, decoder, made, tokenizer)
-    model = LaMEModel(made, latent, recipe.n_reason, recipe.dim, recipe.embed_attends, recipe.rec_from)
+    model = LaMEModel(made, latent, recipe.n_reason, recipe.dim, recipe.embed_attends, recipe.rec_from, recipe.pooling)
     model.initialise_latents(tokenizer.special(CHAT_END))
     checkpoint.write_contract(out, contract)
     if data is not None:
@@ -73,12 +73,12 @@ def start(
     return model, Preparer(contract, tokenizer)
 
 
-def configs(architecture: dict[str, Any]) -> tuple[PreTrainedConfig, PreTrainedConfig | None, int, int, EmbedAttends, RecFrom]:
+def configs(architecture: dict[str, Any]) -> tuple[PreTrainedConfig, PreTrainedConfig | None, int, int, EmbedAttends, RecFrom, Pooling]:
     """The arguments of `LaMEModel.from_configs` that a checkpoint's JSON describes."""
     backbone = architecture["backbone"]
     decoder = None if architecture["decoder"] is None else Qwen3Config(**architecture["decoder"])
     made = FAMILIES[backbone["model_type"]].config(**backbone)
-    switches = architecture.get("embed_attends", "everything"), architecture.get("rec_from", "reason")
+    switches = architecture.get("embed_attends", "everything"), architecture.get("rec_from", "reason"), architecture.get("pooling", "embed")
     return made, decoder, architecture["n_reason"], architecture["dim"], *switches
 
 

@@ -1,31 +1,56 @@
-"""One training run of an arm, in memory: the step users run, and hit@1 of what it gives.
+"""One training run of an arm, in memory: the step that users run, and hit@1 of what it gives.
 
-Rows and prepared inputs are read once per process and shared by its trials, as reading takes longer than some trials.
+Rows and prepared inputs are read once per process and shared by its trials, as reading takes longer than some trials do.
+The seconds of a trial are the process's own, so that a busy machine does not shorten it, and leave out the laying out of
+rows, which does not depend on the arm.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from lame_runtime.batching import assemble, plan_batches
 from lame_runtime.contract import Preparer
+from lame_runtime.contract.preparer import Prepared
 from lame_runtime.contract.prompts import Input
-from lame_runtime.retrieval import Row, embed_rows, evaluate, read_rows, tasks
-from numpy.typing import NDArray
+from lame_runtime.retrieval import Row, embed_rows, evaluate, read_rows
 
 from lame_training import start
-from lame_training.collate import Collator, to_model_inputs
+from lame_training.ablate import embed_dropped, embed_swapped
+from lame_training.collate import Collator, Step, to_model_inputs
 from lame_training.data import Pair, read_pairs
 from lame_training.loop import draw_rows, train_step
-from lame_training.model import LaMEModel
+from lame_training.model import LaMEModel, ModelInputs
 from lame_training.packed_attention import use_packed_attention
 from lame_training.recipes import Recipe
 from lame_training.vocabulary import END
+
+Floats = npt.NDArray[np.float32]
+
+
+class TimedCollator(Collator):
+    """A collator that counts the seconds it takes."""
+
+    seconds = 0.0
+
+    def __call__(self, pairs: Sequence[Pair], *, contrastive: bool, reconstructing: bool) -> Step:
+        """See `Collator`."""
+        began = time.process_time()
+        step = super().__call__(pairs, contrastive=contrastive, reconstructing=reconstructing)
+        self.seconds += time.process_time() - began
+        return step
+
+    def prepare(self, item: Input, role: str) -> Prepared:
+        """One input, from memory where it was prepared before."""
+        return self._prepare(self._instructed(item, role))
 
 
 @dataclass
@@ -34,67 +59,93 @@ class Bench:
 
     data: Path
     pairs: dict[str, list[Pair]] = field(default_factory=dict)
-    rows: dict[str, dict[str, list[Row]]] = field(default_factory=dict)
-    collators: dict[int, Collator] = field(default_factory=dict)
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+    collators: dict[int, TimedCollator] = field(default_factory=dict)
 
     def pairs_of(self, recipe: Recipe) -> dict[str, list[Pair]]:
-        """Training rows of the recipe's tasks."""
-        for stage in recipe.stages:
-            for task in stage.tasks:
-                if task.name not in self.pairs:
-                    self.pairs[task.name] = read_pairs(self.data, task)
-        return self.pairs
+        """Training rows by task."""
+        found = {}
+        for task in {task for stage in recipe.stages for task in stage.tasks}:
+            key = f"{task.name} {task.target_side}"
+            if key not in self.pairs:
+                self.pairs[key] = read_pairs(self.data, task)
+            found[task.name] = self.pairs[key]
+        return found
 
-    def rows_of(self, split: str) -> dict[str, list[Row]]:
-        """Evaluation rows by task."""
-        if split not in self.rows:
-            self.rows[split] = {task: read_rows(self.data, task, split) for task in tasks(self.data, split)}
-        return self.rows[split]
+    def rows_of(self, split: str, task: str) -> list[Row]:
+        """Rows of one evaluation task."""
+        if (key := f"{split} {task}") not in self.rows:
+            self.rows[key] = read_rows(self.data, task, split)
+        return self.rows[key]
 
-    def collator(self, recipe: Recipe, preparer: Preparer) -> Collator:
-        """One per number of reason tokens; nothing else of a recipe changes what is prepared."""
+    def collator(self, recipe: Recipe, preparer: Preparer) -> TimedCollator:
+        """One per number of reason tokens: nothing else of an arm changes what is prepared."""
         if recipe.n_reason not in self.collators:
             end = preparer.tokenizer.special(END)
-            self.collators[recipe.n_reason] = Collator(preparer, end, recipe.chunk, recipe.picture_cache_mib)
+            self.collators[recipe.n_reason] = TimedCollator(preparer, end, recipe.chunk, recipe.picture_cache_mib)
         return self.collators[recipe.n_reason]
 
 
-def make(bench: Bench, recipe: Recipe) -> tuple[LaMEModel, Collator]:
-    """The model of step 0."""
-    torch.manual_seed(recipe.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        model, preparer = start.start(recipe, bench.data, bench.pairs_of(recipe), Path(folder) / "run", None, None)
-    use_packed_attention(model.backbone.visual)
-    return model, bench.collator(recipe, preparer)
+@dataclass
+class Trial:
+    """A model in training."""
 
+    bench: Bench
+    recipe: Recipe
+    model: LaMEModel
+    collator: TimedCollator
+    seconds: list[float] = field(default_factory=list)
+    """Of each step so far."""
 
-def train(bench: Bench, recipe: Recipe, model: LaMEModel, collator: Collator, on_step=None) -> float:
-    """Runs all stages; returns the process's seconds in training steps."""
-    pairs, seconds, number = bench.pairs_of(recipe), 0.0, 0
-    for stage_number, stage in enumerate(recipe.stages):
-        optimizer = stage.prepare(model)
-        for step in range(stage.steps):
-            began = time.process_time()
-            rows = draw_rows(stage, pairs, step, (recipe.seed, stage_number, number))
-            losses = train_step(model, stage.at(step), collator, rows, optimizer, stage.rate_factor(step), recipe)
-            seconds += time.process_time() - began
-            number += 1
-            if on_step is not None:
-                on_step(number, seconds, losses)
-    return seconds
+    @staticmethod
+    def begin(bench: Bench, recipe: Recipe) -> Trial:
+        """The model of step 0."""
+        torch.manual_seed(recipe.seed)
+        with tempfile.TemporaryDirectory() as folder:
+            model, preparer = start.start(recipe, bench.data, bench.pairs_of(recipe), Path(folder) / "run", None, None)
+        use_packed_attention(model.backbone.visual)
+        return Trial(bench, recipe, model, bench.collator(recipe, preparer))
 
+    def train(self) -> dict[str, float | None]:
+        """Runs all stages; returns the means of the losses over the last tenth of the steps."""
+        pairs = self.bench.pairs_of(self.recipe)
+        losses = []
+        for number, stage in enumerate(self.recipe.stages):
+            optimizer = stage.prepare(self.model)
+            for step in range(stage.steps):
+                rows = draw_rows(stage, pairs, step, (self.recipe.seed, number, step))
+                began, laying_out = time.process_time(), self.collator.seconds
+                factor = stage.rate_factor(step)
+                found = train_step(self.model, stage.at(step), self.collator, rows, optimizer, factor, self.recipe)
+                self.seconds.append(time.process_time() - began - (self.collator.seconds - laying_out))
+                losses.append((found.nce, found.rec))
+        last = losses[-max(1, len(losses) // 10) :]
+        means = [[value for value in column if value is not None] for column in zip(*last, strict=True)]
+        return {name: float(np.mean(column)) if column else None for name, column in zip(("nce", "rec"), means, strict=True)}
 
-def hits(bench: Bench, model: LaMEModel, collator: Collator, split: str, only: tuple[str, ...] = ()) -> dict[str, float]:
-    """hit@1 by task."""
-    model.eval()
+    def hits(self, tasks: Sequence[str], split: str, changed: str | None = None) -> dict[str, float]:
+        """hit@1 by task.
 
+        Args:
+            tasks: of the data.
+            split: "valid" or "eval".
+            changed: "dropped" or "swapped" does that to the reason tokens of the queries.
+        """
+        self.model.eval()
+        query = {None: self._embed, "dropped": embed_dropped, "swapped": embed_swapped}[changed]
+        rows = {task: self.bench.rows_of(split, task) for task in tasks}
+        vectors = embed_rows(lambda items, role: self._vectors(items, role, query if role == "query" else self._embed), rows)
+        return {result.task: result.hit_at_1 for result in evaluate(rows, vectors)}
+
+    @staticmethod
     @torch.inference_mode()
-    def embed(items: list[Input], role: str) -> NDArray[np.float32]:
-        prepared = [collator._prepare(collator._instructed(item, role)) for item in items]
-        out = np.empty((len(items), model.dim), dtype=np.float32)
-        for chosen in plan_batches(prepared, 256):
-            out[chosen] = model(to_model_inputs(assemble([prepared[i] for i in chosen], collator.preparer.contract)))[0].numpy()
-        return out
+    def _embed(model: LaMEModel, inputs: ModelInputs) -> Floats:
+        return model(inputs)[0].numpy()
 
-    rows = {task: rows for task, rows in bench.rows_of(split).items() if not only or task in only}
-    return {result.task: result.hit_at_1 for result in evaluate(rows, embed_rows(embed, rows))}
+    def _vectors(self, items: list[Input], role: str, embed: Callable[[LaMEModel, ModelInputs], Any]) -> Floats:
+        prepared = [self.collator.prepare(item, role) for item in items]
+        vectors = np.empty((len(items), self.model.dim), dtype=np.float32)
+        for chosen in plan_batches(prepared, self.recipe.chunk):
+            batch = assemble([prepared[i] for i in chosen], self.collator.preparer.contract)
+            vectors[chosen] = embed(self.model, to_model_inputs(batch))
+        return vectors
