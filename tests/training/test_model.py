@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +12,19 @@ import pytest
 import torch
 from lame_runtime.batching import assemble
 from lame_runtime.contract import Input, Preparer
+from lame_training import checkpoint as checkpoint_module
 from lame_training.ablate import shuffled_reconstruction
 from lame_training.checkpoint import load_model
 from lame_training.collate import Collator, to_model_inputs
 from lame_training.contrast import Problem, pose
 from lame_training.data import Pair, read_pairs
 from lame_training.gradient import Pass, accumulate
-from lame_training.loop import train_step
-from lame_training.model import PARTS, LaMEModel, ModelInputs
+from lame_training.loop import run, train_step
+from lame_training.model import PARTS, LaMEModel, ModelInputs, RecFrom
 from lame_training.packed_attention import use_packed_attention
+from lame_training.progress import read_losses
 from lame_training.recipes import find_recipe, without_reason_tokens
+from lame_training.torch_backend import load_encoder
 from lame_training.world import World
 from samples import rows_of
 
@@ -40,6 +45,18 @@ def items(data: Path) -> list[Input]:
     return [*pictures, *asked, Input("seven"), Input("digits that add up to fifteen")]
 
 
+@pytest.fixture(params=["everything", "reason", "concat"])
+def varied(request: pytest.FixtureRequest, loaded: tuple[LaMEModel, Preparer]) -> tuple[LaMEModel, Preparer]:
+    """The model under each switch that changes how e comes about."""
+    model, preparer = loaded
+    if request.param == "concat":
+        model.pooling = "concat"
+        model.head = torch.nn.Linear(9 * 64, 64, bias=False)
+    else:
+        model.embed_attends = request.param
+    return model, preparer
+
+
 def inputs_of(items: list[Input], preparer: Preparer) -> ModelInputs:
     return to_model_inputs(assemble([preparer(item) for item in items], preparer.contract))
 
@@ -56,9 +73,9 @@ def test_the_decoder_sees_only_the_reason_states(loaded: tuple[LaMEModel, Prepar
         assert not torch.allclose(model.reconstruction_logits(z.flip(0), prefix, target), before)
 
 
-def test_the_embedding_is_the_same_without_the_decoder(loaded: tuple[LaMEModel, Preparer], items: list[Input]) -> None:
+def test_the_embedding_is_the_same_without_the_decoder(varied: tuple[LaMEModel, Preparer], items: list[Input]) -> None:
     """Connector and decoder are training's alone."""
-    model, preparer = loaded
+    model, preparer = varied
     inputs = inputs_of(items, preparer)
     with torch.no_grad():
         before, _ = model(inputs)
@@ -66,9 +83,9 @@ def test_the_embedding_is_the_same_without_the_decoder(loaded: tuple[LaMEModel, 
     assert model.decoder is None
 
 
-def test_padding_and_batch_mates_change_nothing(loaded: tuple[LaMEModel, Preparer], items: list[Input]) -> None:
+def test_padding_and_batch_mates_change_nothing(varied: tuple[LaMEModel, Preparer], items: list[Input]) -> None:
     """Alone, in a batch, and padded by 50 more tokens of anything."""
-    model, preparer = loaded
+    model, preparer = varied
     batch = inputs_of(items, preparer)
     with torch.no_grad():
         together, _ = model(batch)
@@ -84,6 +101,74 @@ def test_padding_and_batch_mates_change_nothing(loaded: tuple[LaMEModel, Prepare
             position_ids_3BL=torch.cat([batch.position_ids_3BL, zeros.expand(3, -1, -1)], dim=2),
         )
         assert torch.allclose(model(padded)[0], together, atol=2e-6)
+
+
+def test_embed_may_see_the_reason_tokens_alone(loaded: tuple[LaMEModel, Preparer], items: list[Input]) -> None:
+    """In a model of one layer nothing of the prompt then reaches [EMBED]; in one of two it comes through the reason tokens."""
+    model, preparer = loaded
+    inputs = inputs_of(items, preparer)
+    layers = model.backbone.language_model.layers
+    spreads = {}
+    with torch.no_grad():
+        for depth in (2, 1):
+            model.backbone.language_model.layers = layers[:depth]
+            for model.embed_attends in ("everything", "reason"):
+                spreads[depth, model.embed_attends] = model(inputs)[0].std(dim=0).max().item()
+    assert spreads[1, "reason"] < 1e-6 < 1e-3 < min(spreads[1, "everything"], spreads[2, "reason"], spreads[2, "everything"])
+
+
+@pytest.mark.parametrize(("rec_from", "states"), [("reason", 8), ("embed", 1), ("both", 9)])
+def test_the_decoder_reads_the_states_it_is_told_to(
+    rec_from: RecFrom, states: int, loaded: tuple[LaMEModel, Preparer], items: list[Input]
+) -> None:
+    """Z, h or both, in their order; the logits begin at the first target token whatever their number."""
+    model, preparer = loaded
+    inputs = inputs_of(items[:2], preparer)
+    model.rec_from = rec_from
+    with torch.no_grad():
+        read = model(inputs)[1]
+        z, h = model.latents(inputs)
+        logits = model.reconstruction_logits(read, torch.tensor([0]), torch.tensor([[5, 6, 7]] * 2))
+    assert torch.equal(
+        read, torch.cat([z, h[:, None]], dim=1)[:, {"reason": slice(0, 8), "embed": slice(8, 9), "both": slice(0, 9)}[rec_from]]
+    )
+    assert read.shape[1] == states
+    assert logits.shape[1] == 4
+
+
+def test_switches_outlive_a_checkpoint(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """A model loads with the switches it was trained with; a config from before there were any means the defaults."""
+    recipe = dataclasses.replace(RECIPE, embed_attends="reason", rec_from="embed", pooling="concat")
+    run(recipe, data, tmp_path / "switched", steps=1, progress=False)
+    model, preparer = load_model(tmp_path / "switched")
+    assert (model.embed_attends, model.rec_from, model.pooling) == ("reason", "embed", "concat")
+    encoder = load_encoder(tmp_path / "switched")
+    with torch.no_grad():
+        ours = model(inputs_of([Input("seven")], preparer))[0].numpy()
+    assert np.allclose(encoder.encode([Input("seven")]), ours, atol=1e-6)
+    old = shutil.copytree(checkpoint, tmp_path / "old")
+    config = json.loads((old / "config.json").read_text())
+    (old / "config.json").write_text(json.dumps({key: value for key, value in config.items() if key not in checkpoint_module.SWITCHES}))
+    loaded, _ = load_model(old)
+    assert (loaded.embed_attends, loaded.rec_from, loaded.pooling) == ("everything", "reason", "embed")
+
+
+def test_a_plain_embedder_may_be_told_to_reconstruct(data: Path, tmp_path: Path) -> None:
+    """K = 0 with L_rec from [EMBED] has a decoder and trains both stages."""
+    first, second = RECIPE.stages
+    stages = (dataclasses.replace(first, rates={**first.rates, "embed": 1e-3}), second)
+    run(dataclasses.replace(RECIPE, n_reason=0, rec_from="embed", stages=stages), data, tmp_path / "k0", steps=7, progress=False)
+    model, _ = load_model(tmp_path / "k0")
+    assert model.n_reason == 0
+    assert model.decoder is not None
+    assert [bool(row["rec"]) for row in read_losses(tmp_path / "k0/losses.csv")] == [True] * 7
+
+
+def test_l_rec_ends_where_its_stage_says() -> None:
+    """λ is what it was and then 0; the loss that is left is L_nce."""
+    stage = dataclasses.replace(RECIPE.stages[1], steps=10, rec_weight=5.0, rec_until=0.4)
+    assert [stage.at(step).rec_weight for step in range(10)] == [5.0] * 4 + [0.0] * 6
+    assert dataclasses.replace(stage, rec_until=1.0).at(9).rec_weight == 5.0
 
 
 def test_an_embedding_depends_on_its_picture(loaded: tuple[LaMEModel, Preparer], items: list[Input]) -> None:
@@ -167,8 +252,6 @@ def test_shuffled_reason_states_reconstruct_worse(data: Path, checkpoint: Path) 
 
 def test_a_model_without_reason_tokens_is_a_plain_embedder(data: Path, tmp_path: Path) -> None:
     """K = 0 trains and embeds with one [EMBED] row and no decoder."""
-    from lame_training.loop import run
-
     run(without_reason_tokens(RECIPE), data, tmp_path / "k0", steps=2, progress=False)
     model, preparer = load_model(tmp_path / "k0")
     assert model.n_reason == 0

@@ -8,9 +8,9 @@ import sys
 from lame_runtime.cli import run_command
 
 from lame_training import __version__
-from lame_training.commands import digits, evaluate, fixtures, paradigms, run
+from lame_training.commands import ablation, digits, evaluate, fixtures, paradigms, run
 
-COMMANDS = (run, evaluate, paradigms, digits, fixtures)
+COMMANDS = (run, evaluate, paradigms, ablation, digits, fixtures)
 
 
 def main(arguments: list[str] | None = None) -> int:

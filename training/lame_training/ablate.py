@@ -55,7 +55,7 @@ def reason_ablation(checkpoint: Path, data: Path, task: str, split: str = "eval"
     prepared = [encoder.preparer(query, "query") for query in queries]
     whole = np.stack([vectors.query(query) for query in queries])
     figures = {"whole": evaluate(rows, vectors)[0].hit_at_1}
-    for name, embed_changed in (("swapped", _embed_swapped), ("dropped", _embed_dropped)):
+    for name, embed_changed in (("swapped", embed_swapped), ("dropped", embed_dropped)):
         changed = np.empty_like(whole)
         for chosen in plan_batches(prepared, 32):
             batch = assemble([prepared[i] for i in chosen], encoder.preparer.contract)
@@ -91,18 +91,22 @@ def shuffled_reconstruction(model: LaMEModel, collator: Collator, pairs: Sequenc
 
 
 @torch.inference_mode()
-def _embed_dropped(model: LaMEModel, inputs: ModelInputs) -> Floats:
-    """Embeddings with the reason rows hidden from [EMBED]: (B, P)."""
+def embed_dropped(model: LaMEModel, inputs: ModelInputs) -> Floats:
+    """Embeddings with the reason rows hidden from [EMBED], and zeros where the head would read them: (B, P)."""
     b, length = inputs.input_ids_BL.shape
     visible_B1LL = torch.ones(length, length, dtype=torch.bool).tril().expand(b, 1, -1, -1).clone()
+    if model.embed_attends == "reason":
+        visible_B1LL = model.reason_only_mask(inputs)
     rows = _reason_rows(model, inputs)
     visible_B1LL[torch.arange(b)[:, None], 0, inputs.embed_index_B[:, None], rows] = False
-    return _embed(model, inputs, visible_B1LL)
+    hidden_BLD = model.hidden_states(inputs, model.vision_features(inputs), visible_B1LL)
+    z_BKD, h_BD = model.take_latents(hidden_BLD, inputs.embed_index_B)
+    return model.embedding(torch.zeros_like(z_BKD), h_BD).numpy()
 
 
 @torch.inference_mode()
-def _embed_swapped(model: LaMEModel, inputs: ModelInputs) -> Floats:
-    """Embeddings with every layer's reason rows taken from the next query of the batch: (B, P)."""
+def embed_swapped(model: LaMEModel, inputs: ModelInputs) -> Floats:
+    """Embeddings with every layer's reason rows taken from another query of the batch: (B, P)."""
     rows = _reason_rows(model, inputs)
     batch = torch.arange(len(rows))[:, None]
     layers = list(model.backbone.language_model.layers)
@@ -111,7 +115,7 @@ def _embed_swapped(model: LaMEModel, inputs: ModelInputs) -> Floats:
     def record(_: Any, arguments: tuple[Tensor, ...]) -> None:
         seen.append(arguments[0][batch, rows])
 
-    _hooked(layers, [record] * len(layers), model, inputs)
+    z_BKD, _ = _hooked(layers, [record] * len(layers), model, inputs)
 
     def swap(layer: int) -> Any:
         def replace(_: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -121,13 +125,14 @@ def _embed_swapped(model: LaMEModel, inputs: ModelInputs) -> Floats:
 
         return replace
 
-    return _hooked(layers, [swap(layer) for layer in range(len(layers))], model, inputs)
+    _, h_BD = _hooked(layers, [swap(layer) for layer in range(len(layers))], model, inputs)
+    return model.embedding(z_BKD.roll(1, dims=0), h_BD).numpy()
 
 
-def _hooked(layers: list[Any], hooks: list[Any], model: LaMEModel, inputs: ModelInputs) -> Floats:
+def _hooked(layers: list[Any], hooks: list[Any], model: LaMEModel, inputs: ModelInputs) -> tuple[Tensor, Tensor]:
     handles = [layer.register_forward_pre_hook(hook) for layer, hook in zip(layers, hooks, strict=True)]
     try:
-        return _embed(model, inputs, None)
+        return model.latents(inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -136,12 +141,6 @@ def _hooked(layers: list[Any], hooks: list[Any], model: LaMEModel, inputs: Model
 def _reason_rows(model: LaMEModel, inputs: ModelInputs) -> Tensor:
     """Columns of the reason rows: (B, K)."""
     return inputs.embed_index_B[:, None] + torch.arange(-model.n_reason, 0)
-
-
-def _embed(model: LaMEModel, inputs: ModelInputs, visible_B1LL: Tensor | None) -> Floats:
-    hidden_BLD = model.hidden_states(inputs, model.vision_features(inputs), visible_B1LL)
-    _, h_BD = model.take_latents(hidden_BLD, inputs.embed_index_B)
-    return model.embedding(h_BD).numpy()
 
 
 def _held_out_pairs(data: Path, task: str, split: str) -> list[Pair]:

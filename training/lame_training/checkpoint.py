@@ -37,6 +37,8 @@ from lame_training.recipes import Recipe
 from lame_training.sharding import collect
 
 MODEL_FILES = ("model.safetensors", "recipe.json", "contract.json", "tokenizer.json", "config.json")
+SWITCHES = ("embed_attends", "rec_from", "pooling")
+"""Arguments of the model that a config names beside its sizes."""
 
 
 def save_model(folder: Path, model: LaMEModel, recipe: Recipe, steps: int, *, write: bool = True) -> None:
@@ -79,7 +81,13 @@ def _write_adapter(folder: Path, model: LaMEModel, weights: dict[str, Tensor]) -
 def _architecture(model: LaMEModel) -> dict[str, Any]:
     """What a model can be built from, weights aside."""
     decoder = None if model.decoder is None else model.decoder.config.to_dict()
-    return {"n_reason": model.n_reason, "dim": model.dim, "backbone": model.backbone.config.to_dict(), "decoder": decoder}
+    return {
+        "n_reason": model.n_reason,
+        "dim": model.dim,
+        **{name: getattr(model, name) for name in SWITCHES},
+        "backbone": model.backbone.config.to_dict(),
+        "decoder": decoder,
+    }
 
 
 def load_model(folder: Path, *, dtype: torch.dtype | None = torch.float32, decoder: bool = True) -> tuple[LaMEModel, Preparer]:
@@ -122,7 +130,8 @@ def empty_model(config: dict[str, Any], *, decoder: bool = True) -> LaMEModel:
         raise InputError(f"its backbone is a {kind!r}; supported are {', '.join(FAMILIES)}")
     with init_empty_weights(include_buffers=False):
         made = None if config["decoder"] is None or not decoder else Qwen3Config(**config["decoder"])
-        model = LaMEModel.from_configs(FAMILIES[kind].config(**config["backbone"]), made, config["n_reason"], config["dim"])
+        switches = {name: config[name] for name in SWITCHES if name in config}  # a file from before a switch means its default
+        model = LaMEModel.from_configs(FAMILIES[kind].config(**config["backbone"]), made, config["n_reason"], config["dim"], **switches)
     if model.decoder is not None:
         model.decoder.tie_weights()  # what is registered without memory is registered untied
     return model

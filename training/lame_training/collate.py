@@ -187,6 +187,14 @@ class Collator:
             dropped,
         )
 
+    def prepare(self, item: Input, role: str) -> Prepared:
+        """One input, from memory where it was prepared before; raises `InputError`."""
+        instructed = self._instructed(item, role)
+        (found,) = self._prepare({key(instructed): instructed}).values()
+        if isinstance(found, InputError):
+            raise found
+        return found
+
     def _chunks(self, prepared: list[Prepared], decoding: dict[int, list[list[int]]]) -> list[Chunk]:
         chunks = []
         for chosen in plan_batches(prepared, self.chunk):

@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from lame_runtime.contract.prompts import IMAGE_PLACEHOLDER
 from lame_runtime.errors import InputError
 from PIL import Image
@@ -125,43 +126,65 @@ def write_digits(root: Path, sizes: dict[str, Sizes] = FULL, seed: int = 0) -> N
 
 
 def _write(root: Path, sizes: dict[str, Sizes], seed: int) -> None:
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(labels))
-    start = 0
-    for split, share in SPLITS.items():
-        stop = len(order) if split == "eval" else start + round(share * len(order))
-        chosen, start = order[start:stop], stop
-        pictures = _write_pictures(root, split, images[chosen].reshape(-1, 8, 8), labels[chosen], sizes[split], rng)
+    for split, glyphs in Glyphs.splits(rng).items():
+        pictures = _write_pictures(root, split, glyphs, sizes[split], rng)
         if split == "train":
             _write_train(root / "train", pictures, sizes[split].rows, rng)
         else:
             _write_eval(root / split, pictures, sizes[split].rows, rng)
 
 
-def _write_pictures(root: Path, split: str, ink: Any, labels: Any, sizes: Sizes, rng: np.random.Generator) -> dict[int, list[Picture]]:
-    """Composes rows of digits; training pictures also vary in size and slant, since there are few digits to learn from."""
+@dataclass(frozen=True)
+class Glyphs:
+    """Handwritten digits of one split, to compose pictures from."""
+
+    images: list[Image.Image]
+    labels: npt.NDArray[np.int64]
+
+    @staticmethod
+    def splits(rng: np.random.Generator) -> dict[str, Glyphs]:
+        """Deals scikit-learn's digits out to the splits."""
+        from sklearn.datasets import load_digits
+
+        ink, labels = load_digits(return_X_y=True)
+        order = rng.permutation(len(labels))
+        found, start = {}, 0
+        for split, share in SPLITS.items():
+            stop = len(order) if split == "eval" else start + round(share * len(order))
+            chosen, start = order[start:stop], stop
+            images = [Image.fromarray((glyph * (255 / 16)).astype(np.uint8)) for glyph in ink[chosen].reshape(-1, 8, 8)]
+            found[split] = Glyphs(images, labels[chosen])
+        return found
+
+    def any_of(self, digit: int, rng: np.random.Generator) -> int:
+        """Index of some glyph of `digit`."""
+        return int(rng.choice(np.flatnonzero(self.labels == digit)))
+
+    def compose(self, chosen: Sequence[int], rng: np.random.Generator, *, vary: bool) -> Image.Image:
+        """A row of glyphs; training pictures `vary` in size and slant, since there are few digits to learn from."""
+        canvas = Image.new("L", (CELL * len(chosen), CELL))
+        for cell, index in enumerate(chosen):
+            side = int(rng.integers(INK - 2, INK + 3)) if vary else INK
+            digit = self.images[index].resize((side, side), Image.Resampling.BICUBIC)
+            if vary:
+                digit = digit.rotate(float(rng.uniform(-8, 8)), Image.Resampling.BICUBIC)
+            right, down = (int(each) for each in rng.integers(CELL - side + 1, size=2))
+            canvas.paste(digit, (cell * CELL + right, down))
+        return canvas
+
+
+def _write_pictures(root: Path, split: str, glyphs: Glyphs, sizes: Sizes, rng: np.random.Generator) -> dict[int, list[Picture]]:
     folder = root / "images" / split
     folder.mkdir(parents=True, exist_ok=True)
-    glyphs = [Image.fromarray((glyph * (255 / 16)).astype(np.uint8)) for glyph in ink]
     written: dict[int, list[Picture]] = {}
     for count, amount in sizes.pictures.items():
         written[count] = []
         for number in range(amount):
-            canvas = Image.new("L", (CELL * count, CELL))
-            chosen = rng.integers(len(glyphs), size=count)
-            for cell, index in enumerate(chosen):
-                side = int(rng.integers(INK - 2, INK + 3)) if split == "train" else INK
-                digit = glyphs[index].resize((side, side), Image.Resampling.BICUBIC)
-                if split == "train":
-                    digit = digit.rotate(float(rng.uniform(-8, 8)), Image.Resampling.BICUBIC)
-                right, down = (int(each) for each in rng.integers(CELL - side + 1, size=2))
-                canvas.paste(digit, (cell * CELL + right, down))
-            name = f"{count}-{number:05d}.png"
-            canvas.save(folder / name)
-            written[count].append(Picture(f"images/{split}/{name}", tuple(int(labels[index]) for index in chosen)))
+            chosen = rng.integers(len(glyphs.images), size=count)
+            path = f"images/{split}/{count}-{number:05d}.png"
+            glyphs.compose(chosen.tolist(), rng, vary=split == "train").save(root / path)
+            written[count].append(Picture(path, tuple(int(glyphs.labels[index]) for index in chosen)))
     return written
 
 
@@ -186,25 +209,26 @@ def _describe(total: int) -> str:
 def _write_train(folder: Path, pictures: dict[int, list[Picture]], rows: int, rng: np.random.Generator) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     ask = f"{IMAGE_PLACEHOLDER}\n{CLASSIFY}"
-    _write_parquet(folder / "digit.parquet", [(ask, p.path, number_word(p.digits[0]), "") for p in pictures[1]])
+    write_parquet(folder / "digit.parquet", [(ask, p.path, number_word(p.digits[0]), "") for p in pictures[1]])
     for question in QUESTIONS:
         ask = f"{IMAGE_PLACEHOLDER}\n{question.text}"
         chosen = [_pick(pictures[_pick(list(question.lengths), rng)], rng) for _ in range(rows)]
-        _write_parquet(folder / f"{question.name}.parquet", [(ask, p.path, question.answer(p.digits), "") for p in chosen])
+        write_parquet(folder / f"{question.name}.parquet", [(ask, p.path, question.answer(p.digits), "") for p in chosen])
     for count in (2, 3):
         ask = f"{FIND_PICTURE}\n"
         chosen = [_pick(pictures[count], rng) for _ in range(rows)]
         found = [(ask + _describe(sum(p.digits)), "", IMAGE_PLACEHOLDER, p.path) for p in chosen]
-        _write_parquet(folder / f"find{count}.parquet", found)
+        write_parquet(folder / f"find{count}.parquet", found)
     groups = [group for group in _by_sum(pictures[2]).values() if len(group) > 1]
     same = []
     for _ in range(rows):
         first, second = rng.choice(len(group := _pick(groups, rng)), size=2, replace=False)
         same.append((f"{IMAGE_PLACEHOLDER}\n{FIND_SAME_SUM}", group[first].path, IMAGE_PLACEHOLDER, group[second].path))
-    _write_parquet(folder / "same2.parquet", same)
+    write_parquet(folder / "same2.parquet", same)
 
 
-def _write_parquet(path: Path, rows: list[tuple[str, str, str, str]]) -> None:
+def write_parquet(path: Path, rows: list[tuple[str, str, str, str]]) -> None:
+    """MMEB's training columns: query text and picture, positive text and picture; no negatives."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -227,18 +251,18 @@ def _write_parquet(path: Path, rows: list[tuple[str, str, str, str]]) -> None:
 def _write_eval(folder: Path, pictures: dict[int, list[Picture]], rows: int, rng: np.random.Generator) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     wide = [_pick(pictures[1], rng) for _ in range(2 * rows)]
-    _write_jsonl(folder / "digit.jsonl", [_to_texts(CLASSIFY, "", p, number_word(p.digits[0]), _numbers(10)) for p in wide])
+    write_jsonl(folder / "digit.jsonl", [to_texts(CLASSIFY, "", p, number_word(p.digits[0]), _numbers(10)) for p in wide])
     for question in QUESTIONS:
         chosen = [_pick(pictures[_pick(list(question.lengths), rng)], rng) for _ in range(rows)]
-        answers = [_to_texts("", question.text, p, question.answer(p.digits), question.answers) for p in chosen]
-        _write_jsonl(folder / f"{question.name}.jsonl", answers)
+        answers = [to_texts("", question.text, p, question.answer(p.digits), question.answers) for p in chosen]
+        write_jsonl(folder / f"{question.name}.jsonl", answers)
     for count in (2, 3):
         groups = _by_sum(pictures[count])
         found = []
         for _ in range(rows):
             total = sum(_pick(pictures[count], rng).digits)
-            found.append(_to_pictures(FIND_PICTURE, _describe(total), "", _one_right(groups, total, rng)))
-        _write_jsonl(folder / f"find{count}.jsonl", found)
+            found.append(to_pictures(FIND_PICTURE, _describe(total), "", _one_right(groups, total, rng)))
+        write_jsonl(folder / f"find{count}.jsonl", found)
     groups = _by_sum(pictures[2])
     same: list[dict[str, Any]] = []
     while len(same) < 2 * rows:
@@ -246,8 +270,8 @@ def _write_eval(folder: Path, pictures: dict[int, list[Picture]], rows: int, rng
         total = sum(query.digits)
         others = groups | {total: [picture for picture in groups[total] if picture is not query]}
         if others[total]:
-            same.append(_to_pictures(f"{IMAGE_PLACEHOLDER}\n{FIND_SAME_SUM}", "", query.path, _one_right(others, total, rng)))
-    _write_jsonl(folder / "same2.jsonl", same)
+            same.append(to_pictures(f"{IMAGE_PLACEHOLDER}\n{FIND_SAME_SUM}", "", query.path, _one_right(others, total, rng)))
+    write_jsonl(folder / "same2.jsonl", same)
 
 
 def _one_right(groups: dict[int, list[Picture]], total: int, rng: np.random.Generator) -> list[str]:
@@ -255,12 +279,14 @@ def _one_right(groups: dict[int, list[Picture]], total: int, rng: np.random.Gene
     return [_pick(groups[value], rng).path for value in [total, *sorted(set(groups) - {total})]]
 
 
-def _to_texts(instruction: str, text: str, picture: Picture, right: str, answers: tuple[str, ...]) -> dict[str, Any]:
+def to_texts(instruction: str, text: str, picture: Picture, right: str, answers: tuple[str, ...]) -> dict[str, Any]:
+    """An evaluation row whose candidates are texts; `right` may be among `answers`."""
     pool = [right, *(answer for answer in answers if answer != right)]
     return _row(f"{IMAGE_PLACEHOLDER}\n{instruction}", text, picture.path, pool, [""] * len(pool))
 
 
-def _to_pictures(instruction: str, text: str, image: str, paths: list[str]) -> dict[str, Any]:
+def to_pictures(instruction: str, text: str, image: str, paths: list[str]) -> dict[str, Any]:
+    """An evaluation row whose candidates are pictures, the right one first."""
     return _row(instruction, text, image, [IMAGE_PLACEHOLDER] * len(paths), paths)
 
 
@@ -268,5 +294,6 @@ def _row(instruction: str, text: str, image: str, texts: list[str], images: list
     return {"qry_inst": instruction, "qry_text": text, "qry_img_path": image, "tgt_inst": "", "tgt_text": texts, "tgt_img_path": images}
 
 
-def _write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """One JSON object per line."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -19,6 +19,9 @@ from lame_training.shapes import SHAPES
 from lame_training.stages import Stage, trained_names, trains
 
 SETTINGS = (
+    "embed_attends",
+    "rec_from",
+    "pooling",
     "temperature",
     "false_negative_margin",
     "chunk",
@@ -99,7 +102,8 @@ def _model(recipe: Recipe, backbone: Path | None, decoder: Path | None) -> LaMEM
         words = {"vocab_size": config.text_config.vocab_size, "bos_token_id": None, "eos_token_id": 2}
         made = Qwen3Config(**{**words, **(read_json(decoder / "config.json") if decoder else recipe.decoder)})
     with init_empty_weights(include_buffers=False):
-        model = LaMEModel.from_configs(config, made, recipe.n_reason, recipe.dim)
+        switches = recipe.embed_attends, recipe.rec_from, recipe.pooling
+        model = LaMEModel.from_configs(config, made, recipe.n_reason, recipe.dim, *switches)
         if recipe.lora is not None:
             add_lora(model.backbone, recipe.lora)
     if model.decoder is not None:

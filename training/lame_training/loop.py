@@ -116,7 +116,7 @@ def run(
                 for step, batch in zip(numbers, ahead(draw, numbers) if options.threads else map(draw, numbers), strict=True):
                     log.dropped(each for part in world.objects(batch.dropped) for each in part)
                     torch.manual_seed(int(np.random.SeedSequence((recipe.seed, number, step, world.rank)).generate_state(1)[0]))
-                    losses, norm = train_step(through, stage, batch, optimizer, step)
+                    losses, norm = train_step(through, stage.at(step), batch, optimizer, step)
                     samples, now = int(world.total(len(batch.query_N) or len(batch.key_I))), time.perf_counter()
                     rate = max(stage.rates.values()) * stage.rate_factor(step)
                     log.step(begin + step + 1, stage.name, losses, rate=rate, norm=norm, samples=samples, seconds=now - began)
@@ -283,6 +283,6 @@ def _drawer(recipe: Recipe, number: int, rows: Mapping[str, Sequence[Pair]], col
     def draw(step: int) -> Step:
         drawn = world.share(sampler.draw(step), "sub-batches of a step")
         chosen = [Row(name, int(each), rows[name][int(each)]) for name, places in drawn for each in places]
-        return collator(chosen, contrastive=stage.nce_weight > 0, reconstructing=stage.rec_weight > 0)
+        return collator(chosen, contrastive=stage.nce_weight > 0, reconstructing=stage.at(step).rec_weight > 0)
 
     return draw

@@ -8,6 +8,7 @@ for each deepstack level of Qwen3-VL. Source: arXiv 2606.13061; what the paper l
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -15,6 +16,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, Qwen3ForCausalLM
 
 from lame_training.backbones import FAMILIES, deepstack_levels, family_of
+
+EmbedAttends = Literal["everything", "reason"]
+"""What [EMBED] may attend to besides itself: everything before it, or the reason tokens alone."""
+RecFrom = Literal["reason", "embed", "both"]
+"""Which states the latent decoder reads: those of the reason tokens, of [EMBED], or of both."""
+Pooling = Literal["embed", "concat"]
+"""What the head W reads: the [EMBED] state, or the K + 1 latent states side by side."""
 
 
 @dataclass(frozen=True)
@@ -52,32 +60,57 @@ class LaMEModel(nn.Module):
         backbone: one of `backbones.FAMILIES`; what is new takes its dtype.
         decoder: the latent decoder; None for a model without L_rec.
         n_reason: K; 0 leaves a plain embedder with one [EMBED] row.
-        dim: P; the head W is the identity where P = D.
+        dim: P; the head W is the identity where it reads D numbers and P = D.
+        embed_attends: "reason" hides the prompt from [EMBED] in every layer, in training and inference alike.
+        rec_from: the states the decoder reads; without reason tokens only "embed" leaves it any.
+        pooling: what the head reads.
     """
 
-    def __init__(self, backbone: PreTrainedModel, decoder: PreTrainedModel | None, n_reason: int, dim: int) -> None:
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        decoder: PreTrainedModel | None,
+        n_reason: int,
+        dim: int,
+        embed_attends: EmbedAttends = "everything",
+        rec_from: RecFrom = "reason",
+        pooling: Pooling = "embed",
+    ) -> None:
         super().__init__()
         width_D, dtype = backbone.config.text_config.hidden_size, backbone.dtype
         self.backbone = backbone
         self.levels = deepstack_levels(backbone.config)
         self.reason_KD = nn.Parameter(torch.empty(n_reason, width_D, dtype=dtype))
         self.embed_1D = nn.Parameter(torch.empty(1, width_D, dtype=dtype))
-        self.head: nn.Module = nn.Identity() if dim == width_D else nn.Linear(width_D, dim, bias=False, dtype=dtype)
+        read = width_D * (1 if pooling == "embed" else n_reason + 1)
+        self.head: nn.Module = nn.Identity() if dim == read else nn.Linear(read, dim, bias=False, dtype=dtype)
         self.connector: LatentConnector | None = None
         self.decoder: PreTrainedModel | None = None
-        if decoder is not None and n_reason > 0:
+        if decoder is not None and decodes(n_reason, rec_from):
             self.connector = LatentConnector(width_D, decoder.config.hidden_size).to(dtype)
             self.decoder = decoder
         self.n_reason = n_reason
         self.dim = dim
+        self.embed_attends = embed_attends
+        self.rec_from = rec_from
+        self.pooling = pooling
         self.compute_dtype = dtype
         """What activations are computed in: the weights' dtype, unless `upcast.compute_in_fp32` says otherwise."""
 
     @staticmethod
-    def from_configs(backbone: PreTrainedConfig, decoder: PreTrainedConfig | None, n_reason: int, dim: int) -> LaMEModel:
+    def from_configs(
+        backbone: PreTrainedConfig,
+        decoder: PreTrainedConfig | None,
+        n_reason: int,
+        dim: int,
+        embed_attends: EmbedAttends = "everything",
+        rec_from: RecFrom = "reason",
+        pooling: Pooling = "embed",
+    ) -> LaMEModel:
         """A freshly initialised model; the arguments are those of the constructor, as configs."""
         made = FAMILIES[family_of(backbone)].model(backbone)
-        return LaMEModel(made, Qwen3ForCausalLM(decoder) if decoder is not None and n_reason > 0 else None, n_reason, dim)
+        read = decoder if decodes(n_reason, rec_from) else None
+        return LaMEModel(made, None if read is None else Qwen3ForCausalLM(read), n_reason, dim, embed_attends, rec_from, pooling)
 
     @torch.no_grad()
     def initialise_latents(self, start_id: int) -> None:
@@ -109,8 +142,10 @@ class LaMEModel(nn.Module):
         Args:
             inputs: the batch.
             features_FW: from `vision_features`.
-            visible_B1LL: a bool mask in place of the causal one, for experiments.
+            visible_B1LL: a bool mask in place of the model's own, for experiments.
         """
+        if visible_B1LL is None and self.embed_attends == "reason":
+            visible_B1LL = self.reason_only_mask(inputs)
         table_VD = torch.cat([self.backbone.get_input_embeddings().weight, self.reason_KD, self.embed_1D])
         tokens_BLD = F.embedding(inputs.input_ids_BL, table_VD).to(self.compute_dtype)
         features_FD, *deepstack = features_FW.to(self.compute_dtype).split(table_VD.shape[1], dim=-1)
@@ -124,6 +159,15 @@ class LaMEModel(nn.Module):
             inputs_embeds=rows_BLD, position_ids=inputs.position_ids_3BL, attention_mask=visible_B1LL, use_cache=False, **extra
         ).last_hidden_state
 
+    def reason_only_mask(self, inputs: ModelInputs) -> Tensor:
+        """The causal mask, but [EMBED] sees the K rows before it and itself alone: (B, 1, L, L) bool."""
+        b, length = inputs.input_ids_BL.shape
+        column_L = torch.arange(length, device=inputs.input_ids_BL.device)
+        visible_BLL = (column_L[:, None] >= column_L).expand(b, -1, -1).clone()
+        latent_BL = column_L >= inputs.embed_index_B[:, None] - self.n_reason
+        visible_BLL[torch.arange(b), inputs.embed_index_B] &= latent_BL
+        return visible_BLL[:, None]
+
     def latents(self, inputs: ModelInputs) -> tuple[Tensor, Tensor]:
         """One forward pass. Returns reason states Z (B, K, D) and the [EMBED] state h (B, D)."""
         hidden_BLD = self.hidden_states(inputs, self.vision_features(inputs))
@@ -136,22 +180,29 @@ class LaMEModel(nn.Module):
         z_BKD = hidden_BLD[rows_B[:, None], embed_index_B[:, None] + offsets_K]
         return z_BKD, hidden_BLD[rows_B, embed_index_B]
 
-    def embedding(self, h_BD: Tensor) -> Tensor:
-        """E = l2norm(W h): (B, P) float32."""
-        return F.normalize(self.head(h_BD).float(), dim=-1)
+    def embedding(self, z_BKD: Tensor, h_BD: Tensor) -> Tensor:
+        """E = l2norm(W h), or l2norm(W [Z; h]) where the head reads all latent states: (B, P) float32."""
+        read = h_BD if self.pooling == "embed" else torch.cat([z_BKD, h_BD[:, None]], dim=1).flatten(1)
+        return F.normalize(self.head(read).float(), dim=-1)
 
     def forward(self, inputs: ModelInputs) -> tuple[Tensor, Tensor]:
-        """Embeddings e (B, P) and reason states Z (B, K, D) of one batch."""
+        """Embeddings e (B, P) and the states the decoder reads, Z (B, K, D) unless `rec_from` says otherwise, of one batch."""
         z_BKD, h_BD = self.latents(inputs)
-        return self.embedding(h_BD), z_BKD
+        return self.embedding(z_BKD, h_BD), self.decoder_reads(z_BKD, h_BD)
+
+    def decoder_reads(self, z_BKD: Tensor, h_BD: Tensor) -> Tensor:
+        """What `rec_from` names: (B, K, D), (B, 1, D) or (B, K + 1, D)."""
+        if self.rec_from == "reason":
+            return z_BKD
+        return h_BD[:, None] if self.rec_from == "embed" else torch.cat([z_BKD, h_BD[:, None]], dim=1)
 
     def reconstruction_logits(self, z_BKD: Tensor, prefix_ids: Tensor, target_ids_BT: Tensor) -> Tensor:
-        """The decoder's logits over the target given Z alone: (B, T + 1, V).
+        """The decoder's logits over the target given the latent states alone: (B, T + 1, V).
 
         Position t predicts target token t; the last position predicts what follows the target.
 
         Args:
-            z_BKD: reason states.
+            z_BKD: the states to decode from, as `forward` returns them.
             prefix_ids: (n,) ids between latents and target, n ≥ 1.
             target_ids_BT: right-padded target ids.
         """
@@ -160,7 +211,7 @@ class LaMEModel(nn.Module):
         table = self.decoder.get_input_embeddings()
         prefix_BnE = table(prefix_ids).expand(len(z_BKD), -1, -1)
         rows_BUE = torch.cat([self.connector(z_BKD), prefix_BnE, table(target_ids_BT)], dim=1)
-        first = self.n_reason + len(prefix_ids) - 1
+        first = z_BKD.shape[1] + len(prefix_ids) - 1
         hidden_BUE = self.decoder.model(inputs_embeds=rows_BUE, use_cache=False).last_hidden_state
         return self.decoder.lm_head(hidden_BUE[:, first:])
 
@@ -175,6 +226,11 @@ class LaMEModel(nn.Module):
         """Drops connector and decoder, which inference does not need. Returns self."""
         self.connector = self.decoder = None
         return self
+
+
+def decodes(n_reason: int, rec_from: RecFrom) -> bool:
+    """Whether there are states for a latent decoder to read."""
+    return n_reason > 0 or rec_from == "embed"
 
 
 PARTS = {

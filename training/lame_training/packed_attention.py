@@ -1,12 +1,14 @@
-"""Vision attention for batches of many small pictures: one call per run of equally large pictures.
+"""A vision tower for batches of many small pictures: one attention call per run of equally large pictures.
 
 transformers' own path calls attention once per picture and layer, which on small pictures costs more than the
 arithmetic. This is the same attention, registered through transformers' attention interface and used for
-training only; evaluation and parity run transformers' own path.
+training only; evaluation and parity run transformers' own path. The patch embedding, a convolution whose
+kernels do not overlap, is taken as the product it is, which is three times as fast on a CPU.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +21,15 @@ NAME = "flash_by_picture_size"
 
 
 def use_packed_attention(visual: Any) -> None:
-    """Switches a Qwen2-VL vision tower to this attention."""
+    """Switches a vision tower to this attention and patch embedding."""
     AttentionInterface.register(NAME, attend_packed)
     visual.config._attn_implementation = NAME
+    visual.patch_embed.forward = partial(embed_patches, visual.patch_embed.proj)
+
+
+def embed_patches(proj: nn.Conv3d, patches: Tensor) -> Tensor:
+    """(patches, patch_dim) → (patches, width of the tower), as the convolution `proj` over whole patches does."""
+    return F.linear(patches.to(proj.weight.dtype), proj.weight.flatten(1), proj.bias)
 
 
 def attend_packed(

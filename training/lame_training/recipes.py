@@ -13,6 +13,7 @@ from lame_training import digits
 from lame_training.adapters import LoRA
 from lame_training.data import DataSet, data_sets
 from lame_training.derive import CLIP_MEAN, CLIP_STD, Budget
+from lame_training.model import EmbedAttends, Pooling, RecFrom
 from lame_training.stages import Stage
 
 
@@ -40,6 +41,9 @@ class Recipe:
     dim: int
     budget: Budget
     stages: tuple[Stage, ...]
+    embed_attends: EmbedAttends = "everything"
+    rec_from: RecFrom = "reason"
+    pooling: Pooling = "embed"
     temperature: float = 0.05
     false_negative_margin: float | None = 0.1
     chunk: int = 128
@@ -160,15 +164,16 @@ DIGITS = Recipe(
 
 def without_reason_tokens(recipe: Recipe) -> Recipe:
     """The K = 0 arm: a plain embedder, trained on the same rows with L_nce in both stages."""
-    return replace(recipe, name=f"{recipe.name}-k0", n_reason=0, decoder=None, stages=_contrastive(recipe.stages))
+    return replace(recipe, name=f"{recipe.name}-k0", n_reason=0, decoder=None, stages=contrastive(recipe.stages))
 
 
 def without_reconstruction(recipe: Recipe) -> Recipe:
     """The arm without L_rec: the same reason tokens, L_nce alone in both stages."""
-    return replace(recipe, name=f"{recipe.name}-no-rec", decoder=None, stages=_contrastive(recipe.stages))
+    return replace(recipe, name=f"{recipe.name}-no-rec", decoder=None, stages=contrastive(recipe.stages))
 
 
-def _contrastive(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+def contrastive(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """The same stages with L_nce alone in each."""
     rate = max(stages[-1].rates.values())
     return tuple(replace(stage, nce_weight=1.0, rec_weight=0.0, rates=dict.fromkeys(EVERY_PART, rate)) for stage in stages)
 

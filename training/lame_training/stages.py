@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -32,6 +32,12 @@ class Stage:
     tasks: tuple[DataSet, ...]
     warmup: float = 0.05
     """Share of the steps over which the rate rises linearly; a cosine to a tenth follows."""
+    rec_until: float = 1.0
+    """Share of the steps after which L_rec ends: λ is `rec_weight` before and 0 from then on, and the decoder no longer runs."""
+
+    def at(self, step: int) -> Stage:
+        """The stage with the weights its losses have at `step` (0-based within the stage)."""
+        return self if step < self.rec_until * self.steps else replace(self, rec_weight=0.0)
 
     def rate_factor(self, step: int) -> float:
         """What the peak rates are multiplied with at `step` (0-based within the stage)."""
@@ -62,7 +68,7 @@ class Stage:
             for parameters, decay in ((decayed, 0.01), (plain, 0.0)):
                 if parameters:
                     groups.append({"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay})
-        return torch.optim.AdamW(groups, betas=(0.9, 0.98))
+        return torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
 
 
 def trains(model: LaMEModel, name: str) -> bool:

@@ -19,7 +19,7 @@ from lame_training.adapters import LoRA, add_lora
 from lame_training.backbones import FAMILIES, config_folder, load_backbone, load_decoder
 from lame_training.data import Pair
 from lame_training.derive import derive_contract, limits, published_videos, within_budget
-from lame_training.model import LaMEModel
+from lame_training.model import EmbedAttends, LaMEModel, Pooling, RecFrom, decodes
 from lame_training.recipes import Recipe
 from lame_training.vocabulary import CHAT_END, END, train_tokenizer
 
@@ -74,7 +74,8 @@ def start(
         tokenizer = TextTokenizer(file)
         # what is only initialised keeps the folder's type; training computes in FP32
         made = load_backbone(backbone, "auto" if data is None else torch.float32)
-    model = LaMEModel(made, latent_decoder(recipe, decoder, made, tokenizer), recipe.n_reason, recipe.dim)
+    latent = latent_decoder(recipe, decoder, made, tokenizer)
+    model = LaMEModel(made, latent, recipe.n_reason, recipe.dim, recipe.embed_attends, recipe.rec_from, recipe.pooling)
     model.initialise_latents(tokenizer.special(CHAT_END))
     if recipe.lora is not None:
         add_lora(model.backbone, recipe.lora)
@@ -103,11 +104,13 @@ def rebuild(architecture: dict[str, Any], lora: LoRA | None) -> LaMEModel:
     return model
 
 
-def configs(architecture: dict[str, Any]) -> tuple[PreTrainedConfig, PreTrainedConfig | None, int, int]:
+def configs(architecture: dict[str, Any]) -> tuple[PreTrainedConfig, PreTrainedConfig | None, int, int, EmbedAttends, RecFrom, Pooling]:
     """The arguments of `LaMEModel.from_configs` that a checkpoint's JSON describes."""
     backbone = architecture["backbone"]
     decoder = None if architecture["decoder"] is None else Qwen3Config(**architecture["decoder"])
-    return FAMILIES[backbone["model_type"]].config(**backbone), decoder, architecture["n_reason"], architecture["dim"]
+    made = FAMILIES[backbone["model_type"]].config(**backbone)
+    switches = architecture.get("embed_attends", "everything"), architecture.get("rec_from", "reason"), architecture.get("pooling", "embed")
+    return made, decoder, architecture["n_reason"], architecture["dim"], *switches
 
 
 def scratch_contract(recipe: Recipe, tokenizer: TextTokenizer) -> Contract:
@@ -145,7 +148,7 @@ def latent_decoder(recipe: Recipe, folder: Path | None, backbone: PreTrainedMode
     Raises:
         InputError: a decoder that knows other tokens than the backbone, whose targets it must read.
     """
-    if recipe.decoder is None or recipe.n_reason == 0:
+    if recipe.decoder is None or not decodes(recipe.n_reason, recipe.rec_from):
         if folder is not None:
             raise InputError(f"recipe {recipe.name} has no latent decoder; leave --decoder out")
         return None

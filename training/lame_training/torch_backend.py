@@ -44,8 +44,7 @@ class TorchBackend(Backend):
         """See `Backend.encoder`."""
         inputs = to_model_inputs(batch, self.device)
         hidden_BLD = self.model.hidden_states(inputs, torch.from_numpy(np.ascontiguousarray(features_FD)).to(self.device))
-        _, h_BD = self.model.take_latents(hidden_BLD, inputs.embed_index_B)
-        return self.model.embedding(h_BD).cpu().numpy()
+        return self.model.embedding(*self.model.take_latents(hidden_BLD, inputs.embed_index_B)).cpu().numpy()
 
 
 def load_encoder_and_model(checkpoint: Path) -> tuple[Encoder, LaMEModel]:

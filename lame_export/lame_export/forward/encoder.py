@@ -31,17 +31,17 @@ class EncoderBlock(nn.Module):
         self.groups: int = config.num_key_value_heads
         self.width: int = attention.head_dim
 
-    def forward(self, x_BLD: Tensor, cos_BLd: Tensor, sin_BLd: Tensor, visible: Tensor, only_B11: Tensor | None) -> Tensor:
-        """(B, L, D) → (B, L, D), or (B, 1, D): the row `only_B11` names, where nothing else is needed."""
+    def forward(self, x_BLD: Tensor, cos_BLd: Tensor, sin_BLd: Tensor, visible: Tensor, only_BR1: Tensor | None) -> Tensor:
+        """(B, L, D) → (B, L, D), or (B, R, D): the rows `only_BR1` names, where nothing else is needed."""
         b, length, _ = x_BLD.shape
         normed_BLD = self.norm1(x_BLD)
         cos, sin = cos_BLd[:, None], sin_BLd[:, None]
         k_BLGd = self.k_norm(self.k(normed_BLD).reshape(b, length, self.groups, self.width))
         k_BGLd = self.rotary(k_BLGd.transpose(1, 2), cos, sin)
         v_BGLd = self.v(normed_BLD).reshape(b, length, self.groups, self.width).transpose(1, 2)
-        if only_B11 is not None:
-            x_BLD, normed_BLD = take_row(x_BLD, only_B11), take_row(normed_BLD, only_B11)
-            cos, sin = take_row(cos_BLd, only_B11)[:, None], take_row(sin_BLd, only_B11)[:, None]
+        if only_BR1 is not None:
+            x_BLD, normed_BLD = take_rows(x_BLD, only_BR1), take_rows(normed_BLD, only_BR1)
+            cos, sin = take_rows(cos_BLd, only_BR1)[:, None], take_rows(sin_BLd, only_BR1)[:, None]
         rows = x_BLD.shape[1]
         q_BLHd = self.q_norm(self.q(normed_BLD).reshape(b, rows, self.heads, self.width))
         q_BHLd = self.rotary(q_BLHd.transpose(1, 2), cos, sin) * self.width**-0.5
@@ -58,9 +58,9 @@ class EncoderBlock(nn.Module):
         return x_BGLd[:, :, None].expand(b, g, self.heads // g, length, d).reshape(b, self.heads, length, d)
 
 
-def take_row(x_BLD: Tensor, index_B11: Tensor) -> Tensor:
-    """Row `index` of each batch entry: (B, L, D) → (B, 1, D)."""
-    return x_BLD.gather(1, index_B11.expand(-1, 1, x_BLD.shape[-1]))
+def take_rows(x_BLD: Tensor, index_BR1: Tensor) -> Tensor:
+    """Rows `index` of each batch entry: (B, L, D) → (B, R, D)."""
+    return x_BLD.gather(1, index_BR1.expand(-1, -1, x_BLD.shape[-1]))
 
 
 class SinglePassEncoder(nn.Module):
@@ -85,6 +85,9 @@ class SinglePassEncoder(nn.Module):
         self.norm = RMSNorm(language.norm)
         self.unit = UnitNorm()
         self.head = None if isinstance(model.head, nn.Identity) else Affine.of(model.head)
+        self.n_reason: int = model.n_reason
+        self.reads_all: bool = model.pooling == "concat"
+        self.hides_prompt: bool = model.embed_attends == "reason"
         self.levels = model.levels
         assert self.levels < len(self.blocks)
 
@@ -95,16 +98,24 @@ class SinglePassEncoder(nn.Module):
         x_BLD = torch.where(feature_index[:, :, None] > 0, vision_BLD, tokens_BLD)
         cos_BLd, sin_BLd = self.angles(position_ids)
         columns_L = torch.arange(input_ids.shape[1], device=input_ids.device)
-        causal_LL = columns_L[None, :] <= columns_L[:, None]
+        visible = columns_L[None, :] <= columns_L[:, None]
         embed_B11 = embed_index[:, None, None]
+        if self.hides_prompt:  # from [EMBED] alone
+            others_BL1, latent_B1L = columns_L[None, :, None] != embed_B11, columns_L >= embed_B11 - self.n_reason
+            visible = (visible & (others_BL1 | latent_B1L))[:, None]
         for index, block in enumerate(self.blocks[:-1]):
-            x_BLD = block(x_BLD, cos_BLd, sin_BLd, causal_LL, None)
+            x_BLD = block(x_BLD, cos_BLd, sin_BLd, visible, None)
             if index < self.levels:
                 x_BLD = x_BLD + deepstack[index]  # zeros where there is no vision token
-        # one vector comes out, so the last block computes one row: exact, and a whole MLP cheaper
-        upto_B11L = columns_L[None, None, None, :] <= embed_B11[:, :, None]
-        x_B1D = self.blocks[-1](x_BLD, cos_BLd, sin_BLd, upto_B11L, embed_B11)
-        h_BD = self.norm(x_B1D)[:, 0]
+        # one vector comes out, so the last block computes only the rows it is made of: exact, and a whole MLP cheaper
+        rows_BR1 = embed_B11
+        if self.reads_all:
+            rows_BR1 = embed_B11 + torch.arange(-self.n_reason, 1, device=input_ids.device)[None, :, None]
+        upto_B1RL = (columns_L <= rows_BR1)[:, None]
+        if self.hides_prompt:
+            upto_B1RL = upto_B1RL & ((rows_BR1 != embed_B11) | latent_B1L)[:, None]
+        x_BRD = self.blocks[-1](x_BLD, cos_BLd, sin_BLd, upto_B1RL, rows_BR1)
+        h_BD = self.norm(x_BRD).flatten(1)
         e_BP = h_BD if self.head is None else self.head(h_BD)
         return self.unit(e_BP)
 

@@ -15,12 +15,16 @@ def add(commands: Any) -> None:
     )
     data.add_argument("root", type=path)
     data.add_argument("--tiny", action="store_true", help="a few hundred files, for tests")
+    data.add_argument("--reasoning", action="store_true", help="the ablation's tasks of growing difficulty instead")
     data.set_defaults(run=_digits)
 
 
 def _digits(options: argparse.Namespace) -> int:
-    from lame_training.digits import FULL, TINY, write_digits
+    from lame_training import digits, reasoning
 
-    write_digits(options.root, TINY if options.tiny else FULL)
+    if options.reasoning:
+        reasoning.write_reasoning(options.root, reasoning.TINY if options.tiny else reasoning.FULL)
+    else:
+        digits.write_digits(options.root, digits.TINY if options.tiny else digits.FULL)
     print(f"wrote {options.root}")
     return 0

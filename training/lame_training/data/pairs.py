@@ -10,7 +10,7 @@ from typing import Any, Literal
 from lame_runtime.contract.images import ImageSource
 from lame_runtime.contract.prompts import Input, Part, Picture, Video, clean
 
-TargetSide = Literal["positive", "query", "both", "none"]
+TargetSide = Literal["positive", "query", "both", "shared", "none"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,9 @@ class DataSet:
     """One training task of a recipe or a mixture.
 
     `target_side` says which text L_rec reconstructs: "positive" (the query's reason tokens decode the
-    positive's text), "query" (the positive's decode the query's text), "both" or "none". `begins` is the
-    share of the stage after which the task joins in (a curriculum).
+    positive's text), "query" (the positive's decode the query's text), "both", "shared" (both sides' decode the
+    same text, the positive's or else the query's) or "none". `begins` is the share of the stage after which the
+    task joins in (a curriculum).
     """
 
     name: str
@@ -98,8 +99,10 @@ def paired(query: Input, positive: Input, data_set: DataSet, negatives: tuple[In
         if not parts_of(item):
             raise SkipRow(f"empty {side}")
     side = data_set.target_side
-    query_text = said(query).removeprefix(data_set.instruction.strip()).strip() if side in ("query", "both") else ""
-    positive_text = said(positive) if side in ("positive", "both") else ""
+    query_text = said(query).removeprefix(data_set.instruction.strip()).strip() if side in ("query", "both", "shared") else ""
+    positive_text = said(positive) if side in ("positive", "both", "shared") else ""
+    if side == "shared":
+        query_text = positive_text = positive_text or query_text
     return Pair(query, positive, positive_text or None, query_text or None, negatives)
 
 

@@ -90,7 +90,7 @@ class Program(ABC):
 
     def answer(self, normed_BD: Tensor) -> None:
         """The embedding of a state after the final norm."""
-        self.embedding_BP.copy_(self.model.embedding(normed_BD))
+        self.embedding_BP.copy_(self.model.embedding(normed_BD[:, None][:, :0], normed_BD))
 
 
 class Discriminative(Program):

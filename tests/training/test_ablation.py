@@ -1,0 +1,145 @@
+"""The ablation: its data hold out what they say, its arms are what they are called, a stopped one goes on where it stood."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lame_runtime.errors import InputError
+from lame_runtime.retrieval import read_rows
+from lame_training.__main__ import main
+from lame_training.ablation import arms, runner
+from lame_training.ablation.arms import ARMS
+from lame_training.ablation.report import write_report
+from lame_training.ablation.trial import Bench, Trial
+from lame_training.data import read_pairs
+from lame_training.reasoning import HARDEST, TASKS, TINY, name_digits, name_sorted, near_rows, split_rows, write_reasoning
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tasks of growing difficulty in their tiny size."""
+    root = tmp_path_factory.mktemp("reasoning") / "data"
+    write_reasoning(root, TINY)
+    return root
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reference of four warm-up steps on small batches."""
+    warm, joint = (dataclasses.replace(stage, batch_size=16, sub_batch=8) for stage in arms.REFERENCE.stages)
+    monkeypatch.setattr(arms, "REFERENCE", dataclasses.replace(arms.REFERENCE, stages=(dataclasses.replace(warm, steps=4), joint)))
+    monkeypatch.setattr(runner, "ROUNDS", 1)
+    monkeypatch.setattr(runner, "STEPS", 3)
+
+
+def test_no_two_splits_share_a_combination_of_digits() -> None:
+    """As multisets, in any order; together they are all there are."""
+    splits = split_rows(np.random.default_rng(0))
+    for length, combinations in ((2, 55), (3, 220), (4, 715)):
+        held = [{tuple(sorted(row)) for row in split[length]} for split in splits.values()]
+        assert sum(map(len, held)) == len(set().union(*held)) == combinations
+
+
+def test_wrong_candidates_are_what_nearly_the_same_row_would_be_answered_with(rows: Path) -> None:
+    """One right candidate, the others one digit or one swap away from it."""
+    for row in read_rows(rows, "read4", "eval"):
+        right, *wrong = (candidate.text.split() for candidate in row.candidates)
+        assert len(wrong) == 15
+        for words in wrong:
+            differing = sum(a != b for a, b in zip(words, right, strict=True))
+            assert differing == 1 or (differing == 2 and sorted(words) == sorted(right)), (words, right)
+    for row in read_rows(rows, "find4", "eval"):
+        assert len({candidate.image for candidate in row.candidates}) == len(row.candidates) == 16
+
+
+def test_answers_are_those_of_the_row() -> None:
+    """By hand."""
+    assert name_sorted((7, 3, 9)) == "three seven nine"
+    assert name_digits((7, 3, 9)) == "seven three nine"
+    assert {(1, 2), (2, 1), (9, 2), (1, 0)} <= set(near_rows((1, 2)))
+
+
+def test_shared_targets_are_decoded_by_both_sides(rows: Path) -> None:
+    """A question's answer by picture and answer, a search's words by words and picture."""
+    tasks = {task.name: task for stage in arms.REFERENCE.stages[1:] for task in stage.tasks}
+    for name in ("read4", "find4"):
+        pair = read_pairs(rows, tasks[name])[0]
+        assert pair.query_decodes == pair.positive_decodes
+        assert pair.query_decodes == (pair.positive.text or pair.query.text.removeprefix("Find the row.").strip())
+
+
+def test_a_plain_arm_has_neither_reason_tokens_nor_decoder_and_sees_the_same_rows(rows: Path) -> None:
+    """K = 0 is not handicapped: same stages, same batches, every part trained from the first step."""
+    by_name = {arm.name: arm.recipe(0, 5) for arm in ARMS}
+    reference, plain = by_name["k8"], by_name["k0"]
+    assert Trial.begin(Bench(rows), plain).model.decoder is None
+    assert plain.n_reason == 0
+    for ours, theirs in zip(plain.stages, reference.stages, strict=True):
+        assert (ours.steps, ours.batch_size, ours.tasks) == (theirs.steps, theirs.batch_size, theirs.tasks)
+        assert (ours.nce_weight, ours.rec_weight) == (1.0, 0.0)
+        assert {"embed", "language_model", "vision"} <= set(ours.rates)
+
+
+def test_every_arm_differs_from_every_other() -> None:
+    """No two names for one recipe."""
+    recipes = [json.dumps({**dataclasses.asdict(arm.recipe(0, 5)), "name": ""}, sort_keys=True) for arm in ARMS]
+    assert len(set(recipes)) == len(ARMS)
+
+
+def test_arms_get_the_steps_their_seconds_allow() -> None:
+    """Half the price, twice the steps; what ends early is weighed by its share."""
+    by_name = {arm.name: arm for arm in ARMS}
+    warm = arms.REFERENCE.stages[0].steps
+    costs = {name: {"warm-up": 0.1, "with L_rec": 0.2, "without": 0.1} for name in by_name}
+    seconds = warm * 0.1 + 60
+    assert runner.steps_in(by_name["k8"], costs, seconds) == 300
+    assert runner.steps_in(by_name["k0"], costs, seconds) == 600
+    assert runner.steps_in(by_name["lambda-until-40"], costs, seconds) == int(60 / 0.14)
+    with pytest.raises(InputError, match="stage 1 of arm k8"):
+        runner.steps_in(by_name["k8"], costs, warm * 0.1)
+
+
+def test_a_stopped_ablation_goes_on_where_it_stood(rows: Path, tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial whose result is there is not run again; a table and a plot come out."""
+    monkeypatch.setattr(runner, "steps_in", lambda arm, costs, seconds: 2)
+    out = tmp_path / "ablation"
+    command = ["ablation", str(out), "--data", str(rows), "--arms", "k8", "k0", "--seeds", "1"]
+    assert main(command) == 0
+    files = {path: path.stat().st_mtime_ns for path in (out / "trials").iterdir()}
+    assert {path.name for path in files} == {"k8.time.0.json", "k0.time.0.json", "k0.steps.0.json"}
+    lost = out / "trials/k0.time.0.json"
+    first = json.loads(lost.read_text())
+    lost.unlink()
+    assert main(command) == 0
+    assert {path for path, time in files.items() if path.stat().st_mtime_ns != time} == {lost}
+    again = json.loads(lost.read_text())
+    assert {**again, "seconds": 0} == {**first, "seconds": 0}, "a seed gives the same trial again"
+    assert set(HARDEST) <= {task.name for task in TASKS} == set(again["eval"])
+    assert "| k0 |" in write_report(out)
+    assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["--arms", "k7"], "k7"), (["--seeds", "0"], "--seeds"), (["--seconds", "-1"], "--seconds")],
+    ids=["an arm there is not", "no seeds", "no time"],
+)
+def test_wrong_use_is_one_line(arguments: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It names what was wrong and writes nothing."""
+    assert main(["ablation", str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert named in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_length_needs_another_folder(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trials of different lengths are not mixed."""
+    (tmp_path / "calibration.json").write_text(json.dumps({"seconds": 60.0, "arms": {}}))
+    assert main(["ablation", str(tmp_path), "--data", str(rows), "--seconds", "30"]) == 2
+    assert "--seconds 60" in capsys.readouterr().err

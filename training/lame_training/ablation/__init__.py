@@ -1,0 +1,1 @@
+"""Ablation of the method on tasks of growing difficulty."""

@@ -1,0 +1,135 @@
+"""What is compared: one recipe and its variations, each in one respect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lame_training import reasoning
+from lame_training.data import DataSet, TargetSide
+from lame_training.recipes import DIGITS, EVERY_PART, Recipe, contrastive
+from lame_training.stages import Stage
+
+WIDTH = 64
+RATE = 1.5e-3
+READING: dict[str, Any] = {"read2": 0.25, "read3": 0.5, "read4": 1.0, "sort2": 0.25, "sort3": 0.5, "sort4": 1.0}
+
+
+def _tasks(side: TargetSide = "shared", **weights: float) -> tuple[DataSet, ...]:
+    texts = {task.name: task.text if task.finding else "" for task in reasoning.TASKS}
+    return tuple(DataSet(name, side, weight, texts[name]) for name, weight in weights.items())
+
+
+def _reference() -> Recipe:
+    """K = 8, L_rec, two stages, on a backbone small enough for a trial to take a minute on one core."""
+    assert DIGITS.scratch is not None
+    text, vision = DIGITS.scratch.config["text_config"], DIGITS.scratch.config["vision_config"]
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    small = {
+        "text_config": {
+            **text,
+            **heads,
+            "hidden_size": WIDTH,
+            "intermediate_size": 2 * WIDTH,
+            "num_hidden_layers": 2,
+            "initializer_range": 0.11,
+        },
+        "vision_config": {**vision, "depth": 1, "hidden_size": WIDTH},
+    }
+    decoder = {**heads, "hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 1, "head_dim": 32}
+    rates = dict.fromkeys(EVERY_PART, RATE)
+    warm = {part: rate for part, rate in rates.items() if part not in ("embed", "head")}
+    return replace(
+        DIGITS,
+        name="reasoning",
+        scratch=replace(DIGITS.scratch, config=small),
+        decoder={**(DIGITS.decoder or {}), **decoder},
+        dim=WIDTH,
+        pooling="concat",
+        stages=(
+            Stage("bottleneck warm-up", 400, 64, 32, warm, 0.0, 1.0, _tasks("positive", **READING)),
+            Stage("joint optimisation", 300, 64, 32, rates, 1.0, 1.0, _tasks(**READING, find2=0.25, find3=0.5, find4=1)),
+        ),
+        chunk=256,
+        picture_cache_mib=4096,
+    )
+
+
+REFERENCE = _reference()
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One variation of the reference."""
+
+    name: str
+    says: str
+    change: Callable[[Recipe], Recipe] = lambda recipe: recipe
+    equal_steps: bool = False
+    """Whether it is trained for the reference's steps as well as for its time."""
+    probed: bool = False
+    """Whether its reason tokens are dropped and swapped at test time."""
+
+    def recipe(self, seed: int, joint_steps: int) -> Recipe:
+        """The arm's run, its last stage `joint_steps` long."""
+        changed = self.change(replace(REFERENCE, seed=seed))
+        *before, joint = changed.stages
+        return replace(changed, name=self.name, stages=(*before, replace(joint, steps=joint_steps)))
+
+
+def _reason_tokens(count: int) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: replace(recipe, n_reason=count)
+
+
+def plain(recipe: Recipe) -> Recipe:
+    """K = 0: L_nce in both stages, on the same rows."""
+    return replace(recipe, n_reason=0, decoder=None, pooling="embed", stages=contrastive(recipe.stages))
+
+
+def _plain_at(rate: float) -> Callable[[Recipe], Recipe]:
+    def change(recipe: Recipe) -> Recipe:
+        made = plain(recipe)
+        return replace(made, stages=tuple(replace(stage, rates=dict.fromkeys(stage.rates, rate)) for stage in made.stages))
+
+    return change
+
+
+def _without_rec(recipe: Recipe) -> Recipe:
+    return replace(recipe, decoder=None, stages=contrastive(recipe.stages))
+
+
+def _joint(**values: Any) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: replace(recipe, stages=(*recipe.stages[:-1], replace(recipe.stages[-1], **values)))
+
+
+def _read_from_embed(recipe: Recipe) -> Recipe:
+    first, *others = recipe.stages
+    rates = {**first.rates, "embed": RATE}  # the warm-up reaches the states that L_rec reads, and no others
+    return replace(recipe, rec_from="embed", stages=(replace(first, rates=rates), *others))
+
+
+ARMS = (
+    Arm("k8", "the reference: K = 8, L_rec from the reason tokens in two stages, a head over all latent states", probed=True),
+    Arm("k0", "plain embedder: no reason tokens, no decoder, L_nce", plain, equal_steps=True),
+    Arm("k8-no-rec", "without L_rec: L_nce in both stages", _without_rec, equal_steps=True, probed=True),
+    Arm("k0-rec", "no reason tokens; L_rec from [EMBED]", lambda r: _read_from_embed(replace(r, n_reason=0, pooling="embed"))),
+    Arm("k8-embed", "the head reads [EMBED] alone", lambda r: replace(r, pooling="embed"), probed=True),
+    Arm("k4", "K = 4", _reason_tokens(4), equal_steps=True),
+    Arm("k16", "K = 16", _reason_tokens(16), equal_steps=True),
+    Arm("k2", "K = 2", _reason_tokens(2), equal_steps=True),
+    Arm("k1", "K = 1", _reason_tokens(1), equal_steps=True),
+    Arm("no-stage-1", "without stage 1", lambda r: replace(r, stages=r.stages[1:])),
+    Arm("lambda-until-40", "λ = 5 for 40 % of stage 2, then 0", _joint(rec_weight=5.0, rec_until=0.4)),
+    Arm("lambda-until-0", "λ = 0 in stage 2", _joint(rec_until=0.0)),
+    Arm(
+        "rec-both",
+        "L_rec from the reason tokens and [EMBED]",
+        lambda r: _read_from_embed(r) and replace(_read_from_embed(r), rec_from="both"),
+    ),
+    Arm("rec-embed", "L_rec from [EMBED]", _read_from_embed),
+    Arm("attends-reason", "[EMBED] attends to the reason tokens alone", lambda r: replace(r, embed_attends="reason")),
+    Arm("k0-no-stage-1", "plain embedder, all tasks from the first step", lambda r: replace(plain(r), stages=plain(r).stages[1:])),
+    Arm("k0-slow", "plain embedder at 2/3 of the rate", _plain_at(RATE / 1.5)),
+    Arm("k0-fast", "plain embedder at 4/3 of the rate", _plain_at(RATE * 4 / 3)),
+)
