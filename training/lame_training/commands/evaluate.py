@@ -76,7 +76,6 @@ def _run(options: argparse.Namespace, model: Path, graph: str | None, out: Path 
     from lame_runtime.atomic import atomic_text
 
     from lame_training.evaluate import find_suite, open_encoder
-    from lame_training.suites.folders import make_folder
     from lame_training.suites.identity import model_identity
     from lame_training.suites.report import leaderboard_report
     from lame_training.suites.run import run_suite
@@ -99,7 +98,7 @@ def _run(options: argparse.Namespace, model: Path, graph: str | None, out: Path 
         )
         report = leaderboard_report(run, encoder, options.name or model.resolve().name)
     if out is not None:
-        atomic_text(make_folder(out, "--out") / "report.json", json.dumps(report, indent=2) + "\n")
+        atomic_text(out / "report.json", json.dumps(report, indent=2) + "\n")
     return run, report
 
 
