@@ -81,6 +81,10 @@ def test_failed_tasks_are_named_and_the_exit_code_says_so(
         (["--suite", "mmeb-v2", "--data", "mmeb", "--tasks", "Imagenet"], "suite mmeb-v2 has no such task"),
         (["--data", "data", "--graph", "fp16"], "is no bundle; leave --graph out"),
         (["--data", "data", "--against-graph", "fp16"], "needs a second bundle"),
+        (["--data", "data", "--batch-size", "0"], "--batch-size 0: use 1 to"),
+        (["--data", "data", "--max-pixels", "1"], "max_pixels is 1; use"),
+        (["--data", "data", "--cache", "file/x"], "choose another --cache"),
+        (["--data", "data", "--out", "file/x"], "choose another --out"),
         (["--data", "data", "--out", "file"], "choose another --out"),
     ],
 )

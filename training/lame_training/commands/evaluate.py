@@ -12,7 +12,6 @@ from lame_runtime.cli import path
 from lame_runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from lame_training.suites.base import Suite
     from lame_training.suites.run import SuiteRun
 
 DESCRIPTION = """Runs an evaluation suite on a checkpoint (PyTorch) or a bundle (ONNX Runtime). Embeddings are kept in --cache by the
@@ -44,20 +43,18 @@ def add(commands: Any) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from lame_training.evaluate import find_suite
-    from lame_training.suites.report import compare, comparison_table, notes, table
+    from lame_training.suites.report import compare, comparison_table, means, notes, table
 
-    suite = find_suite(options.suite, options.data, split=options.split, visdoc=options.visdoc)
     if options.against is None and options.against_graph is not None:
         raise InputError("--against-graph needs a second bundle: name it with --against")
-    run, report = _run(options, suite, options.model, options.graph, options.out)
+    run, report = _run(options, options.model, options.graph, options.out)
     runs = [run]
     if options.against is None:
-        shown = report if suite.name != "digits" else _digits(run)
-        lines = [*table(run), *notes(run)]
+        shown = report if options.suite != "digits" else _digits(run)
+        lines = [*table(run), *means(run), *notes(run)]
     else:
         out = options.out / "against" if options.out else None
-        other, second = _run(options, suite, options.against, options.against_graph, out)
+        other, second = _run(options, options.against, options.against_graph, out)
         runs.append(other)
         shown = compare(run, other)
         lines = [*comparison_table(shown, (_label(report), _label(second))), *notes(run)]
@@ -72,20 +69,20 @@ def _label(report: dict[str, Any]) -> str:
     return f"{report['metadata']['model_name']} {report['metadata']['graph']}"
 
 
-def _run(options: argparse.Namespace, suite: Suite, model: Path, graph: str | None, out: Path | None) -> tuple[SuiteRun, dict[str, Any]]:
+def _run(options: argparse.Namespace, model: Path, graph: str | None, out: Path | None) -> tuple[SuiteRun, dict[str, Any]]:
     """Runs the suite on one model and writes its report."""
     import tempfile
 
     from lame_runtime.atomic import atomic_text
 
-    from lame_training.evaluate import open_encoder
-    from lame_training.suites.folders import make_folder
+    from lame_training.evaluate import find_suite, open_encoder
     from lame_training.suites.identity import model_identity
     from lame_training.suites.report import leaderboard_report
     from lame_training.suites.run import run_suite
 
     cache = options.cache or (options.out / "cache" if options.out else None)
     with open_encoder(model, graph) as encoder, tempfile.TemporaryDirectory() as scratch:
+        suite = find_suite(options.suite, options.data, split=options.split, visdoc=options.visdoc)
         identity = model_identity(model, encoder.graph, encoder.backend.name)
         run = run_suite(
             suite,
@@ -101,7 +98,7 @@ def _run(options: argparse.Namespace, suite: Suite, model: Path, graph: str | No
         )
         report = leaderboard_report(run, encoder, options.name or model.resolve().name)
     if out is not None:
-        atomic_text(make_folder(out, "--out") / "report.json", json.dumps(report, indent=2) + "\n")
+        atomic_text(out / "report.json", json.dumps(report, indent=2) + "\n")
     return run, report
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from lame_runtime.contract.prompts import Input
-from lame_runtime.encoder import Encoder
+from lame_runtime.encoder import MAX_BATCH, Encoder
 from lame_runtime.errors import InputError
 
 from lame_training.suites.cache import EmbeddingCache
@@ -50,11 +50,16 @@ class Embedder:
         hasher: of the data.
         batch_size: inputs per run of the graph.
         max_pixels: of a picture or frame, instead of the contract's.
+
+    Raises:
+        InputError: a batch size or a budget that cannot be.
     """
 
     def __init__(
         self, encoder: Encoder, cache: EmbeddingCache, hasher: ContentHasher, batch_size: int = 32, max_pixels: int | None = None
     ) -> None:
+        if not 1 <= batch_size <= MAX_BATCH:
+            raise InputError(f"--batch-size {batch_size}: use 1 to {MAX_BATCH}")
         self.encoder = encoder
         self.cache = cache
         self.hasher = hasher

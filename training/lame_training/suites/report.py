@@ -96,13 +96,22 @@ def table(run: SuiteRun) -> list[str]:
     return lines
 
 
+def means(run: SuiteRun) -> list[str]:
+    """Lines below the table: the mean of each part and of all tasks, and of how many; none where the suite has one part."""
+    summary = summarise(run)
+    found = {**summary["groups"], "overall": summary["overall"]} if len(summary["groups"]) > 1 else {}
+    return [
+        f"{name}: no figure for any of {mean['of']} tasks"
+        if mean["score"] is None
+        else f"{name}: {mean['score']:.3f}, the mean of {mean['tasks']} of {mean['of']} tasks"
+        for name, mean in found.items()
+    ]
+
+
 def notes(run: SuiteRun) -> list[str]:
-    """Lines below the table: means with their counts, and what was left out."""
+    """Lines about what was left out, and under which convention."""
     summary = summarise(run)
     lines = []
-    if len(summary["groups"]) > 1:
-        means = {**summary["groups"], "overall": summary["overall"]}
-        lines += [f"{name}: {_figure(mean['score'])}, the mean of {mean['tasks']} of {mean['of']} tasks" for name, mean in means.items()]
     if run.suite.convention and run.suite.convention_key != "split":
         lines.append(f"{run.suite.convention_key.replace('_', ' ')}: {run.suite.convention}")
     for outcome in run.outcomes.values():
@@ -155,7 +164,3 @@ def comparison_table(compared: dict[str, Any], names: tuple[str, str]) -> list[s
         figures = f"{each['first']:{columns[0]}.4f} {each['second']:{columns[1]}.4f} {each['difference']:+10.4f}"
         lines.append(f"{name:{width}} {metric:15} {figures}")
     return lines
-
-
-def _figure(score: float | None) -> str:
-    return "no figure" if score is None else f"{score:.3f}"

@@ -99,6 +99,9 @@ def run_suite(
     if not there & chosen:
         raise InputError(f"{data}: holds no data of {'these tasks' if names else 'suite ' + suite.name}; expected below it: {suite.layout}")
     check_convention(suite, out)
+    for folder, flag in ((out, "--out"), (cache, "--cache")):
+        if folder is not None:
+            make_folder(folder, flag)
     store = PictureStore(cache / "pictures")
     shards = EmbeddingCache(cache / "embeddings" / identity[:16] if keep_embeddings else None)
     for path in shards.unreadable:
