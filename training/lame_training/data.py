@@ -9,7 +9,7 @@ from typing import Literal
 from lame_runtime.contract.prompts import Input, clean
 from lame_runtime.errors import InputError
 
-TargetSide = Literal["positive", "query", "both", "shared", "none"]
+TargetSide = Literal["positive", "query", "both", "none"]
 COLUMNS = ("qry", "qry_image_path", "pos_text", "pos_image_path")
 
 
@@ -18,8 +18,7 @@ class DataSet:
     """One training task of a recipe.
 
     `target_side` says which text L_rec reconstructs: "positive" (the query's reason tokens decode the
-    positive's text), "query" (the positive's decode the query's text), "both", "shared" (the query's and the
-    positive's decode the same text, the positive's or else the query's) or "none". `instruction`
+    positive's text), "query" (the positive's decode the query's text), "both" or "none". `instruction`
     is the query's instruction, which is stripped from what is reconstructed. `begins` is the share of the
     stage after which the task joins in (a curriculum).
     """
@@ -75,14 +74,14 @@ def read_pairs(root: Path, data_set: DataSet) -> list[Pair]:
             continue
         query_text = query.text.removeprefix(data_set.instruction).strip()
         side = data_set.target_side
-        decoded = {
-            "positive": (positive.text, ""),
-            "query": ("", query_text),
-            "both": (positive.text, query_text),
-            "shared": (positive.text or query_text,) * 2,
-            "none": ("", ""),
-        }[side]
-        pairs.append(Pair(query, positive, decoded[0] or None, decoded[1] or None))
+        pairs.append(
+            Pair(
+                query,
+                positive,
+                query_decodes=positive.text if side in ("positive", "both") and positive.text else None,
+                positive_decodes=query_text if side in ("query", "both") and query_text else None,
+            )
+        )
     if not pairs:
         raise InputError(f"{path}: holds no row with both a query and a positive; check the file")
     return pairs

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lame_training import reasoning
-from lame_training.data import DataSet, TargetSide
+from lame_training.data import DataSet
 from lame_training.recipes import DIGITS, EVERY_PART, Recipe, contrastive
 from lame_training.stages import Stage
 
 WIDTH = 64
 RATE = 1.5e-3
-READING = {"read2": 0.25, "read3": 0.5, "read4": 1.0, "sort2": 0.25, "sort3": 0.5, "sort4": 1.0}
 
 
-def _tasks(side: TargetSide = "shared", **weights: float) -> tuple[DataSet, ...]:
-    texts = {task.name: task.text if task.finding else "" for task in reasoning.TASKS}
-    return tuple(DataSet(name, side, weight, texts[name]) for name, weight in weights.items())
+TASKS = tuple(
+    DataSet(task.name, "query" if task.finding else "positive", weight, task.text if task.finding else "")
+    for task, weight in ((task, {2: 0.25, 3: 0.5, 4: 1.0}[task.length]) for task in reasoning.TASKS)
+)
 
 
 def _reference() -> Recipe:
@@ -47,8 +47,8 @@ def _reference() -> Recipe:
         dim=WIDTH,
         pooling="concat",
         stages=(
-            Stage("bottleneck warm-up", 400, 64, 32, warm, 0.0, 1.0, _tasks("positive", **READING)),
-            Stage("joint optimisation", 300, 64, 32, rates, 1.0, 1.0, _tasks(**READING, find2=0.25, find3=0.5, find4=1)),
+            Stage("bottleneck warm-up", 350, 64, 32, warm, 0.0, 1.0, TASKS),
+            Stage("joint optimisation", 250, 64, 32, rates, 1.0, 1.0, TASKS),
         ),
         chunk=256,
         picture_cache_mib=4096,
@@ -70,11 +70,11 @@ class Arm:
     probed: bool = False
     """Whether its reason tokens are dropped and swapped at test time."""
 
-    def recipe(self, seed: int, joint_steps: int) -> Recipe:
-        """The arm's run, its last stage `joint_steps` long."""
+    def recipe(self, seed: int, joint_steps: int | None = None) -> Recipe:
+        """The arm's run; its last stage `joint_steps` long, or as long as the reference's."""
         changed = self.change(replace(REFERENCE, seed=seed))
         *before, joint = changed.stages
-        return replace(changed, name=self.name, stages=(*before, replace(joint, steps=joint_steps)))
+        return replace(changed, name=self.name, stages=(*before, replace(joint, steps=joint.steps if joint_steps is None else joint_steps)))
 
 
 def _reason_tokens(count: int) -> Callable[[Recipe], Recipe]:
