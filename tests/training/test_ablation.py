@@ -98,6 +98,19 @@ def test_arms_train_as_long_as_the_reference() -> None:
     assert (jobs[-1].budget, jobs[-1].joint_steps) == ("steps", joint.steps)
 
 
+def test_arms_of_the_same_work_share_their_calibration(rows: Path, tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least time of all rounds, the same for plain embedders at any rate; what is known is not measured again."""
+    taken = iter((0.3, 0.2))
+    monkeypatch.setattr(runner, "ROUNDS", 2)
+    monkeypatch.setattr(
+        runner, "_timed_phases", lambda bench, arm: {"warm-up": [time := next(taken)], "with L_rec": [0.0], "without": [time]}
+    )
+    plain = [arm for arm in ARMS if arm.name in ("k0", "k0-fast")]
+    costs = runner.calibrate(tmp_path, Bench(rows), plain)
+    assert costs["k0"] == costs["k0-fast"] == {"warm-up": 0.2, "with L_rec": 0.0, "without": 0.2}
+    assert runner.calibrate(tmp_path, Bench(rows), plain) == costs
+
+
 def test_a_stopped_ablation_goes_on_where_it_stood(rows: Path, tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial whose result is there is not run again; a table and a plot come out."""
     monkeypatch.setattr(runner, "steps_in", lambda arm, cost, seconds: 2)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import statistics
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -23,8 +22,8 @@ from lame_training.ablation.trial import Bench, Trial
 from lame_training.reasoning import HARDEST, TASKS
 from lame_training.recipes import Recipe
 
-ROUNDS, STEPS = 2, 6
-"""Calibration: rounds over all arms, and steps of each kind in a round, the first two of which are not counted."""
+ROUNDS, STEPS = 4, 6
+"""Calibration: rounds over the arms, and steps of each kind in a round, the first two of which are not counted."""
 
 
 @dataclass(frozen=True)
@@ -111,18 +110,32 @@ def steps_in(arm: Arm, cost: dict[str, float], seconds: float) -> int:
 
 
 def calibrate(out: Path, bench: Bench, arms: Sequence[Arm]) -> Costs:
-    """Medians over rounds in which the arms take turns; kept in `out/calibration.json`, so that later trials are as long."""
+    """What steps cost, kept in `out/calibration.json`, so that later trials are as long.
+
+    Arms take turns, and arms whose steps are the same work share one measurement: the least time, since whatever else the
+    machine does only adds to it.
+    """
     path = out / "calibration.json"
     costs: Costs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    missing = [arm for arm in arms if arm.name not in costs]
-    taken: dict[str, dict[str, list[float]]] = {arm.name: {} for arm in missing}
+    alike: dict[tuple[object, ...], list[Arm]] = {}
+    for arm in ARMS:
+        alike.setdefault(_work_of(arm.recipe(0)), []).append(arm)
+    missing = [group for group in alike.values() if any(arm in arms for arm in group) and group[0].name not in costs]
+    taken: dict[str, dict[str, list[float]]] = {}
     for _ in tqdm(range(ROUNDS), "calibration", disable=not missing):
-        for arm in missing:
-            for phase, times in _timed_phases(bench, arm).items():
-                taken[arm.name].setdefault(phase, []).extend(times)
-    costs |= {name: {phase: statistics.median(times) for phase, times in phases.items()} for name, phases in taken.items()}
+        for group in missing:
+            for phase, times in _timed_phases(bench, group[0]).items():
+                taken.setdefault(group[0].name, {}).setdefault(phase, []).extend(times)
+    for group in missing:
+        least = {phase: min(times) for phase, times in taken[group[0].name].items()}
+        costs |= {arm.name: least for arm in group}
     atomic_text(path, json.dumps(costs, indent=2) + "\n")
     return costs
+
+
+def _work_of(recipe: Recipe) -> tuple[object, ...]:
+    """What the time of a step depends on among the arms."""
+    return recipe.n_reason, recipe.decoder is None, recipe.embed_attends, recipe.rec_from, recipe.pooling
 
 
 def _timed_phases(bench: Bench, arm: Arm) -> dict[str, list[float]]:
