@@ -99,7 +99,7 @@ def test_the_papers_recipes_take_a_backbone_of_any_width(backbones: dict[str, Pa
     }
     assert all("dim" in recipe.from_paper for recipe in PUBLISHED)
     with pytest.raises(InputError, match="needs a backbone"):
-        start.start(PUBLISHED[0], None, {}, tmp_path / "none", None, None)
+        start.start(PUBLISHED[0], None, [], tmp_path / "none", None, None)
     small = dataclasses.replace(PUBLISHED[0], decoder=find_recipe("digits").decoder)  # Qwen3-0.6B takes a minute to make
     initialise(small, tmp_path / "out", backbones["qwen2_vl"])
     model, preparer = load_model(tmp_path / "out")

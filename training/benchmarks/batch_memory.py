@@ -38,7 +38,7 @@ def measure(data: Path, out: Path, batch: int, chunk: int, gradcache: bool) -> d
     stage = dataclasses.replace(recipe.stages[1], batch_size=batch)
     tasks = [task for task in stage.tasks if task.name in ("sum2", "find2", "sum3", "find3")]
     rows = {task.name: open_rows(data, task) for task in tasks}
-    model, preparer = start(recipe, data, rows, out, None, None)
+    model, preparer = start(recipe, data, rows.values(), out, None, None)
     each = batch // len(tasks)
     chosen = [Row(name, number, found[number]) for name, found in rows.items() for number in range(each)]
     step = Collator(preparer, 0, chunk, 0)(chosen, contrastive=True, reconstructing=True)

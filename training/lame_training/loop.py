@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from lame_runtime.errors import InputError
 
 from lame_training import checkpoint, start, states
 from lame_training.collate import Collator, Row, Step, ahead
-from lame_training.data import Pair, Rows, describe, open_rows
+from lame_training.data import DataSet, Pair, Rows, describe, open_rows
 from lame_training.environment import write_environment
 from lame_training.gradient import Losses, Pass, accumulate
 from lame_training.model import LaMEModel
@@ -93,7 +93,7 @@ def run(
     use_packed_attention(model.backbone.visual)
     trained = trained_names(model, recipe.stages)
     if world.main:
-        write_environment(out, world, [describe(each) for each in rows.values()])
+        write_environment(out, world, sorted({describe(each) for stage in rows for each in stage.values()}))
         if not done:
             states.save_fixed(out, model, trained)
     _place(model, recipe, trained, world, options)
@@ -110,7 +110,7 @@ def run(
                     note_trained(model)
                 if done > begin:
                     states.restore_moments(model, optimizer, moments)
-                draw = _drawer(recipe, number, rows, collator, world)
+                draw = _drawer(recipe, number, rows[number], collator, world)
                 numbers = range(max(done, begin) - begin, end - begin)
                 began = time.perf_counter()
                 for step, batch in zip(numbers, ahead(draw, numbers) if options.threads else map(draw, numbers), strict=True):
@@ -145,7 +145,7 @@ def initialise(recipe: Recipe, out: Path, backbone: Path, decoder: Path | None =
     """
     check_folder(recipe, None, out, resume=False)
     torch.manual_seed(recipe.seed)
-    model, _ = start.start(recipe, None, {}, out, backbone, decoder)
+    model, _ = start.start(recipe, None, [], out, backbone, decoder)
     checkpoint.save_model(out, model, recipe, 0)
 
 
@@ -213,25 +213,31 @@ def train_step(through: Pass, stage: Stage, batch: Step, optimizer: torch.optim.
     return losses, norm
 
 
-def _open(recipe: Recipe, data: Path, out: Path, world: World) -> dict[str, Rows]:
-    """The rows of every data set; the main process first, whose Arrow copies in `OUT/cache` the others use."""
+def _open(recipe: Recipe, data: Path, out: Path, world: World) -> list[dict[str, Rows]]:
+    """Each stage's rows by data set; the main process opens first, and its Arrow copies in `OUT/cache` serve the others."""
     if not world.main:
         world.barrier()
-    sets = {task.name: task for stage in recipe.stages for task in stage.tasks}
-    rows = {name: open_rows(data, task, out / "cache") for name, task in sets.items()}
+    opened: dict[DataSet, Rows] = {}
+    stages = []
+    for stage in recipe.stages:
+        rows = {}
+        for task in stage.tasks:
+            same = replace(task, weight=1.0, begins=0.0)  # what a stage makes of its rows is the stage's own
+            opened[same] = rows[task.name] = opened.get(same) or open_rows(data, task, out / "cache")
+        stages.append(rows)
     if world.main:
-        for each in rows.values():
+        for each in opened.values():
             if each.skipped:
                 print(describe(each))
         world.barrier()
-    return rows
+    return stages
 
 
 def _begin(
     recipe: Recipe,
     data: Path,
     out: Path,
-    rows: Mapping[str, Sequence[Pair]],
+    rows: Sequence[Mapping[str, Sequence[Pair]]],
     backbone: Path | None,
     decoder: Path | None,
     world: World,
@@ -251,7 +257,8 @@ def _begin(
         return model, preparer, states.load_state(saved[-1], model), states.step_of(saved[-1])
     if not world.main:  # the main process writes what the others read
         world.barrier()
-    model, preparer = start.start(recipe, data, rows, out, backbone, decoder, write=world.main)
+    opened = [each for stage in rows for each in stage.values()]
+    model, preparer = start.start(recipe, data, opened, out, backbone, decoder, write=world.main)
     if world.main:
         world.barrier()
     sums = world.objects(float(sum(parameter.detach().double().abs().sum() for parameter in model.parameters())))

@@ -60,14 +60,16 @@ HARDEST = ("read4", "find4", "sort4")
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much to write: pictures per number of digits; a task has as many rows in training, `queries` in the other splits."""
+    """How much to write: pictures per length; a task has as many rows in training and `queries` in the other splits."""
 
     pictures: int
     queries: int = 0
+    hardest: int = 0
+    """Queries of the hardest tasks."""
 
 
-FULL = {"train": Sizes(5000), "valid": Sizes(1500, 400), "eval": Sizes(2500, 1000)}
-TINY = {"train": Sizes(200), "valid": Sizes(150, 10), "eval": Sizes(300, 20)}
+FULL = {"train": Sizes(5000), "valid": Sizes(1500, 100, 400), "eval": Sizes(2500, 400, 1000)}
+TINY = {"train": Sizes(64), "valid": Sizes(60, 4, 8), "eval": Sizes(120, 6, 8)}
 
 
 def write_reasoning(root: Path, sizes: dict[str, Sizes] = FULL, seed: int = 0) -> None:
@@ -119,7 +121,7 @@ def _write_split(root: Path, split: str, glyphs: Glyphs, rows: dict[int, list[Ro
         if split == "train":
             write_parquet(root / split / f"{task.name}.parquet", [_training_row(task, picture) for picture in pictures[task.length]])
         else:
-            write_jsonl(root / split / f"{task.name}.jsonl", _queries(task, pictures[task.length], sizes.queries, rng))
+            write_jsonl(root / split / f"{task.name}.jsonl", _queries(task, pictures[task.length], sizes, rng))
 
 
 def _training_row(task: Task, picture: Picture) -> tuple[str, str, str, str]:
@@ -129,7 +131,8 @@ def _training_row(task: Task, picture: Picture) -> tuple[str, str, str, str]:
     return (f"{IMAGE_PLACEHOLDER}\n{task.text}", picture.path, answer, "")
 
 
-def _queries(task: Task, pictures: list[Picture], queries: int, rng: np.random.Generator) -> list[dict[str, object]]:
+def _queries(task: Task, pictures: list[Picture], sizes: Sizes, rng: np.random.Generator) -> list[dict[str, object]]:
+    queries = sizes.hardest if task.name in HARDEST else sizes.queries
     chosen = [pictures[int(i)] for i in rng.choice(len(pictures), size=queries, replace=queries > len(pictures))]
     if task.finding:
         by_row: dict[Row, list[Picture]] = defaultdict(list)

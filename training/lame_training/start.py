@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from lame_training.vocabulary import CHAT_END, END, train_tokenizer
 def start(
     recipe: Recipe,
     data: Path | None,
-    rows: Mapping[str, Sequence[Pair]],
+    rows: Iterable[Sequence[Pair]],
     out: Path,
     backbone: Path | None,
     decoder: Path | None,
@@ -39,7 +39,7 @@ def start(
     Args:
         recipe: the run.
         data: root of the training data; None where there is none to train on.
-        rows: its rows, from which a recipe without backbone trains its tokenizer.
+        rows: of its data sets, from which a recipe without backbone trains its tokenizer.
         out: the checkpoint folder.
         backbone: see `loop.run`.
         decoder: see `loop.run`.
@@ -62,7 +62,7 @@ def start(
     if backbone is None:
         assert recipe.scratch is not None
         if write:
-            texts = sorted({text for pairs in rows.values() for pair in pairs for text in _texts(pair)})
+            texts = sorted({text for pairs in rows for pair in pairs for text in _texts(pair)})
             train_tokenizer(texts, recipe.scratch.vocab_size, file)
         tokenizer = TextTokenizer(file)
         contract = scratch_contract(recipe, tokenizer)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lame_training import reasoning
-from lame_training.data import DataSet, TargetSide
+from lame_training.data import DataSet
+from lame_training.model import RecFrom
 from lame_training.recipes import DIGITS, EVERY_PART, Recipe, contrastive
 from lame_training.stages import Stage
 
 WIDTH = 64
 RATE = 1.5e-3
-READING: dict[str, Any] = {"read2": 0.25, "read3": 0.5, "read4": 1.0, "sort2": 0.25, "sort3": 0.5, "sort4": 1.0}
 
 
-def _tasks(side: TargetSide = "shared", **weights: float) -> tuple[DataSet, ...]:
-    texts = {task.name: task.text if task.finding else "" for task in reasoning.TASKS}
-    return tuple(DataSet(name, side, weight, texts[name]) for name, weight in weights.items())
+TASKS = tuple(
+    DataSet(task.name, "query" if task.finding else "positive", weight, task.text if task.finding else "")
+    for task, weight in ((task, {2: 0.25, 3: 0.5, 4: 1.0}[task.length]) for task in reasoning.TASKS)
+)
 
 
 def _reference() -> Recipe:
@@ -48,8 +48,8 @@ def _reference() -> Recipe:
         dim=WIDTH,
         pooling="concat",
         stages=(
-            Stage("bottleneck warm-up", 400, 64, 32, warm, 0.0, 1.0, _tasks("positive", **READING)),
-            Stage("joint optimisation", 300, 64, 32, rates, 1.0, 1.0, _tasks(**READING, find2=0.25, find3=0.5, find4=1)),
+            Stage("bottleneck warm-up", 350, 64, 32, warm, 0.0, 1.0, TASKS),
+            Stage("joint optimisation", 250, 64, 32, rates, 1.0, 1.0, TASKS),
         ),
         chunk=256,
         picture_cache_mib=4096,
@@ -71,11 +71,11 @@ class Arm:
     probed: bool = False
     """Whether its reason tokens are dropped and swapped at test time."""
 
-    def recipe(self, seed: int, joint_steps: int) -> Recipe:
-        """The arm's run, its last stage `joint_steps` long."""
+    def recipe(self, seed: int, joint_steps: int | None = None) -> Recipe:
+        """The arm's run; its last stage `joint_steps` long, or as long as the reference's."""
         changed = self.change(replace(REFERENCE, seed=seed))
         *before, joint = changed.stages
-        return replace(changed, name=self.name, stages=(*before, replace(joint, steps=joint_steps)))
+        return replace(changed, name=self.name, stages=(*before, replace(joint, steps=joint.steps if joint_steps is None else joint_steps)))
 
 
 def _reason_tokens(count: int) -> Callable[[Recipe], Recipe]:
@@ -99,35 +99,38 @@ def _without_rec(recipe: Recipe) -> Recipe:
     return replace(recipe, decoder=None, stages=contrastive(recipe.stages))
 
 
-def _joint(**values: Any) -> Callable[[Recipe], Recipe]:
-    return lambda recipe: replace(recipe, stages=(*recipe.stages[:-1], replace(recipe.stages[-1], **values)))
+def _scheduled(rec_weight: float, rec_until: float) -> Callable[[Recipe], Recipe]:
+    def change(recipe: Recipe) -> Recipe:
+        *before, joint = recipe.stages
+        return replace(recipe, stages=(*before, replace(joint, rec_weight=rec_weight, rec_until=rec_until)))
+
+    return change
 
 
-def _read_from_embed(recipe: Recipe) -> Recipe:
-    first, *others = recipe.stages
-    rates = {**first.rates, "embed": RATE}  # the warm-up reaches the states that L_rec reads, and no others
-    return replace(recipe, rec_from="embed", stages=(replace(first, rates=rates), *others))
+def _reading(rec_from: RecFrom, n_reason: int = 8) -> Callable[[Recipe], Recipe]:
+    def change(recipe: Recipe) -> Recipe:
+        warm, joint = recipe.stages
+        stages = (replace(warm, rates={**warm.rates, "embed": RATE}), joint)  # the warm-up trains the rows that L_rec reads
+        return replace(recipe, rec_from=rec_from, n_reason=n_reason, stages=stages)
+
+    return change
 
 
 ARMS = (
     Arm("k8", "the reference: K = 8, L_rec from the reason tokens in two stages, a head over all latent states", probed=True),
     Arm("k0", "plain embedder: no reason tokens, no decoder, L_nce", plain, equal_steps=True),
     Arm("k8-no-rec", "without L_rec: L_nce in both stages", _without_rec, equal_steps=True, probed=True),
-    Arm("k0-rec", "no reason tokens; L_rec from [EMBED]", lambda r: _read_from_embed(replace(r, n_reason=0, pooling="embed"))),
+    Arm("k0-rec", "no reason tokens; L_rec from [EMBED]", lambda r: replace(_reading("embed", 0)(r), pooling="embed")),
     Arm("k8-embed", "the head reads [EMBED] alone", lambda r: replace(r, pooling="embed"), probed=True),
     Arm("k4", "K = 4", _reason_tokens(4), equal_steps=True),
     Arm("k16", "K = 16", _reason_tokens(16), equal_steps=True),
     Arm("k2", "K = 2", _reason_tokens(2), equal_steps=True),
     Arm("k1", "K = 1", _reason_tokens(1), equal_steps=True),
     Arm("no-stage-1", "without stage 1", lambda r: replace(r, stages=r.stages[1:])),
-    Arm("lambda-until-40", "λ = 5 for 40 % of stage 2, then 0", _joint(rec_weight=5.0, rec_until=0.4)),
-    Arm("lambda-until-0", "λ = 0 in stage 2", _joint(rec_until=0.0)),
-    Arm(
-        "rec-both",
-        "L_rec from the reason tokens and [EMBED]",
-        lambda r: _read_from_embed(r) and replace(_read_from_embed(r), rec_from="both"),
-    ),
-    Arm("rec-embed", "L_rec from [EMBED]", _read_from_embed),
+    Arm("lambda-until-40", "λ = 5 for 40 % of stage 2, then 0", _scheduled(5.0, 0.4)),
+    Arm("lambda-until-0", "λ = 0 in stage 2", _scheduled(1.0, 0.0)),
+    Arm("rec-both", "L_rec from the reason tokens and [EMBED]", _reading("both")),
+    Arm("rec-embed", "L_rec from [EMBED]", _reading("embed")),
     Arm("attends-reason", "[EMBED] attends to the reason tokens alone", lambda r: replace(r, embed_attends="reason")),
     Arm("k0-no-stage-1", "plain embedder, all tasks from the first step", lambda r: replace(plain(r), stages=plain(r).stages[1:])),
     Arm("k0-slow", "plain embedder at 2/3 of the rate", _plain_at(RATE / 1.5)),

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import statistics
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from lame_runtime.atomic import atomic_text
@@ -22,9 +20,10 @@ from tqdm import tqdm
 from lame_training.ablation.arms import ARMS, Arm
 from lame_training.ablation.trial import Bench, Trial
 from lame_training.reasoning import HARDEST, TASKS
+from lame_training.recipes import Recipe
 
-ROUNDS, STEPS = 3, 8
-"""Calibration: rounds over all arms, and steps of each kind in a round, the first two of which are not counted."""
+ROUNDS, STEPS = 4, 6
+"""Calibration: rounds over the arms, and steps of each kind in a round, the first two of which are not counted."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def arms_of(names: Sequence[str] | None) -> list[Arm]:
     return [arm for arm in ARMS if names is None or arm.name in names or arm is ARMS[0]]
 
 
-def run(out: Path, data: Path, arms: Sequence[Arm], seeds: int, seconds: float, processes: int) -> None:
+def run(out: Path, data: Path, arms: Sequence[Arm], seeds: int, processes: int) -> None:
     """Runs every trial whose result is not in `out` yet.
 
     Args:
@@ -59,17 +58,13 @@ def run(out: Path, data: Path, arms: Sequence[Arm], seeds: int, seconds: float, 
         data: what `reasoning.write_reasoning` wrote.
         arms: what is compared.
         seeds: trials per arm and budget.
-        seconds: of training in each trial, by which the number of steps is set.
         processes: trials at a time, on a thread each.
-
-    Raises:
-        InputError: `out` was calibrated for other seconds.
     """
     (out / "trials").mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     bench = Bench(data)
-    costs = calibrate(out, bench, arms, seconds)
-    todo = [job for job in jobs(arms, costs, seeds, seconds) if not (out / job.file).is_file()]
+    costs = calibrate(out, bench, arms)
+    todo = [job for job in jobs(arms, costs, seeds) if not (out / job.file).is_file()]
     bar = tqdm(total=len(todo), unit="trial")
     if processes == 1:
         for job in todo:
@@ -83,51 +78,64 @@ def run(out: Path, data: Path, arms: Sequence[Arm], seeds: int, seconds: float, 
             bar.update()
 
 
-def jobs(arms: Sequence[Arm], costs: dict[str, dict[str, float]], seeds: int, seconds: float) -> list[Job]:
-    """All trials, in the order in which they answer the most."""
-    reference = steps_in(arms[0], costs, seconds)
+Costs = dict[str, dict[str, float]]
+"""Seconds a step takes, by arm and phase: "warm-up", and stage 2 "with L_rec" and "without"."""
+
+
+def jobs(arms: Sequence[Arm], costs: Costs, seeds: int) -> list[Job]:
+    """All trials, in the order in which they answer the most. `arms` begins with the reference, whose steps set the time."""
+    reference = arms[0].recipe(0)
+    seconds = seconds_of(reference, costs[reference.name])
     found = []
     for arm in arms:
-        budgets = {"time": steps_in(arm, costs, seconds)}
+        budgets = {"time": steps_in(arm, costs[arm.name], seconds)}
         if arm.equal_steps:
-            budgets["steps"] = reference
+            budgets["steps"] = reference.stages[-1].steps
         found += [Job(arm.name, budget, seed, steps) for budget, steps in budgets.items() for seed in range(seeds)]
     return found
 
 
-def steps_in(arm: Arm, costs: dict[str, dict[str, float]], seconds: float) -> int:
-    """Steps of stage 2 after which the arm has trained for `seconds`.
-
-    Raises:
-        InputError: stage 1 alone takes longer.
-    """
-    *before, joint = arm.recipe(0, 1).stages
-    cost = costs[arm.name]
-    left = seconds - sum(stage.steps for stage in before) * cost["warm-up"]
+def seconds_of(recipe: Recipe, cost: dict[str, float]) -> float:
+    """What its training takes."""
+    *before, joint = recipe.stages
     share = joint.rec_until if joint.rec_weight > 0 else 0.0
-    steps = int(left / (share * cost["with L_rec"] + (1 - share) * cost["without"]))
-    if steps < 1:
-        raise InputError(f"--seconds {seconds:g}: stage 1 of arm {arm.name} takes {seconds - left:.0f}; give more")
-    return steps
+    step = share * cost["with L_rec"] + (1 - share) * cost["without"]
+    return sum(stage.steps for stage in before) * cost["warm-up"] + joint.steps * step
 
 
-def calibrate(out: Path, bench: Bench, arms: Sequence[Arm], seconds: float) -> dict[str, dict[str, float]]:
-    """Seconds a step takes in each phase of each arm: medians, all arms in turn, in `out/calibration.json` from then on."""
+def steps_in(arm: Arm, cost: dict[str, float], seconds: float) -> int:
+    """Steps of stage 2 with which the arm trains for `seconds`."""
+    none, one = (seconds_of(arm.recipe(0, steps), cost) for steps in (0, 1))
+    return max(1, round((seconds - none) / (one - none)))
+
+
+def calibrate(out: Path, bench: Bench, arms: Sequence[Arm]) -> Costs:
+    """What steps cost, kept in `out/calibration.json`, so that later trials are as long.
+
+    Arms take turns, and arms whose steps are the same work share one measurement: the least time, since whatever else the
+    machine does only adds to it.
+    """
     path = out / "calibration.json"
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"seconds": seconds, "arms": {}}
-    if known["seconds"] != seconds:
-        raise InputError(f"{out}: holds trials of {known['seconds']:g} s; give --seconds {known['seconds']:g}, or another folder")
-    missing = [arm for arm in arms if arm.name not in known["arms"]]
-    taken: dict[str, dict[str, list[float]]] = {arm.name: {} for arm in missing}
+    costs: Costs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    alike: dict[tuple[object, ...], list[Arm]] = {}
+    for arm in ARMS:
+        alike.setdefault(_work_of(arm.recipe(0)), []).append(arm)
+    missing = [group for group in alike.values() if any(arm in arms for arm in group) and group[0].name not in costs]
+    taken: dict[str, dict[str, list[float]]] = {}
     for _ in tqdm(range(ROUNDS), "calibration", disable=not missing):
-        for arm in missing:
-            for phase, times in _timed_phases(bench, arm).items():
-                taken[arm.name].setdefault(phase, []).extend(times)
-    for name, phases in taken.items():
-        known["arms"][name] = {phase: statistics.median(times) for phase, times in phases.items()}
-    atomic_text(path, json.dumps(known, indent=2) + "\n")
-    costs: dict[str, dict[str, float]] = known["arms"]
+        for group in missing:
+            for phase, times in _timed_phases(bench, group[0]).items():
+                taken.setdefault(group[0].name, {}).setdefault(phase, []).extend(times)
+    for group in missing:
+        least = {phase: min(times) for phase, times in taken[group[0].name].items()}
+        costs |= {arm.name: least for arm in group}
+    atomic_text(path, json.dumps(costs, indent=2) + "\n")
     return costs
+
+
+def _work_of(recipe: Recipe) -> tuple[object, ...]:
+    """What the time of a step depends on among the arms."""
+    return recipe.n_reason, recipe.decoder is None, recipe.embed_attends, recipe.rec_from, recipe.pooling
 
 
 def _timed_phases(bench: Bench, arm: Arm) -> dict[str, list[float]]:

@@ -88,7 +88,7 @@ class Trial:
         """The model of step 0."""
         torch.manual_seed(recipe.seed)
         with tempfile.TemporaryDirectory() as folder:
-            model, preparer = start.start(recipe, bench.data, bench.pairs_of(recipe), Path(folder) / "run", None, None)
+            model, preparer = start.start(recipe, bench.data, bench.pairs_of(recipe).values(), Path(folder) / "run", None, None)
         use_packed_attention(model.backbone.visual)
         return Trial(bench, recipe, model, bench.collator(recipe, preparer))
 

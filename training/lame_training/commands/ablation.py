@@ -21,7 +21,6 @@ def add(commands: Any) -> None:
     ablation.add_argument("--data", type=path, help="what lame-train digits --reasoning wrote; without it OUT/data is written")
     ablation.add_argument("--arms", nargs="+", metavar="ARM", help="some of the arms; without it all")
     ablation.add_argument("--seeds", type=int, default=3)
-    ablation.add_argument("--seconds", type=float, default=60.0, help="training time of a trial on one thread (60)")
     ablation.add_argument("--processes", type=int, default=1, help="trials at a time")
     ablation.set_defaults(run=_ablation)
 
@@ -31,13 +30,13 @@ def _ablation(options: argparse.Namespace) -> int:
     from lame_training.ablation.runner import arms_of, run
     from lame_training.reasoning import write_reasoning
 
-    for name in ("seeds", "seconds", "processes"):
+    for name in ("seeds", "processes"):
         if getattr(options, name) <= 0:
             raise InputError(f"--{name} {getattr(options, name):g}: use more than 0")
     arms = arms_of(options.arms)
     data = options.data or options.out / "data"
     if options.data is None and not data.is_dir():
         write_reasoning(data)
-    run(options.out, data, arms, options.seeds, options.seconds, options.processes)
+    run(options.out, data, arms, options.seeds, options.processes)
     print(write_report(options.out))
     return 0
