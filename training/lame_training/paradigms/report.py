@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lame_training.paradigms.baselines import LaME
-from lame_training.paradigms.goals import dependence, goals
+from lame_training.paradigms.goals import dependence, goals, reason
 from lame_training.paradigms.measure import NAMES, Cell, Timing
 from lame_training.paradigms.plot import draw
 
@@ -79,6 +79,7 @@ class Report:
             f"{s['draws']} draws, in each of which the paradigms take turns; ratios are medians of the ratios inside a draw.",
             f"Peak MiB is beyond weights and inputs, KV cache included ({source}).",
             *dependence(self.cells),
+            *reason(self.cells, s["tokens"], s["n_reason"]),
         ]
 
     def markdown(self) -> str:
