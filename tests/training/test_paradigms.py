@@ -299,7 +299,7 @@ def test_it_is_said_what_a_ratio_depends_on() -> None:
 def test_it_is_said_what_a_token_costs_in_prompt_positions() -> None:
     """Ten tokens that take three prompts of 64 are 19.2 positions each; 60 times LaME takes 431.6."""
     (sentence,) = reason([cell_of(1, 64, 1, 1, 1, 4)], 10, 8)
-    assert "batch 1: 19.2 (L 64). 60 × takes 431.6 (L 64)" in sentence
+    assert "batch 1: 19.2 (L 64). 60 times LaME's time needs 431.6 (L 64)" in sentence
     assert reason([], 10, 8) == []
 
 

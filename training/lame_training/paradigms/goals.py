@@ -81,11 +81,11 @@ def reason(cells: Sequence[Cell], tokens: int, n_reason: int) -> list[str]:
     bound = AT_BATCH_1[ExplicitCoT.name]
     lengths = sorted({length for _, length in found})
     needed = ", ".join(f"{(bound * (length + n_reason + 1) - length) / tokens:.1f} (L {length:,})" for length in lengths)
-    return (
-        [f"A decoded token costs as much as so many prompt positions: {'; '.join(per_batch)}. {bound:.0f} × takes {needed}."]
-        if found
-        else []
-    )
+    if not found:
+        return []
+    return [
+        f"A decoded token costs as much as so many prompt positions: {'; '.join(per_batch)}. {bound:.0f} times LaME's time needs {needed}."
+    ]
 
 
 def _spread(found: dict[tuple[int, int], float], axis: int) -> float:
