@@ -14,7 +14,7 @@ from lame_training.backbones import FAMILIES, load_backbone
 from lame_training.model import LaMEModel
 from lame_training.paradigms import measure
 from lame_training.paradigms.baselines import Discriminative, ExplicitCoT, LaME, LatentRollout
-from lame_training.paradigms.goals import dependence, goals
+from lame_training.paradigms.goals import dependence, goals, reason
 from lame_training.paradigms.language_model import LanguageModel
 from lame_training.paradigms.measure import NAMES, Bench, Cell, Protocol, Timing
 from lame_training.paradigms.memory import PeakMemory
@@ -294,6 +294,13 @@ def test_it_is_said_what_a_ratio_depends_on() -> None:
     assert sentence.startswith("explicit CoT takes 10.00 (batch 8, L 64) to 40.00 (batch 1, L 64) times")
     assert "up to 2.0-fold with length" in sentence
     assert "up to 4.0-fold with batch size" in sentence
+
+
+def test_it_is_said_what_a_token_costs_in_prompt_positions() -> None:
+    """Ten tokens that take three prompts of 64 are 19.2 positions each; 60 times LaME takes 431.6."""
+    (sentence,) = reason([cell_of(1, 64, 1, 1, 1, 4)], 10, 8)
+    assert "batch 1: 19.2 (L 64). 60 times LaME's time needs 431.6 (L 64)" in sentence
+    assert reason([], 10, 8) == []
 
 
 TINY = ["--tokens", "2", "--latent-steps", "2", "--draws", "1", "--device", "cpu"]

@@ -62,6 +62,32 @@ def dependence(cells: Sequence[Cell]) -> list[str]:
     return sentences
 
 
+def reason(cells: Sequence[Cell], tokens: int, n_reason: int) -> list[str]:
+    """Why explicit CoT's ratio is what it is: how many prompt positions a token costs, beside how many the goal takes.
+
+    With r positions a token, explicit CoT takes (L + r·tokens) / (L + K + 1) times as long as LaME.
+    """
+    found = {}
+    for cell in cells:
+        thought, plain = (cell.timings[name].draws_ms for name in (ExplicitCoT.name, Discriminative.name))
+        if thought and plain:
+            extra = cell.ratio(ExplicitCoT.name, Discriminative.name) or 0.0
+            found[cell.batch_size, cell.length] = (extra - 1) * cell.length / tokens
+    batches = sorted({batch for batch, _ in found})
+    per_batch = [
+        f"batch {batch}: " + ", ".join(f"{cost:.1f} (L {length:,})" for (size, length), cost in found.items() if size == batch)
+        for batch in batches
+    ]
+    bound = AT_BATCH_1[ExplicitCoT.name]
+    lengths = sorted({length for _, length in found})
+    needed = ", ".join(f"{(bound * (length + n_reason + 1) - length) / tokens:.1f} (L {length:,})" for length in lengths)
+    if not found:
+        return []
+    return [
+        f"A decoded token costs as much as so many prompt positions: {'; '.join(per_batch)}. {bound:.0f} times LaME's time needs {needed}."
+    ]
+
+
 def _spread(found: dict[tuple[int, int], float], axis: int) -> float:
     """The largest quotient between two ratios that share their place on `axis`."""
     groups: dict[int, list[float]] = {}

@@ -22,7 +22,7 @@ from lame_training.paradigms.language_model import LanguageModel
 from lame_training.paradigms.memory import PeakMemory
 from lame_training.paradigms.prompts import Modality, Prompts, make_prompts
 
-SHORTEST_DRAW = 0.2
+SHORTEST_DRAW = 1.0
 """Seconds; a draw repeats its inputs until then, since one batch of a fast paradigm is too short to time."""
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 T = TypeVar("T")

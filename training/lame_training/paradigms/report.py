@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lame_training.paradigms.baselines import LaME
-from lame_training.paradigms.goals import dependence, goals
-from lame_training.paradigms.measure import NAMES, Cell, Timing
+from lame_training.paradigms.goals import dependence, goals, reason
+from lame_training.paradigms.measure import NAMES, SHORTEST_DRAW, Cell, Timing
 from lame_training.paradigms.plot import draw
 
 FILE = "paradigms.json"
@@ -75,10 +75,12 @@ class Report:
             f"{s['parameters']['vision'] / 1e6:,.1f} M in the vision tower, {s['dtype']}; the LM head is {s['head_share']:.0%} of the "
             f"weights a decode step reads ({s['head_share_2b']:.0%} in Qwen2-VL-2B).",
             f"{s['modality']}, K = {s['n_reason']}, {s['latent_steps']} latent steps, {s['tokens']} tokens; {compiled}, {graphs}. "
-            f"Inputs a draw: {s['inputs']} (whole batches, repeated until 0.2 s have passed); warm-up batches: {s['warmup']}; medians of "
-            f"{s['draws']} draws, in each of which the paradigms take turns; ratios are medians of the ratios inside a draw.",
+            f"Inputs a draw: {s['inputs']} (whole batches, repeated until {SHORTEST_DRAW:.0f} s have passed); "
+            f"warm-up batches: {s['warmup']}; medians of {s['draws']} draws, in each of which the paradigms take turns; "
+            "ratios are medians of the ratios inside a draw.",
             f"Peak MiB is beyond weights and inputs, KV cache included ({source}).",
             *dependence(self.cells),
+            *reason(self.cells, s["tokens"], s["n_reason"]),
         ]
 
     def markdown(self) -> str:
