@@ -58,7 +58,7 @@ def test_importing_the_runtime_loads_nothing_heavy() -> None:
     """In a process of its own, backends and all."""
     code = (
         "import sys, lame_runtime, lame_runtime.backends.ort, lame_runtime.verify, lame_runtime.bench, lame_runtime.retrieval, "
-        "lame_runtime.__main__, lame_runtime.sources, lame_runtime.backends.fake\n"
+        "lame_runtime.__main__, lame_runtime.sources, lame_runtime.mteb, lame_runtime.backends.fake\n"
         f"print(sorted({HEAVY!r} & {{name.split('.')[0] for name in sys.modules}}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,7 +15,7 @@ COMMANDS = (run, evaluate, paradigms, ablation, digits, fixtures)
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code (0 done, 1 a check failed, 2 wrong use or bad input)."""
-    return run_command(_parser(), arguments, "what was complete is kept; lame-train run … --resume continues it")
+    return run_command(_parser(), arguments, "what was complete is kept; the same command continues it, lame-train run with --resume")
 
 
 def _parser() -> argparse.ArgumentParser:

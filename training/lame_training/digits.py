@@ -10,7 +10,6 @@ split by instance before anything is composed, so no digit of the test pictures 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from lame_runtime.atomic import atomic_folder
 from lame_runtime.contract.prompts import IMAGE_PLACEHOLDER
-from lame_runtime.errors import InputError
 from PIL import Image
 
 CELL = 28
@@ -114,15 +113,8 @@ def write_digits(root: Path, sizes: dict[str, Sizes] = FULL, seed: int = 0) -> N
     Raises:
         InputError: `root` exists, or cannot be written.
     """
-    if root.exists():
-        raise InputError(f"{root}: already exists; remove it or choose another folder")
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as fresh:
-            _write(Path(fresh) / "data", sizes, seed)
-            (Path(fresh) / "data").rename(root)
-    except OSError as error:
-        raise InputError(f"{root}: cannot be written ({error.strerror or error}); choose another place or free some space") from None
+    with atomic_folder(root) as fresh:
+        _write(fresh, sizes, seed)
 
 
 def _write(root: Path, sizes: dict[str, Sizes], seed: int) -> None:

@@ -146,8 +146,11 @@ class LaMEModel(nn.Module):
         """
         if visible_B1LL is None and self.embed_attends == "reason":
             visible_B1LL = self.reason_only_mask(inputs)
-        table_VD = torch.cat([self.backbone.get_input_embeddings().weight, self.reason_KD, self.embed_1D])
-        tokens_BLD = F.embedding(inputs.input_ids_BL, table_VD).to(self.compute_dtype)
+        table_VD = self.backbone.get_input_embeddings().weight
+        latent_BL = inputs.input_ids_BL - len(table_VD)  # the latent rows' ids follow the table's; joining the two would copy it
+        latent_BLD = F.embedding(latent_BL.clamp(min=0), torch.cat([self.reason_KD, self.embed_1D]))
+        tokens_BLD = F.embedding(inputs.input_ids_BL.clamp(max=len(table_VD) - 1), table_VD)
+        tokens_BLD = torch.where(latent_BL[:, :, None] >= 0, latent_BLD, tokens_BLD).to(self.compute_dtype)
         features_FD, *deepstack = features_FW.to(self.compute_dtype).split(table_VD.shape[1], dim=-1)
         seen_BL = inputs.feature_index_BL > 0
         rows_BLD = torch.where(seen_BL[:, :, None], features_FD[inputs.feature_index_BL], tokens_BLD)

@@ -9,15 +9,14 @@ by chance. Digits are split by instance, and rows by combination: no two splits 
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from lame_runtime.atomic import atomic_folder
 from lame_runtime.contract.prompts import IMAGE_PLACEHOLDER
-from lame_runtime.errors import InputError
 
 from lame_training.digits import SPLITS, Glyphs, Picture, number_word, to_pictures, to_texts, write_jsonl, write_parquet
 
@@ -78,18 +77,11 @@ def write_reasoning(root: Path, sizes: dict[str, Sizes] = FULL, seed: int = 0) -
     Raises:
         InputError: `root` exists, or cannot be written.
     """
-    if root.exists():
-        raise InputError(f"{root}: already exists; remove it or choose another folder")
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as fresh:
-            rng = np.random.default_rng(seed)
-            rows = split_rows(rng)
-            for split, glyphs in Glyphs.splits(rng).items():
-                _write_split(Path(fresh) / "data", split, glyphs, rows[split], sizes[split], rng)
-            (Path(fresh) / "data").rename(root)
-    except OSError as error:
-        raise InputError(f"{root}: cannot be written ({error.strerror or error}); choose another place or free some space") from None
+    with atomic_folder(root) as fresh:
+        rng = np.random.default_rng(seed)
+        rows = split_rows(rng)
+        for split, glyphs in Glyphs.splits(rng).items():
+            _write_split(fresh, split, glyphs, rows[split], sizes[split], rng)
 
 
 def split_rows(rng: np.random.Generator) -> dict[str, dict[int, list[Row]]]:
