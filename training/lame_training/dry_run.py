@@ -55,27 +55,12 @@ def describe(recipe: Recipe, data: Path | None, mixture: Path | None, backbone: 
     lines = [f"recipe {recipe.name}: K {recipe.n_reason}, vectors of {recipe.dim}, seed {recipe.seed}"]
     if recipe.from_paper:
         lines.append(f"  of the paper: {', '.join(recipe.from_paper)}; all else is ours")
-    source = (
-        str(backbone)
-        if backbone
-        else "from scratch"
-        if recipe.scratch
-        else f"the published shape of {' '.join(recipe.published_shape or ())}"
-    )
+    shape = " ".join(recipe.published_shape or ())
+    source = str(backbone) if backbone else "from scratch" if recipe.scratch else f"the published shape of {shape}"
     lines.append(f"  backbone: {model.backbone.config.model_type}, {source}")
     lines.append(f"  decoder: {'none' if model.decoder is None else decoder or 'freshly initialised'}")
     lines.append(f"  budget: {dataclasses.asdict(recipe.budget)}")
-    settings = (
-        "temperature",
-        "false_negative_margin",
-        "chunk",
-        "gradcache",
-        "precision",
-        "gradient_checkpointing",
-        "matryoshka",
-        "clip_norm",
-    )
-    lines += [f"  {name}: {getattr(recipe, name)}" for name in settings]
+    lines += [f"  {name}: {getattr(recipe, name)}" for name in SETTINGS]
     if recipe.lora is not None:
         lines.append(f"  lora: {dataclasses.asdict(recipe.lora)}")
     for number, stage in enumerate(recipe.stages, 1):
