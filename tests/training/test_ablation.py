@@ -82,7 +82,7 @@ def test_every_arm_differs_from_every_other() -> None:
 def test_arms_train_as_long_as_the_reference() -> None:
     """At half the price twice the steps; what ends early is weighed by its share, and nothing trains for less than a step."""
     by_name = {arm.name: arm for arm in ARMS}
-    cost = {"warm-up": 0.1, "with L_rec": 0.2, "without": 0.1}
+    cost = {"rec": 0.1, "both": 0.2, "nce": 0.1}
     warm, joint = by_name["k8"].recipe(0).stages
     seconds = runner.seconds_of(by_name["k8"].recipe(0), cost)
     assert seconds == pytest.approx(warm.steps * 0.1 + joint.steps * 0.2)
@@ -107,7 +107,7 @@ def test_arms_of_the_same_work_share_their_calibration(rows: Path, tmp_path: Pat
     )
     plain = [arm for arm in ARMS if arm.name in ("k0", "k0-fast")]
     costs = runner.calibrate(tmp_path, Bench(rows), plain)
-    assert costs["k0"] == costs["k0-fast"] == {"warm-up": 0.2, "with L_rec": 0.0, "without": 0.2}
+    assert costs["k0"] == costs["k0-fast"] == {"nce": 0.2}
     assert runner.calibrate(tmp_path, Bench(rows), plain) == costs
 
 

@@ -107,6 +107,11 @@ def _scheduled(rec_weight: float, rec_until: float) -> Callable[[Recipe], Recipe
     return change
 
 
+def _late_rec(recipe: Recipe) -> Recipe:
+    warm, joint = recipe.stages
+    return replace(recipe, stages=(*contrastive((replace(warm, rates=joint.rates),)), joint))
+
+
 def _reading(rec_from: RecFrom, n_reason: int = 8) -> Callable[[Recipe], Recipe]:
     def change(recipe: Recipe) -> Recipe:
         warm, joint = recipe.stages
@@ -127,6 +132,7 @@ ARMS = (
     Arm("k2", "K = 2", _reason_tokens(2), equal_steps=True),
     Arm("k1", "K = 1", _reason_tokens(1), equal_steps=True),
     Arm("no-stage-1", "without stage 1", lambda r: replace(r, stages=r.stages[1:])),
+    Arm("late-rec", "L_nce alone in stage 1, L_rec joins in stage 2", _late_rec),
     Arm("lambda-until-40", "λ = 5 for 40 % of stage 2, then 0", _scheduled(5.0, 0.4)),
     Arm("lambda-until-0", "λ = 0 in stage 2", _scheduled(1.0, 0.0)),
     Arm("rec-both", "L_rec from the reason tokens and [EMBED]", _reading("both")),
