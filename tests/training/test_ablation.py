@@ -124,6 +124,9 @@ def test_a_stopped_ablation_goes_on_where_it_stood(rows: Path, tmp_path: Path, s
     assert {path for path, time in files.items() if path.stat().st_mtime_ns != time} == {lost}
     again = json.loads(lost.read_text())
     assert again["losses"]["nce"] == pytest.approx(first["losses"]["nce"], rel=1e-4), "a seed gives the same trial again"
+    monkeypatch.setattr(runner, "steps_in", lambda arm, cost, seconds: 4)
+    assert main(command) == 0
+    assert json.loads(lost.read_text())["steps"] == again["steps"] + 2, "a trial of another length is run again"
     assert set(HARDEST) <= {task.name for task in TASKS} == set(again["eval"])
     assert "| k0 |" in write_report(out)
     assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")

@@ -51,7 +51,7 @@ def arms_of(names: Sequence[str] | None) -> list[Arm]:
 
 
 def run(out: Path, data: Path, arms: Sequence[Arm], seeds: int, processes: int) -> None:
-    """Runs every trial whose result is not in `out` yet.
+    """Runs every trial whose result is not in `out` yet, or is of another length.
 
     Args:
         out: the ablation's folder.
@@ -64,7 +64,7 @@ def run(out: Path, data: Path, arms: Sequence[Arm], seeds: int, processes: int) 
     torch.set_num_threads(1)
     bench = Bench(data)
     costs = calibrate(out, bench, arms)
-    todo = [job for job in jobs(arms, costs, seeds) if not (out / job.file).is_file()]
+    todo = [job for job in jobs(arms, costs, seeds) if not _is_done(out, job)]
     bar = tqdm(total=len(todo), unit="trial")
     if processes == 1:
         for job in todo:
@@ -76,6 +76,20 @@ def run(out: Path, data: Path, arms: Sequence[Arm], seeds: int, processes: int) 
         for done in as_completed([pool.submit(_work, out, job) for job in todo]):
             bar.set_description(done.result())
             bar.update()
+
+
+def _is_done(out: Path, job: Job) -> bool:
+    """Whether the job's result is there and of as many steps."""
+    path = out / job.file
+    if not path.is_file():
+        return False
+    steps: int = json.loads(path.read_text(encoding="utf-8"))["steps"]
+    return steps == arm_of(job).recipe(job.seed, job.joint_steps).steps
+
+
+def arm_of(job: Job) -> Arm:
+    """The arm a job runs."""
+    return next(arm for arm in ARMS if arm.name == job.arm)
 
 
 Costs = dict[str, dict[str, float]]
@@ -155,7 +169,7 @@ def _timed_phases(bench: Bench, arm: Arm) -> dict[str, list[float]]:
 
 def run_job(out: Path, bench: Bench, job: Job) -> None:
     """Trains, measures, and writes the result."""
-    arm = next(arm for arm in ARMS if arm.name == job.arm)
+    arm = arm_of(job)
     recipe = arm.recipe(job.seed, job.joint_steps)
     trial = Trial.begin(bench, recipe)
     losses = trial.train()
