@@ -82,7 +82,7 @@ def test_every_arm_differs_from_every_other() -> None:
 def test_arms_train_as_long_as_the_reference() -> None:
     """At half the price twice the steps; what ends early is weighed by its share, and nothing trains for less than a step."""
     by_name = {arm.name: arm for arm in ARMS}
-    cost = {"warm-up": 0.1, "with L_rec": 0.2, "without": 0.1}
+    cost = {"rec": 0.1, "both": 0.2, "nce": 0.1}
     warm, joint = by_name["k8"].recipe(0).stages
     seconds = runner.seconds_of(by_name["k8"].recipe(0), cost)
     assert seconds == pytest.approx(warm.steps * 0.1 + joint.steps * 0.2)
@@ -102,12 +102,10 @@ def test_arms_of_the_same_work_share_their_calibration(rows: Path, tmp_path: Pat
     """The least time of all rounds, the same for plain embedders at any rate; what is known is not measured again."""
     taken = iter((0.3, 0.2))
     monkeypatch.setattr(runner, "ROUNDS", 2)
-    monkeypatch.setattr(
-        runner, "_timed_phases", lambda bench, arm: {"warm-up": [time := next(taken)], "with L_rec": [0.0], "without": [time]}
-    )
+    monkeypatch.setattr(runner, "_timed_phases", lambda bench, arm: {"nce": [0.4, next(taken)]})
     plain = [arm for arm in ARMS if arm.name in ("k0", "k0-fast")]
     costs = runner.calibrate(tmp_path, Bench(rows), plain)
-    assert costs["k0"] == costs["k0-fast"] == {"warm-up": 0.2, "with L_rec": 0.0, "without": 0.2}
+    assert costs["k0"] == costs["k0-fast"] == {"nce": 0.2}
     assert runner.calibrate(tmp_path, Bench(rows), plain) == costs
 
 
@@ -126,6 +124,9 @@ def test_a_stopped_ablation_goes_on_where_it_stood(rows: Path, tmp_path: Path, s
     assert {path for path, time in files.items() if path.stat().st_mtime_ns != time} == {lost}
     again = json.loads(lost.read_text())
     assert again["losses"]["nce"] == pytest.approx(first["losses"]["nce"], rel=1e-4), "a seed gives the same trial again"
+    monkeypatch.setattr(runner, "steps_in", lambda arm, cost, seconds: 4)
+    assert main(command) == 0
+    assert json.loads(lost.read_text())["steps"] == again["steps"] + 2, "a trial of another length is run again"
     assert set(HARDEST) <= {task.name for task in TASKS} == set(again["eval"])
     assert "| k0 |" in write_report(out)
     assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")

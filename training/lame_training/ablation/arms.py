@@ -22,7 +22,7 @@ TASKS = tuple(
 
 
 def _reference() -> Recipe:
-    """K = 8, L_rec, two stages, on a backbone small enough for a trial to take a minute on one core."""
+    """K = 8, L_rec, two stages, on a backbone small enough for a trial to take three minutes on one core."""
     assert DIGITS.scratch is not None
     text, vision = DIGITS.scratch.config["text_config"], DIGITS.scratch.config["vision_config"]
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
@@ -48,8 +48,8 @@ def _reference() -> Recipe:
         dim=WIDTH,
         pooling="concat",
         stages=(
-            Stage("bottleneck warm-up", 350, 64, 32, warm, 0.0, 1.0, TASKS),
-            Stage("joint optimisation", 250, 64, 32, rates, 1.0, 1.0, TASKS),
+            Stage("bottleneck warm-up", 700, 64, 32, warm, 0.0, 1.0, TASKS),
+            Stage("joint optimisation", 800, 64, 32, rates, 1.0, 1.0, TASKS),
         ),
         chunk=256,
         picture_cache_mib=4096,
@@ -107,6 +107,11 @@ def _scheduled(rec_weight: float, rec_until: float) -> Callable[[Recipe], Recipe
     return change
 
 
+def _late_rec(recipe: Recipe) -> Recipe:
+    warm, joint = recipe.stages
+    return replace(recipe, stages=(*contrastive((replace(warm, rates=joint.rates),)), joint))
+
+
 def _reading(rec_from: RecFrom, n_reason: int = 8) -> Callable[[Recipe], Recipe]:
     def change(recipe: Recipe) -> Recipe:
         warm, joint = recipe.stages
@@ -127,6 +132,7 @@ ARMS = (
     Arm("k2", "K = 2", _reason_tokens(2), equal_steps=True),
     Arm("k1", "K = 1", _reason_tokens(1), equal_steps=True),
     Arm("no-stage-1", "without stage 1", lambda r: replace(r, stages=r.stages[1:])),
+    Arm("late-rec", "L_nce alone in stage 1, L_rec joins in stage 2", _late_rec),
     Arm("lambda-until-40", "λ = 5 for 40 % of stage 2, then 0", _scheduled(5.0, 0.4)),
     Arm("lambda-until-0", "λ = 0 in stage 2", _scheduled(1.0, 0.0)),
     Arm("rec-both", "L_rec from the reason tokens and [EMBED]", _reading("both")),

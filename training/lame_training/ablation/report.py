@@ -114,10 +114,11 @@ def draw(trials: Trials, path: Path) -> None:
             if results:
                 values = [100 * hardest(r) for r in results]
                 points.append((k, statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0))
-        if points:
+        if len(points) > 1:
             ks, means, deviations = zip(*points, strict=True)
             right.errorbar([str(k) for k in ks], means, deviations, fmt=style, capsize=3, label=f"equal {budget}")
     right.set(xlabel="K, reason tokens", ylabel="points", title="number of reason tokens")
-    right.legend()
+    if right.lines:
+        right.legend()
     figure.savefig(path, dpi=90, format="png")
     plt.close(figure)

@@ -51,7 +51,7 @@ def arms_of(names: Sequence[str] | None) -> list[Arm]:
 
 
 def run(out: Path, data: Path, arms: Sequence[Arm], seeds: int, processes: int) -> None:
-    """Runs every trial whose result is not in `out` yet.
+    """Runs every trial whose result is not in `out` yet, or is of another length.
 
     Args:
         out: the ablation's folder.
@@ -64,7 +64,7 @@ def run(out: Path, data: Path, arms: Sequence[Arm], seeds: int, processes: int) 
     torch.set_num_threads(1)
     bench = Bench(data)
     costs = calibrate(out, bench, arms)
-    todo = [job for job in jobs(arms, costs, seeds) if not (out / job.file).is_file()]
+    todo = [job for job in jobs(arms, costs, seeds) if not _is_done(out, job)]
     bar = tqdm(total=len(todo), unit="trial")
     if processes == 1:
         for job in todo:
@@ -78,8 +78,22 @@ def run(out: Path, data: Path, arms: Sequence[Arm], seeds: int, processes: int) 
             bar.update()
 
 
+def _is_done(out: Path, job: Job) -> bool:
+    """Whether the job's result is there and of as many steps."""
+    path = out / job.file
+    if not path.is_file():
+        return False
+    steps: int = json.loads(path.read_text(encoding="utf-8"))["steps"]
+    return steps == arm_of(job).recipe(job.seed, job.joint_steps).steps
+
+
+def arm_of(job: Job) -> Arm:
+    """The arm a job runs."""
+    return next(arm for arm in ARMS if arm.name == job.arm)
+
+
 Costs = dict[str, dict[str, float]]
-"""Seconds a step takes, by arm and phase: "warm-up", and stage 2 "with L_rec" and "without"."""
+"""Seconds a step takes, by arm and by the losses it has: "nce", "rec" or "both"."""
 
 
 def jobs(arms: Sequence[Arm], costs: Costs, seeds: int) -> list[Job]:
@@ -97,10 +111,12 @@ def jobs(arms: Sequence[Arm], costs: Costs, seeds: int) -> list[Job]:
 
 def seconds_of(recipe: Recipe, cost: dict[str, float]) -> float:
     """What its training takes."""
-    *before, joint = recipe.stages
-    share = joint.rec_until if joint.rec_weight > 0 else 0.0
-    step = share * cost["with L_rec"] + (1 - share) * cost["without"]
-    return sum(stage.steps for stage in before) * cost["warm-up"] + joint.steps * step
+    seconds = 0.0
+    for stage in recipe.stages:
+        share = stage.rec_until if stage.rec_weight > 0 else 0.0
+        with_rec = 0.0 if share == 0 else cost["both" if stage.nce_weight > 0 else "rec"]
+        seconds += stage.steps * (share * with_rec + (1 - share) * cost["nce"])
+    return seconds
 
 
 def steps_in(arm: Arm, cost: dict[str, float], seconds: float) -> int:
@@ -140,22 +156,20 @@ def _work_of(recipe: Recipe) -> tuple[object, ...]:
 
 def _timed_phases(bench: Bench, arm: Arm) -> dict[str, list[float]]:
     recipe = arm.recipe(0, STEPS)
-    *before, joint = recipe.stages
-    phases = {"warm-up": before[:1], "with L_rec": [replace(joint, rec_until=1.0)], "without": [replace(joint, rec_until=0.0)]}
-    if joint.rec_weight == 0:
-        del phases["with L_rec"]
-    found = {"warm-up": [0.0], "with L_rec": [0.0]}
-    for phase, stages in phases.items():
-        if stages:
-            trial = Trial.begin(bench, replace(recipe, stages=(replace(stages[0], steps=STEPS),)))
-            trial.train()
-            found[phase] = trial.seconds[2:]
+    weights = {"nce": (1.0, 0.0), "rec": (0.0, 1.0), "both": (1.0, 1.0)}
+    found = {}
+    for phase in weights if recipe.decoder is not None else ("nce",):
+        nce_weight, rec_weight = weights[phase]
+        stage = replace(recipe.stages[-1], nce_weight=nce_weight, rec_weight=rec_weight, rec_until=1.0)
+        trial = Trial.begin(bench, replace(recipe, stages=(stage,)))
+        trial.train()
+        found[phase] = trial.seconds[2:]
     return found
 
 
 def run_job(out: Path, bench: Bench, job: Job) -> None:
     """Trains, measures, and writes the result."""
-    arm = next(arm for arm in ARMS if arm.name == job.arm)
+    arm = arm_of(job)
     recipe = arm.recipe(job.seed, job.joint_steps)
     trial = Trial.begin(bench, recipe)
     losses = trial.train()
