@@ -20,8 +20,8 @@ check: $(VENV)/ready  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-ablation: $(VENV)/ready  ## what the reason tokens bring: every arm, three seeds, table and plot in runs/ablation
-	$(BIN)/lame-train ablation runs/ablation
+ablation: $(VENV)/ready  ## what the reason tokens bring: every arm, three seeds, table and plot in runs/ablation (hours; goes on where it stood)
+	$(BIN)/lame-train ablation runs/ablation --processes 2
 
 paradigms: $(VENV)/ready  ## LaME timed against a plain embedder, latent rollout and explicit chain of thought, in runs/paradigms
 	$(BIN)/lame-train paradigms --out runs/paradigms
