@@ -466,7 +466,7 @@ data_sets:
         ("data_sets: [{name: x, weight: .nan}]", "weight is nan; use a number"),
         ("data_sets: [{name: x, weight: heavy}]", "weight is 'heavy'; use a number"),
         ("data_sets: [{name: x, begins: 1}]", "begins is 1; use the share"),
-        ("data_sets: [{name: x, target_side: left}]", "target_side is 'left'; use positive, query, both, none"),
+        ("data_sets: [{name: x, target_side: left}]", "target_side is 'left'; use positive, query, both, shared, none"),
         ("data_sets: [{name: x, target_side: [query]}]", r"target_side is \['query'\]"),
         ("data_sets: [{name: x, max_rows: 0}]", "max_rows is 0; use a whole number above 0"),
         ("data_sets: [{name: x, split: test}]", "split is 'test'; it is original or diverse_instruction"),

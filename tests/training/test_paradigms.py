@@ -101,7 +101,8 @@ def test_lame_computes_what_its_model_computes(laid: Laid) -> None:
 @torch.inference_mode()
 def test_discriminative_is_a_plain_forward(laid: Laid) -> None:
     """The last prompt token's state."""
-    expected = laid.model.embedding(uncached(laid)[:, -1])
+    states = uncached(laid)
+    expected = laid.model.embedding(states[:, :0], states[:, -1])
     assert torch.allclose(Discriminative(laid.model, laid.language, laid.first)(laid.first), expected, atol=2e-6)
 
 
@@ -111,7 +112,8 @@ def test_a_rollout_equals_recomputing_everything_for_each_step(laid: Laid) -> No
     behind = uncached(laid)[:, -1:]
     for _ in range(STEPS - 1):
         behind = torch.cat([behind, uncached(laid, behind)[:, -1:]], dim=1)
-    expected = laid.model.embedding(uncached(laid, behind)[:, -1])
+    states = uncached(laid, behind)
+    expected = laid.model.embedding(states[:, :0], states[:, -1])
     assert torch.allclose(LatentRollout(laid.model, laid.language, laid.first, STEPS)(laid.first), expected, atol=1e-5)
 
 
@@ -123,7 +125,7 @@ def test_a_chain_of_thought_equals_recomputing_everything_for_each_token(laid: L
     table = laid.model.backbone.get_input_embeddings()
     states = uncached(laid, table(program.tokens_BT))
     assert torch.equal((states[:, LENGTH - 1 : -1] @ table.weight.T).argmax(-1), program.tokens_BT)
-    assert torch.allclose(found, laid.model.embedding(states[:, -1]), atol=1e-5)
+    assert torch.allclose(found, laid.model.embedding(states[:, :0], states[:, -1]), atol=1e-5)
     assert len(program.tokens_BT.unique()) > 3
 
 

@@ -6,7 +6,7 @@ data_sets:
     path: MMEB-train/MSCOCO_t2i/original-*.parquet    # or a list; files, folders, globs below the data root
     images: MMEB-train                    # where paths in the rows begin, below the data root
     weight: 2.0
-    target_side: query                    # positive, query, both or none; each format has its own default
+    target_side: query                    # positive, query, both, shared or none; each format has its own default
     instruction: "Find me an everyday image that matches the given caption:"
     begins: 0.2                           # joins in after a fifth of the stage
     max_rows: 100000
