@@ -7,6 +7,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+from lame_runtime import Encoder
+from lame_runtime.retrieval import TaskResult, embed_rows, evaluate, read_rows, tasks
 from lame_training.collate import Row
 from lame_training.data import Pair
 
@@ -30,3 +32,9 @@ def write_video(path: Path, frames: int, rate: int = 10, size: tuple[int, int] =
 def rows_of(pairs: Iterable[Pair]) -> list[Row]:
     """Pairs as the rows of a step."""
     return [Row("rows", number, pair) for number, pair in enumerate(pairs)]
+
+
+def hits(encoder: Encoder, data: Path) -> dict[str, TaskResult]:
+    """Every task of `DATA/eval/`, by the runtime's own reader and metric."""
+    rows = {task: read_rows(data, task) for task in tasks(data)}
+    return {result.task: result for result in evaluate(rows, embed_rows(lambda items, role: encoder.encode(items, role=role), rows))}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from lame_training.__main__ import main
 from lame_training.commands.fixtures import LAYOUTS
-from lame_training.evaluate import SUITES, evaluate_model, find_suite, open_encoder
+from lame_training.evaluate import SUITES, find_suite, open_encoder
+from samples import hits
 
 FEW = ["VOC2007", "MSCOCO_t2i", "MSR-VTT", "ViDoRe_arxivqa"]
 
@@ -20,7 +21,7 @@ def evaluate(*arguments: object) -> int:
 
 def test_the_digits_table_is_that_of_the_plain_evaluation(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Task, hit@1, chance, queries; and the same in JSON."""
-    plain = {result.task: result for result in evaluate_model(open_encoder(checkpoint), data)}
+    plain = hits(open_encoder(checkpoint), data)
     assert evaluate(checkpoint, "--suite", "digits", "--data", data) == 0
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.split() == ["task", "hit@1", "chance", "queries"]

@@ -125,16 +125,21 @@ def load_model(folder: Path, *, dtype: torch.dtype | None = torch.float32, decod
 
 def empty_model(config: dict[str, Any], *, decoder: bool = True) -> LaMEModel:
     """The model a `config.json` describes, its weights without memory until `load_weights` puts them in."""
-    kind = config["backbone"].get("model_type")
-    if kind not in FAMILIES:
-        raise InputError(f"its backbone is a {kind!r}; supported are {', '.join(FAMILIES)}")
     with init_empty_weights(include_buffers=False):
-        made = None if config["decoder"] is None or not decoder else Qwen3Config(**config["decoder"])
-        switches = {name: config[name] for name in SWITCHES if name in config}  # a file from before a switch means its default
-        model = LaMEModel.from_configs(FAMILIES[kind].config(**config["backbone"]), made, config["n_reason"], config["dim"], **switches)
+        model = described_model(config, decoder=decoder)
     if model.decoder is not None:
         model.decoder.tie_weights()  # what is registered without memory is registered untied
     return model
+
+
+def described_model(config: dict[str, Any], *, decoder: bool = True) -> LaMEModel:
+    """The model that a `config.json` or an `architecture.json` describes, freshly initialised; raises `InputError` for another backbone."""
+    kind = config["backbone"].get("model_type")
+    if kind not in FAMILIES:
+        raise InputError(f"its backbone is a {kind!r}; supported are {', '.join(FAMILIES)}")
+    made = None if config["decoder"] is None or not decoder else Qwen3Config(**config["decoder"])
+    switches = {name: config[name] for name in SWITCHES if name in config}  # a file from before a switch means its default
+    return LaMEModel.from_configs(FAMILIES[kind].config(**config["backbone"]), made, config["n_reason"], config["dim"], **switches)
 
 
 def load_weights(model: LaMEModel, weights: dict[str, Tensor], source: str) -> None:

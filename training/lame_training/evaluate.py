@@ -6,7 +6,6 @@ from pathlib import Path
 
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import InputError
-from lame_runtime.retrieval import TaskResult, embed_rows, evaluate, read_rows, tasks
 
 from lame_training.suites.base import Suite
 from lame_training.suites.digits import digits
@@ -50,9 +49,3 @@ def open_encoder(model: Path, graph: str | None = None) -> Encoder:
     from lame_training.torch_backend import load_encoder
 
     return load_encoder(model)
-
-
-def evaluate_model(encoder: Encoder, data: Path, split: str = "eval", batch_size: int = 64) -> list[TaskResult]:
-    """Every task of `DATA/SPLIT/`, each distinct input embedded once."""
-    rows = {task: read_rows(data, task, split) for task in tasks(data, split)}
-    return evaluate(rows, embed_rows(lambda items, role: encoder.encode(items, role=role, batch_size=batch_size), rows))

@@ -107,7 +107,7 @@ def accumulate(run: Pass, step: Step, nce_weight: float, rec_weight: float) -> L
         gradient_IP, nce = _by_embeddings(run, step, [e.detach() for e, _ in seen[:own]])
         gradient_IP *= nce_weight
 
-    rec = 0.0
+    rec = torch.zeros((), device=run.world.device)
     for number, chunk in enumerate(chunks):
         kept = seen[number][1] if seen else None
         if kept is not None:
@@ -121,10 +121,10 @@ def accumulate(run: Pass, step: Step, nce_weight: float, rec_weight: float) -> L
         if rec_weight > 0 and decoded and (run.sharded or len(chunk.targets.row_R)):
             part = run.reconstruction(chunk, z_BKD) / decoded * counts
             loss = loss + rec_weight * part
-            rec += float(part.detach())
+            rec += part.detach()
         if loss.requires_grad:
             loss.backward()
-    measured = run.world.total(rec) if rec_weight > 0 and decoded else None
+    measured = run.world.total(float(rec)) if rec_weight > 0 and decoded else None
     total = nce_weight * (nce or 0.0) + rec_weight * (measured or 0.0)
     return Losses(total, nce, measured)
 

@@ -110,6 +110,7 @@ def run(
                     note_trained(model)
                 if done > begin:
                     states.restore_moments(model, optimizer, moments)
+                moments = {}  # another copy of them is the optimizer's
                 draw = _drawer(recipe, number, rows[number], collator, world)
                 numbers = range(max(done, begin) - begin, end - begin)
                 began = time.perf_counter()

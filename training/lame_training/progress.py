@@ -35,10 +35,13 @@ class Progress:
         self._folder, self._done, self._write = folder, done, write
         self._bar = tqdm(total=last, initial=done, unit="step", disable=not (show and write), dynamic_ncols=True)
         self._dropped: dict[tuple[str, int, str], Dropped] = {}
+        self._named: set[str] = set()
+        """Data sets of which a row was named on the screen."""
         if write:
             _cut_log(folder / "losses.csv", done)
             for each in read_dropped(folder / "skipped.jsonl"):
                 self._dropped[each.data_set, each.number, each.reason] = each
+                self._named.add(each.data_set)
 
     def __enter__(self) -> Progress:
         if self._write:
@@ -75,15 +78,19 @@ class Progress:
 
     def dropped(self, rows: Iterable[Dropped]) -> None:
         """Notes rows that were left out; each is named once, the first of a data set on the screen."""
-        before = len(self._dropped)
+        fresh = []
         for row in rows:
-            known = any(each.data_set == row.data_set for each in self._dropped.values())
-            self._dropped.setdefault((row.data_set, row.number, row.reason), row)
-            if not known and self._write:
+            key = row.data_set, row.number, row.reason
+            if key in self._dropped:
+                continue
+            if row.data_set not in self._named and self._write:
                 tqdm.write(f"{row.data_set}, row {row.number}: left out: {row.reason}; further ones go to {self._folder / 'skipped.jsonl'}")
-        if self._write and len(self._dropped) > before:
-            lines = [json.dumps(asdict(each), ensure_ascii=False) for each in self._dropped.values()]
-            atomic_text(self._folder / "skipped.jsonl", "\n".join(lines) + "\n")
+            self._named.add(row.data_set)
+            self._dropped[key] = row
+            fresh.append(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+        if self._write and fresh:
+            with (self._folder / "skipped.jsonl").open("a", encoding="utf-8") as file:
+                file.writelines(fresh)
 
     def flush(self) -> None:
         """Hands the log to the operating system, so that it is not behind a state that is saved next."""
@@ -97,10 +104,13 @@ class Progress:
 
 
 def read_dropped(path: Path) -> list[Dropped]:
-    """Rows of a skipped.jsonl; none where there is no such file."""
+    """Rows of a skipped.jsonl; none where there is no such file. What follows the last whole line, a kill left behind."""
     if not path.is_file():
         return []
-    return [Dropped(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    if rest:
+        atomic_text(path, "".join(f"{line}\n" for line in lines))
+    return [Dropped(**json.loads(line)) for line in lines]
 
 
 def read_losses(path: Path) -> Iterator[dict[str, str]]:

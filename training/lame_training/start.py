@@ -12,14 +12,14 @@ from lame_runtime.atomic import atomic_path
 from lame_runtime.contract import Contract, Preparer, TokenRules, TowerRules
 from lame_runtime.contract.tokens import TextTokenizer
 from lame_runtime.errors import InputError
-from transformers import PreTrainedConfig, PreTrainedModel, Qwen2VLConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel, Qwen2VLConfig, Qwen3Config, Qwen3ForCausalLM
 
 from lame_training import checkpoint
 from lame_training.adapters import LoRA, add_lora
 from lame_training.backbones import FAMILIES, config_folder, load_backbone, load_decoder
 from lame_training.data import Pair
 from lame_training.derive import derive_contract, limits, published_videos, within_budget
-from lame_training.model import EmbedAttends, LaMEModel, Pooling, RecFrom, decodes
+from lame_training.model import LaMEModel, decodes
 from lame_training.recipes import Recipe
 from lame_training.vocabulary import CHAT_END, END, train_tokenizer
 
@@ -98,19 +98,10 @@ def _texts(pair: Pair) -> Iterator[str]:
 
 def rebuild(architecture: dict[str, Any], lora: LoRA | None) -> LaMEModel:
     """The model that a run in progress trains, its weights still to be filled in; see `checkpoint.read_architecture`."""
-    model = LaMEModel.from_configs(*configs(architecture))
+    model = checkpoint.described_model(architecture)
     if lora is not None:
         add_lora(model.backbone, lora)
     return model
-
-
-def configs(architecture: dict[str, Any]) -> tuple[PreTrainedConfig, PreTrainedConfig | None, int, int, EmbedAttends, RecFrom, Pooling]:
-    """The arguments of `LaMEModel.from_configs` that a checkpoint's JSON describes."""
-    backbone = architecture["backbone"]
-    decoder = None if architecture["decoder"] is None else Qwen3Config(**architecture["decoder"])
-    made = FAMILIES[backbone["model_type"]].config(**backbone)
-    switches = architecture.get("embed_attends", "everything"), architecture.get("rec_from", "reason"), architecture.get("pooling", "embed")
-    return made, decoder, architecture["n_reason"], architecture["dim"], *switches
 
 
 def scratch_contract(recipe: Recipe, tokenizer: TextTokenizer) -> Contract:

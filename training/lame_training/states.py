@@ -109,7 +109,10 @@ def restore_moments(model: LaMEModel, optimizer: torch.optim.AdamW, moments: dic
     """Gives the optimizer of the stage that `moments` were saved in its state back, sharded as the parameters are."""
     for name, parameter in model.named_parameters():
         if name in moments:
-            optimizer.state[parameter] = {key: alike(value, parameter) if value.ndim else value for key, value in moments[name].items()}
+            optimizer.state[parameter] = {
+                key: alike(value, parameter) if value.ndim else value.to(parameter.device)  # a fused optimizer counts steps on the device
+                for key, value in moments[name].items()
+            }
 
 
 def remove_states(folder: Path) -> None:
