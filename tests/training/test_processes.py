@@ -81,7 +81,9 @@ def test_a_sharded_run_freezes_and_trains_as_one_process_does(form: str, data: P
         done = subprocess.run([sys.executable, *launch, *arguments], capture_output=True, text=True, env=ENVIRONMENT, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
     if form.startswith("adapters"):  # half precision: the residual stream is half where sharded and FP32 where not
-        assert columns(tmp_path / "sharded") == [pytest.approx(row, rel=6e-2) for row in columns(tmp_path / "one")]
+        for ours, theirs in zip(columns(tmp_path / "sharded"), columns(tmp_path / "one"), strict=True):
+            assert ours[:-1] == pytest.approx(theirs[:-1], rel=1.5e-2)  # losses: .007 was measured
+            assert ours[-1] == pytest.approx(theirs[-1], rel=6e-2)  # the gradient's norm: .044
         return
     assert columns(tmp_path / "sharded") == [pytest.approx(row, rel=1e-4) for row in columns(tmp_path / "one")]
     one, sharded = (load_model(tmp_path / name)[0].state_dict() for name in ("one", "sharded"))
