@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from lame_training.ablation import arms, runner
 from lame_training.ablation.arms import ARMS
 from lame_training.ablation.report import write_report
 from lame_training.ablation.trial import Bench, Trial
-from lame_training.reasoning import HARDEST, TASKS, TINY, name_digits, name_sorted, near_rows, split_rows, write_reasoning
+from lame_training.reasoning import HARDEST, POOL, TASKS, TINY, families, name_digits, name_sorted, near_rows, split_rows, write_reasoning
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +38,31 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_two_splits_share_a_combination_of_digits() -> None:
     """As multisets, in any order; together they are all there are."""
     splits = split_rows(np.random.default_rng(0))
-    for length, combinations in ((2, 55), (3, 220), (4, 715)):
+    for length, combinations in ((2, 55), (4, 715), (6, 5005)):
         held = [{tuple(sorted(row)) for row in split[length]} for split in splits.values()]
         assert sum(map(len, held)) == len(set().union(*held)) == combinations
 
 
 def test_wrong_candidates_are_what_nearly_the_same_row_would_be_answered_with(rows: Path) -> None:
     """One right candidate, the others one digit or one swap away from it."""
-    for row in read_rows(rows, "read4", "eval"):
+    for row in read_rows(rows, "read6", "eval"):
         right, *wrong = (candidate.text.split() for candidate in row.candidates)
         assert len(wrong) == 15
         for words in wrong:
             differing = sum(a != b for a, b in zip(words, right, strict=True))
             assert differing == 1 or (differing == 2 and sorted(words) == sorted(right)), (words, right)
-    for row in read_rows(rows, "find4", "eval"):
+    for row in read_rows(rows, "find6", "eval"):
         assert len({candidate.image for candidate in row.candidates}) == len(row.candidates) == 16
+
+
+def test_searches_have_pictures_of_rows_easily_taken_for_the_right_one() -> None:
+    """Rows of the other splits come in families; each member is of the split, and near the first."""
+    rng = np.random.default_rng(0)
+    possible = split_rows(rng)["eval"][6]
+    for _ in range(20):
+        first, *others = itertools.islice(families(possible, rng), POOL)
+        assert len(set(others)) == POOL - 1
+        assert set(others) <= set(possible) & set(near_rows(first)) - {first}
 
 
 def test_answers_are_those_of_the_row() -> None:

@@ -1,9 +1,10 @@
 """Tasks of growing difficulty on the digits, for asking what latent reasoning is good for; same files as `digits`.
 
-A row of two to four digits is to be read, to be found by its digits, or to be read in ascending order. What is asked
-for has several parts, so that an embedding that knows only some of them mistakes one candidate for another: the wrong
-candidates are right for a row with another digit, or with two digits exchanged. Training rows hold such negatives only
-by chance. Digits are split by instance, and rows by combination: no two splits share a multiset.
+A row of two, four or six digits is to be read, to be found by its digits, or to be read in ascending order. What is
+asked for has several parts, so that an embedding that knows only some of them mistakes one candidate for another: the
+wrong candidates are right for a row with another digit, or with two digits exchanged. Training rows hold such negatives
+only by chance, and the longer the row, the fewer of its digits tell it from the rest of a batch. Digits are split by
+instance, and rows by combination: no two splits share a multiset.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ class Task:
 
 
 READ, SORT, FIND = "Name the digits.", "Name the digits in ascending order.", "Find the row."
-LENGTHS = (2, 3, 4)
+LENGTHS = (2, 4, 6)
 TASKS = (
     *(Task(f"read{length}", READ, length, name_digits) for length in LENGTHS),
     *(Task(f"find{length}", FIND, length, name_digits, finding=True) for length in LENGTHS),
     *(Task(f"sort{length}", SORT, length, name_sorted) for length in LENGTHS),
 )
-HARDEST = ("read4", "find4", "sort4")
+HARDEST = ("read6", "find6", "sort6")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Sizes:
     """Queries of the hardest tasks."""
 
 
-FULL = {"train": Sizes(5000), "valid": Sizes(1500, 100, 400), "eval": Sizes(2500, 400, 1000)}
+FULL = {"train": Sizes(10000), "valid": Sizes(1600, 100, 400), "eval": Sizes(4000, 400, 1000)}
 TINY = {"train": Sizes(64), "valid": Sizes(60, 4, 8), "eval": Sizes(120, 6, 8)}
 
 
@@ -104,8 +105,8 @@ def _write_split(root: Path, split: str, glyphs: Glyphs, rows: dict[int, list[Ro
     pictures: dict[int, list[Picture]] = {}
     for length, possible in rows.items():
         pictures[length] = []
-        for number in range(sizes.pictures):
-            row = possible[int(rng.integers(len(possible)))]
+        wanted = _random_rows(possible, rng) if split == "train" else families(possible, rng)
+        for number, row in enumerate(itertools.islice(wanted, sizes.pictures)):
             path = f"images/{split}/{length}-{number:05d}.png"
             glyphs.compose([glyphs.any_of(digit, rng) for digit in row], rng, vary=split == "train").save(root / path)
             pictures[length].append(Picture(path, row))
@@ -114,6 +115,20 @@ def _write_split(root: Path, split: str, glyphs: Glyphs, rows: dict[int, list[Ro
             write_parquet(root / split / f"{task.name}.parquet", [_training_row(task, picture) for picture in pictures[task.length]])
         else:
             write_jsonl(root / split / f"{task.name}.jsonl", _queries(task, pictures[task.length], sizes, rng))
+
+
+def _random_rows(possible: list[Row], rng: np.random.Generator) -> Iterator[Row]:
+    while True:
+        yield possible[int(rng.integers(len(possible)))]
+
+
+def families(possible: list[Row], rng: np.random.Generator) -> Iterator[Row]:
+    """Random rows, each followed by rows of the split that it is easily taken for, so that searches have near misses."""
+    known = set(possible)
+    for row in _random_rows(possible, rng):
+        near = sorted(known.intersection(near_rows(row)) - {row})
+        yield row
+        yield from (near[int(i)] for i in rng.permutation(len(near))[: POOL - 1])
 
 
 def _training_row(task: Task, picture: Picture) -> tuple[str, str, str, str]:

@@ -17,12 +17,12 @@ RATE = 1.5e-3
 
 TASKS = tuple(
     DataSet(task.name, "query" if task.finding else "positive", weight, task.text if task.finding else "")
-    for task, weight in ((task, {2: 0.25, 3: 0.5, 4: 1.0}[task.length]) for task in reasoning.TASKS)
+    for task, weight in ((task, {2: 0.25, 4: 0.5, 6: 1.0}[task.length]) for task in reasoning.TASKS)
 )
 
 
 def _reference() -> Recipe:
-    """K = 8, L_rec, two stages, on a backbone small enough for a trial to take three minutes on one core."""
+    """K = 8, L_rec, two stages, on a backbone small enough for a trial to take four minutes on one core."""
     assert DIGITS.scratch is not None
     text, vision = DIGITS.scratch.config["text_config"], DIGITS.scratch.config["vision_config"]
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
@@ -48,8 +48,8 @@ def _reference() -> Recipe:
         dim=WIDTH,
         pooling="concat",
         stages=(
-            Stage("bottleneck warm-up", 700, 64, 32, warm, 0.0, 1.0, TASKS),
-            Stage("joint optimisation", 800, 64, 32, rates, 1.0, 1.0, TASKS),
+            Stage("bottleneck warm-up", 1200, 64, 32, warm, 0.0, 1.0, TASKS),
+            Stage("joint optimisation", 1300, 64, 32, rates, 1.0, 1.0, TASKS),
         ),
         chunk=256,
         picture_cache_mib=4096,
