@@ -106,7 +106,7 @@ def jobs(arms: Sequence[Arm], costs: Costs, seeds: int) -> list[Job]:
         if arm.equal_steps:
             budgets["steps"] = reference.stages[-1].steps
         found += [Job(arm.name, budget, seed, steps) for budget, steps in budgets.items() for seed in range(seeds)]
-    return found
+    return sorted(found, key=lambda job: job.budget != "time")
 
 
 def seconds_of(recipe: Recipe, cost: dict[str, float]) -> float:
