@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -196,8 +198,17 @@ _BENCH: list[Bench] = []
 
 
 def _start(data: Path) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _BENCH.append(Bench(data))
+
+
+def _end_with_parent() -> None:
+    """A worker whose command was killed would go on with the trial, and beside those of the next command."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(out: Path, job: Job) -> str:
