@@ -57,6 +57,24 @@ class Batch:
     embed_index: Integers
     """int64 (B,): the column of [EMBED] in each row."""
 
+    def rows(self, which: slice) -> Batch:
+        """Some of the rows, without the padding that only others needed; the pictures of all."""
+        last = self.embed_index[which]
+        length = int(last.max()) + 1 if len(last) else 0
+        return Batch(
+            self.groups,
+            self.input_ids[which, :length],
+            self.feature_index[which, :length],
+            self.position_ids[:, which, :length],
+            last,
+        )
+
+    def padded(self, length: int) -> Batch:
+        """The rows, padded on the right to a length; under a causal mask this changes nothing before it."""
+        more = ((0, 0), (0, length - self.input_ids.shape[1]))
+        ids, index = np.pad(self.input_ids, more), np.pad(self.feature_index, more)
+        return Batch(self.groups, ids, index, np.pad(self.position_ids, ((0, 0), *more)), self.embed_index)
+
     def encoder_feeds(self, features_FD: Floats) -> dict[str, npt.NDArray[Any]]:
         """The encoder graph's inputs by name."""
         return {

@@ -1,0 +1,62 @@
+"""The TensorRT module: `tensorrt` (10.3 to 11) or `tensorrt_rtx`, one interface under two names."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from lame_runtime.errors import BackendError
+
+MODULES = ("tensorrt", "tensorrt_rtx")
+OLDEST = (10, 3)
+"""JetPack 6; TensorRT-RTX counts from 1 and has always had what 10.3 has."""
+
+
+def load_tensorrt(name: str | None = None) -> Any:
+    """The `tensorrt` or `tensorrt_rtx` module.
+
+    Args:
+        name: one of `MODULES`; None takes the first that is installed.
+
+    Raises:
+        BackendError: none can be imported, or it is older than 10.3; the message says why for each.
+    """
+    reasons = []
+    for each in MODULES if name is None else (name,):
+        try:
+            module = importlib.import_module(each)
+        except (ImportError, OSError, RuntimeError) as error:
+            reasons.append(f"{each}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            continue
+        if each == "tensorrt" and tuple(int(part) for part in module.__version__.split(".")[:2]) < OLDEST:
+            reasons.append(f"{each}: version {module.__version__} is older than {'.'.join(map(str, OLDEST))}")
+            continue
+        return module
+    raise BackendError(f"no TensorRT here ({'; '.join(reasons)}); pip install 'lame-runtime[tensorrt]' or 'lame-runtime[tensorrt-rtx]'")
+
+
+def make_logger(trt: Any) -> Any:
+    """A logger that keeps TensorRT's errors in `errors`, first lines only, and prints nothing.
+
+    It must outlive what was made with it.
+    """
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        """See `make_logger`."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, msg: str) -> None:
+            """TensorRT's callback."""
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(msg.splitlines()[0] if msg else "")
+
+        def first(self) -> str:
+            """The first error since the last call, or what to say without one."""
+            first = self.errors[0] if self.errors else "no reason given"
+            self.errors.clear()
+            return first
+
+    return Logger()

@@ -1,0 +1,302 @@
+"""libcudart as a recording stand-in: real memory of the host, queues that run when they are waited for."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE = 1, 2, 100
+
+
+class GpuMisuseError(AssertionError):
+    """What a real GPU would answer with a crash, silence, or wrong numbers."""
+
+
+@dataclass
+class Block:
+    """Allocated memory."""
+
+    kind: str
+    memory: Any
+    size: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something queued, and the blocks it reads and writes."""
+
+    run: Callable[[], None]
+    uses: frozenset[int]
+    holds: Callable[[], bool] = lambda: True
+    """Whether it may still be run once it was recorded."""
+
+
+@dataclass
+class Stream:
+    """Queued work; while a thread records, the work of the graph to be."""
+
+    work: list[Work] = field(default_factory=list)
+    recording: list[Work] | None = None
+    recorder: int = 0
+
+
+class RecordingCudart:
+    """Stands for what `ctypes.CDLL("libcudart.so")` gives; functions and arguments are those of CUDA 12 and 13.
+
+    Args:
+        total: bytes of GPU memory.
+        name: of the GPU.
+        capability: major and minor.
+        devices: how many GPUs there are.
+    """
+
+    def __init__(self, total: int = 1 << 28, name: str = "Recorded GPU", capability: tuple[int, int] = (8, 7), devices: int = 1) -> None:
+        self.total, self.name, self.capability, self.devices = total, name, capability, devices
+        self.live: dict[int, Block] = {}
+        self.freed: dict[int, Block] = {}
+        """Kept, and full of NaN, so that whoever still reads there notices."""
+        self.streams: dict[int, Stream] = {}
+        self.graphs: dict[int, list[Work]] = {}
+        self.executables: dict[int, list[Work]] = {}
+        self.calls: Counter[str] = Counter()
+        self.fail: dict[str, int] = {}
+        """Status to answer a function with, once."""
+        self._handles = iter(range(1, 1 << 30))
+        self._lock = threading.RLock()
+        self._current = threading.local()
+
+    def __getattribute__(self, name: str) -> Any:
+        value = object.__getattribute__(self, name)
+        if not name.startswith("cuda") or name == "cudaGetErrorString":
+            return value
+
+        def counted(*arguments: Any) -> int:
+            with self._lock:
+                self.calls[name] += 1
+                if name in self.fail:
+                    return self.fail.pop(name)
+                if name not in ANYWHERE and getattr(self._current, "device", None) is None:
+                    raise GpuMisuseError(f"{name}: no GPU was chosen in this thread")
+                status: int = value(*arguments)
+                return status
+
+        return counted
+
+    def cudaGetErrorString(self, error: int) -> bytes:
+        """Text of a status."""
+        return {INVALID_VALUE: b"invalid argument", OUT_OF_MEMORY: b"out of memory", NO_DEVICE: b"no CUDA-capable device"}.get(
+            error, b"unknown error"
+        )
+
+    def cudaGetDeviceCount(self, count: Any) -> int:
+        """Number of GPUs."""
+        count._obj.value = self.devices
+        return 0 if self.devices else NO_DEVICE
+
+    def cudaSetDevice(self, device: int) -> int:
+        """The calling thread's GPU."""
+        self._current.device = device
+        return 0
+
+    def cudaGetDeviceProperties_v2(self, prop: Any, device: Any) -> int:
+        """Name and UUID, which come first."""
+        del device
+        ctypes.memmove(prop, self.name.encode().ljust(256, b"\0") + bytes(range(16)), 272)
+        return 0
+
+    def cudaDeviceGetAttribute(self, value: Any, attr: int, device: int) -> int:
+        """The compute capability."""
+        del device
+        value._obj.value = self.capability[{75: 0, 76: 1}[attr]]
+        return 0
+
+    def cudaDriverGetVersion(self, driverVersion: Any) -> int:
+        """CUDA 12.6."""
+        driverVersion._obj.value = 12060
+        return 0
+
+    def cudaRuntimeGetVersion(self, runtimeVersion: Any) -> int:
+        """CUDA 12.6."""
+        runtimeVersion._obj.value = 12060
+        return 0
+
+    def cudaMemGetInfo(self, free: Any, total: Any) -> int:
+        """Bytes free and in all."""
+        used = sum(block.size for block in self.live.values() if block.kind == "device")
+        free._obj.value, total._obj.value = self.total - used, self.total
+        return 0
+
+    def cudaMalloc(self, devPtr: Any, size: int) -> int:
+        """GPU memory, full of NaN."""
+        if size + sum(block.size for block in self.live.values() if block.kind == "device") > self.total:
+            return OUT_OF_MEMORY
+        return self._allocate("device", devPtr, size)
+
+    def cudaMallocHost(self, ptr: Any, size: int) -> int:
+        """Pinned memory, full of NaN."""
+        return self._allocate("pinned", ptr, size)
+
+    def _allocate(self, kind: str, pointer: Any, size: int) -> int:
+        if size <= 0:
+            raise GpuMisuseError(f"{size} bytes of {kind} memory were asked for")
+        self._not_recording(f"allocating {kind} memory")
+        memory = (ctypes.c_ubyte * (size + 256))()
+        ctypes.memset(memory, 0xFF, size + 256)
+        address = -(-ctypes.addressof(memory) // 256) * 256
+        self.live[address] = Block(kind, memory, size)
+        pointer._obj.value = address
+        return 0
+
+    def cudaFree(self, devPtr: Any) -> int:
+        """Gives GPU memory back."""
+        return self._free("device", devPtr.value)
+
+    def cudaFreeHost(self, ptr: Any) -> int:
+        """Gives pinned memory back."""
+        return self._free("pinned", ptr.value)
+
+    def _free(self, kind: str, address: int) -> int:
+        self._not_recording(f"freeing {kind} memory")
+        if address in self.freed:
+            raise GpuMisuseError(f"{kind} memory is freed twice")
+        if address not in self.live or self.live[address].kind != kind:
+            raise GpuMisuseError(f"what is freed is no {kind} memory")
+        if any(address in work.uses for stream in self.streams.values() for work in stream.work):
+            raise GpuMisuseError(f"{kind} memory is freed while queued work uses it")
+        block = self.live.pop(address)
+        ctypes.memset(block.memory, 0xFF, len(block.memory))
+        self.freed[address] = block
+        return 0
+
+    def cudaStreamCreateWithFlags(self, pStream: Any, flags: int) -> int:
+        """A stream that does not wait for the default one."""
+        if flags != 1:
+            raise GpuMisuseError("a stream that waits for the default stream")
+        pStream._obj.value = handle = next(self._handles)
+        self.streams[handle] = Stream()
+        return 0
+
+    def cudaStreamSynchronize(self, stream: Any) -> int:
+        """Runs what is queued."""
+        queued = self._stream(stream)
+        if queued.recording is not None:
+            raise GpuMisuseError("a stream is waited for while it records")
+        work, queued.work = queued.work, []
+        for each in work:
+            each.run()
+        return 0
+
+    def cudaStreamDestroy(self, stream: Any) -> int:
+        """Ends a stream."""
+        if self._stream(stream).work:
+            raise GpuMisuseError("a stream is destroyed with work in it")
+        del self.streams[stream.value]
+        return 0
+
+    def cudaMemcpyAsync(self, dst: Any, src: Any, count: int, kind: int, stream: Any) -> int:
+        """Queues a copy between pinned and GPU memory."""
+        target, source = {1: ("device", "pinned"), 2: ("pinned", "device"), 3: ("device", "device")}[kind]
+
+        def copy() -> None:
+            self.check(dst.value, count, target)
+            self.check(src.value, count, source)
+            ctypes.memmove(dst.value, src.value, count)
+
+        self.queue(stream.value, copy, self.check(dst.value, count, target), self.check(src.value, count, source))
+        return 0
+
+    def cudaMemsetAsync(self, devPtr: Any, value: int, count: int, stream: Any) -> int:
+        """Queues filling GPU memory."""
+
+        def fill() -> None:
+            self.check(devPtr.value, count, "device")
+            ctypes.memset(devPtr.value, value, count)
+
+        self.queue(stream.value, fill, self.check(devPtr.value, count, "device"))
+        return 0
+
+    def cudaStreamBeginCapture(self, stream: Any, mode: int) -> int:
+        """From here on, work is recorded."""
+        if mode not in (0, 1, 2):
+            raise GpuMisuseError(f"capture mode {mode}")
+        self._stream(stream).recording, self._stream(stream).recorder = [], threading.get_ident()
+        return 0
+
+    def cudaStreamEndCapture(self, stream: Any, pGraph: Any) -> int:
+        """The recorded graph."""
+        recorded = self._stream(stream)
+        if not recorded.recording:
+            raise GpuMisuseError("a capture ends that recorded nothing")
+        pGraph._obj.value = handle = next(self._handles)
+        self.graphs[handle], recorded.recording = recorded.recording, None
+        return 0
+
+    def cudaGraphInstantiate(self, pGraphExec: Any, graph: Any, flags: int) -> int:
+        """A graph that can be launched."""
+        if flags:
+            raise GpuMisuseError(f"flags {flags}")
+        pGraphExec._obj.value = handle = next(self._handles)
+        self.executables[handle] = self.graphs[graph.value]
+        return 0
+
+    def cudaGraphDestroy(self, graph: Any) -> int:
+        """Forgets a graph."""
+        del self.graphs[graph.value]
+        return 0
+
+    def cudaGraphLaunch(self, graphExec: Any, stream: Any) -> int:
+        """Queues recorded work."""
+        if graphExec.value not in self.executables:
+            raise GpuMisuseError("a graph is launched that was destroyed")
+        if not all(work.holds() for work in self.executables[graphExec.value]):
+            raise GpuMisuseError("a recorded graph is launched after its context was changed")
+        self._stream(stream).work += self.executables[graphExec.value]
+        return 0
+
+    def cudaGraphExecDestroy(self, graphExec: Any) -> int:
+        """Forgets a graph that could be launched."""
+        mine = self.executables[graphExec.value]
+        if any(work in mine for stream in self.streams.values() for work in stream.work):
+            raise GpuMisuseError("a graph is destroyed while it is queued")
+        del self.executables[graphExec.value]
+        return 0
+
+    def queue(self, stream: int, work: Callable[[], None], *uses: int, holds: Callable[[], bool] = lambda: True) -> None:
+        """Puts work on a stream, or into the graph it records."""
+        queued = self._stream(ctypes.c_void_p(stream))
+        (queued.work if queued.recording is None else queued.recording).append(Work(work, frozenset(uses), holds))
+
+    def recording(self, stream: int) -> bool:
+        """Whether the stream records."""
+        return self._stream(ctypes.c_void_p(stream)).recording is not None
+
+    def check(self, address: int | None, size: int, kind: str) -> int:
+        """Where the block begins, in which `size` bytes from there are live memory of a kind."""
+        for start, block in self.live.items():
+            if block.kind == kind and address is not None and start <= address and address + size <= start + block.size:
+                return start
+        raise GpuMisuseError(f"{size} bytes at {address}: no live {kind} memory")
+
+    def assert_released(self) -> None:
+        """That nothing was left behind."""
+        left = [f"{len(found)} {name}" for name, found in vars(self).items() if name in OWNED and found]
+        if left:
+            raise GpuMisuseError(f"never released: {', '.join(left)}")
+
+    def _stream(self, stream: Any) -> Stream:
+        if stream.value not in self.streams:
+            raise GpuMisuseError("a stream is used that does not live")
+        return self.streams[stream.value]
+
+    def _not_recording(self, what: str) -> None:
+        here = threading.get_ident()
+        if any(stream.recording is not None and stream.recorder == here for stream in self.streams.values()):
+            raise GpuMisuseError(f"{what} while the thread records")
+
+
+ANYWHERE = {"cudaGetDeviceCount", "cudaSetDevice", "cudaDriverGetVersion", "cudaRuntimeGetVersion"}
+OWNED = ("live", "streams", "graphs", "executables")

@@ -1,0 +1,336 @@
+"""The TensorRT backend on a recording GPU: right numbers, and every call's order, size and lifetime."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lame_runtime import BackendError, Encoder
+from lame_runtime.backends import _cudart
+from lame_runtime.backends._buffers import Buffers
+from lame_runtime.backends._cudart import Cudart
+from lame_runtime.backends._tensorrt import load_tensorrt
+from lame_runtime.backends.ort import OrtBackend
+from lame_runtime.backends.trt import TrtBackend
+from lame_runtime.batching import assemble
+from lame_runtime.contract import Preparer
+from lame_runtime.inputs import as_input
+from PIL import Image
+from recording_gpu import GpuMisuseError, RecordingCudart, make_tensorrt
+
+Range = tuple[int, int, int]
+SMALL = {"pictures": (1, 1, 2), "patches": (4, 8, 16), "batch": (1, 1, 2), "length": (9, 16, 24), "n_features": (1, 4, 9)}
+LARGE = {"pictures": (1, 4, 8), "patches": (4, 16, 64), "batch": (1, 4, 4), "length": (9, 24, 48), "n_features": (1, 16, 99)}
+
+
+@pytest.fixture
+def gpu() -> Iterator[RecordingCudart]:
+    """At the end of a test, nothing may be left on it."""
+    recorded = RecordingCudart()
+    yield recorded
+    recorded.assert_released()
+
+
+def build(gpu: RecordingCudart, graph: Path, plan: Path, profiles: list[dict[str, Range]], flags: tuple[str, ...] = ()) -> Any:
+    """A plan of the recorder, and the module that made it."""
+    trt = make_tensorrt(gpu)
+    logger = trt.ILogger()
+    builder = trt.Builder(logger)
+    network = builder.create_network(1)
+    assert trt.OnnxParser(network, logger).parse_from_file(str(graph))
+    config = builder.create_builder_config()
+    for flag in flags:
+        config.set_flag(trt.BuilderFlag[flag])
+    for ranges in profiles:
+        profile = builder.create_optimization_profile()
+        for tensor in map(network.get_input, range(network.num_inputs)):
+            names = [tensor.get_dimension_name(axis) for axis in range(len(tensor.shape))]
+            sizes = [
+                tuple(ranges[n][level] if size == -1 else size for n, size in zip(names, tensor.shape, strict=True)) for level in range(3)
+            ]
+            profile.set_shape(tensor.name, *sizes)
+        config.add_optimization_profile(profile)
+    plan.write_bytes(builder.build_serialized_network(network, config))
+    return trt
+
+
+@pytest.fixture
+def plans(gpu: RecordingCudart, exported: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """FP32 plans with a small and a large profile."""
+    for part in ("vision", "encoder"):
+        build(gpu, exported / f"graphs/{part}.fp32.onnx", tmp_path / f"{part}.plan", [SMALL, LARGE])
+    return tmp_path / "vision.plan", tmp_path / "encoder.plan"
+
+
+def open_backend(gpu: RecordingCudart, plans: tuple[Path, Path], **options: Any) -> TrtBackend:
+    """On the recording GPU."""
+    return TrtBackend(*plans, module=make_tensorrt(gpu), library=gpu, **options)
+
+
+@pytest.fixture(scope="module")
+def ours(exported: Path) -> Encoder:
+    """The same graphs on ONNX Runtime."""
+    paths = exported / "graphs/vision.fp32.onnx", exported / "graphs/encoder.fp32.onnx"
+    return Encoder(Preparer.load(exported), OrtBackend(*paths, "CPUExecutionProvider", 1))
+
+
+def mixed() -> list[Any]:
+    """Texts and pictures of several lengths and grids."""
+    rng = np.random.default_rng(0)
+    grids = ((2, 2), (2, 4), (4, 2), (4, 4))
+    pictures = [Image.fromarray(rng.integers(0, 255, (14 * tall, 14 * wide, 3), dtype=np.uint8)) for tall, wide in grids]
+    items: list[Any] = ["seven", "digits that add up to fifteen", "Name the digit."]
+    for number, picture in enumerate(pictures * 2):
+        items += [{"image": picture, "text": "seven" * (number % 3)}, {"image": picture}, f"What do the digits add up to? {number}"]
+    return items
+
+
+@pytest.mark.parametrize("cuda_graphs", [False, True], ids=["queued anew", "recorded"])
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_vectors_are_those_of_the_graphs(
+    gpu: RecordingCudart, plans: tuple[Path, Path], ours: Encoder, batch_size: int, cuda_graphs: bool
+) -> None:
+    """Whatever the batches, the profiles and the pieces they are cut into."""
+    with Encoder(ours.preparer, open_backend(gpu, plans, cuda_graphs=cuda_graphs)) as encoder:
+        for _ in range(2):
+            assert np.abs(encoder.encode(mixed(), batch_size=batch_size) - ours.encode(mixed())).max() < 1e-5
+        if cuda_graphs and batch_size == 1:
+            assert gpu.calls["cudaGraphLaunch"] > 4
+        else:
+            assert bool(gpu.calls["cudaGraphLaunch"]) == cuda_graphs
+
+
+def test_features_stay_on_the_gpu(gpu: RecordingCudart, plans: tuple[Path, Path], ours: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only embeddings come to the host; asked for by themselves, features are those of ONNX Runtime."""
+    came: list[int] = []
+    to_host = Cudart.to_host
+    monkeypatch.setattr(Cudart, "to_host", lambda self, *rest: (came.append(rest[2]), to_host(self, *rest)))
+    items = [ours.preparer(as_input(item), None) for item in mixed()]
+    batch = assemble(items, ours.preparer.contract)
+    backend = open_backend(gpu, plans)
+    vectors = backend.run(batch)
+    assert sum(came) == vectors.nbytes == len(items) * backend.dim * 4
+    features = backend.features(batch)
+    assert np.abs(features - ours.backend.features(batch)).max() < 1e-4
+    assert np.abs(backend.encoder(batch, features) - vectors).max() < 1e-5
+    backend.close()
+
+
+def test_shapes_and_addresses_are_set_when_they_change(gpu: RecordingCudart, plans: tuple[Path, Path], ours: Encoder) -> None:
+    """The same batch again allocates nothing and tells the context nothing."""
+    with Encoder(ours.preparer, open_backend(gpu, plans)) as encoder:
+        encoder.encode(["seven", "seven"])
+        told, allocated = _told(encoder), gpu.calls["cudaMalloc"] + gpu.calls["cudaMallocHost"]
+        encoder.encode(["Name", "Name"])
+        assert _told(encoder) == told
+        assert gpu.calls["cudaMalloc"] + gpu.calls["cudaMallocHost"] == allocated
+        encoder.encode(["seven seven seven", "seven"])
+        assert _told(encoder) > told
+
+
+def _told(encoder: Encoder) -> int:
+    (worker,) = encoder.backend._all
+    return sum(context._context._changes for context in worker._encoder._contexts.values())
+
+
+def test_the_small_profile_is_taken_where_it_suffices(gpu: RecordingCudart, plans: tuple[Path, Path], ours: Encoder) -> None:
+    """A profile tuned for large batches is slow on small ones."""
+    with Encoder(ours.preparer, open_backend(gpu, plans)) as encoder:
+        (worker,) = encoder.backend._all
+        encoder.encode(["seven", "seven"])
+        assert set(worker._encoder._contexts) == {0}
+        encoder.encode(["seven", "seven", "seven"])
+        assert set(worker._encoder._contexts) == {0, 1}
+
+
+def test_threads_share_the_weights_and_wait_for_a_worker(gpu: RecordingCudart, plans: tuple[Path, Path], ours: Encoder) -> None:
+    """More threads than workers; each gets its own rows. Closing waits for them, and whoever comes later is told."""
+    expected = ours.encode(mixed())
+    backend = open_backend(gpu, plans, workers=2)
+    encoder = Encoder(ours.preparer, backend)
+    found: list[Any] = [None] * 5
+
+    def embed(number: int) -> None:
+        found[number] = encoder.encode(mixed(), batch_size=1 + number)
+
+    threads = [threading.Thread(target=embed, args=(number,)) for number in range(len(found))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(gpu.streams) == 2
+    for vectors in found:
+        assert np.abs(vectors - expected).max() < 1e-5
+    encoder.close()
+    encoder.close()
+    for _ in range(2):
+        with pytest.raises(BackendError, match="was closed"):
+            encoder.encode("seven")
+
+
+def test_an_input_larger_than_every_profile_is_named(gpu: RecordingCudart, plans: tuple[Path, Path], ours: Encoder) -> None:
+    """And what to do; the next input is embedded."""
+    with Encoder(ours.preparer, open_backend(gpu, plans)) as encoder:
+        with pytest.raises(BackendError, match=r"an input of \d+ tokens is larger than every profile .*lame-export engine --profile"):
+            encoder.encode("seven " * 60)
+        with pytest.raises(BackendError, match=r"a picture of \d+ patches is larger than every profile"):
+            encoder.encode(Image.new("RGB", (280, 280)), max_pixels=1 << 17)
+        assert np.abs(encoder.encode("seven") - ours.encode("seven")).max() < 1e-5
+
+
+def test_out_of_memory_is_named_and_leaves_nothing(exported: Path, tmp_path: Path, ours: Encoder) -> None:
+    """While loading and while running."""
+    for total in (1000, 70_000, 200_000):
+        gpu = RecordingCudart(total=total)
+        for part in ("vision", "encoder"):
+            build(gpu, exported / f"graphs/{part}.fp32.onnx", tmp_path / f"{part}.plan", [SMALL, LARGE])
+        with pytest.raises(BackendError, match=r"out of GPU memory \(0\.00 of 0\.00 GB are free\); use a smaller batch_size"):  # noqa: SIM117
+            with Encoder(ours.preparer, open_backend(gpu, (tmp_path / "vision.plan", tmp_path / "encoder.plan"))) as encoder:
+                encoder.encode(mixed())
+        gpu.assert_released()
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        ("truncated", "refuses the plan .the plan's magic tag does not match.; plans belong to one GPU"),
+        ("empty", "cannot be read"),
+        ("missing", "cannot be read"),
+        ("version", "the plan is of version 10.3.0, this is 10.7.0"),
+        ("gpu", "the plan is of gpu Recorded GPU"),
+        ("stripped", "the plan was stripped and has no weights"),
+    ],
+)
+def test_a_plan_that_cannot_be_used_is_one_line(
+    gpu: RecordingCudart, plans: tuple[Path, Path], exported: Path, ours: Encoder, damage: str, named: str
+) -> None:
+    """It names the plan, TensorRT's reason and the remedy."""
+    module = make_tensorrt(gpu, "10.7.0" if damage == "version" else "10.3.0")
+    if damage == "truncated":
+        plans[0].write_bytes(plans[0].read_bytes()[:-40])
+    elif damage == "empty":
+        plans[0].write_bytes(b"")
+    elif damage == "missing":
+        plans[0].unlink()
+    elif damage == "gpu":
+        module = make_tensorrt(RecordingCudart(name="Another"))
+    elif damage == "stripped":
+        build(gpu, exported / "graphs/encoder.fp32.onnx", plans[1], [LARGE], ("STRIP_PLAN",))
+    with pytest.raises(BackendError, match=named) as caught:
+        Encoder(ours.preparer, TrtBackend(*plans, module=module, library=gpu)).encode("seven")
+    assert "\n" not in str(caught.value)
+    if damage == "stripped":  # found only when it ran, and nobody closed it
+        gpu.live.clear()
+        gpu.streams.clear()
+
+
+def test_stripped_and_version_compatible_plans(gpu: RecordingCudart, plans: tuple[Path, Path], exported: Path, ours: Encoder) -> None:
+    """A stripped plan gets its weights from the bundle's graph; one with code of its own runs where that is allowed."""
+    graphs = exported / "graphs/vision.fp32.onnx", exported / "graphs/encoder.fp32.onnx"
+    for graph, plan in zip(graphs, plans, strict=True):
+        build(gpu, graph, plan, [LARGE], ("STRIP_PLAN", "VERSION_COMPATIBLE"))
+    with pytest.raises(BackendError, match="brings code of its own"):
+        open_backend(gpu, plans)
+    with pytest.raises(BackendError, match="not the weights of this plan"):
+        open_backend(gpu, plans, host_code=True, weights=graphs[::-1])
+    with Encoder(ours.preparer, open_backend(gpu, plans, host_code=True, weights=graphs)) as encoder:
+        assert np.abs(encoder.encode(mixed()) - ours.encode(mixed())).max() < 1e-5
+
+
+def test_no_gpu_no_driver_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is one line."""
+    with pytest.raises(BackendError, match="no CUDA-capable device"):
+        Cudart(RecordingCudart(devices=0))
+    with pytest.raises(BackendError, match="GPU 3: there are 2"):
+        Cudart(RecordingCudart(devices=2), 3)
+    driver = RecordingCudart()
+    driver.fail["cudaGetDeviceCount"] = 35
+    with pytest.raises(BackendError, match="no NVIDIA driver that fits"):
+        Cudart(driver)
+    monkeypatch.setattr(_cudart, "_candidates", lambda: ["libcudart.so.none"])
+    _cudart._load.cache_clear()
+    with pytest.raises(BackendError, match=r"no CUDA runtime library here .*libcudart\.so\.none.*; install CUDA"):
+        Cudart()
+    _cudart._load.cache_clear()
+
+
+def test_the_real_library_has_what_we_call() -> None:
+    """Where there is one; without a GPU it says so in our words."""
+    try:
+        library = _cudart._load()
+    except BackendError as error:
+        pytest.skip(str(error))
+    assert all(hasattr(library, name) for name in _cudart._SIGNATURES)
+    count = ctypes.c_int()
+    if library.cudaGetDeviceCount(ctypes.byref(count)) == 0:
+        assert Cudart().describe().capability.startswith("sm")
+    else:
+        with pytest.raises(BackendError, match="no NVIDIA driver that fits"):
+            Cudart()
+
+
+def test_facts_of_the_gpu() -> None:
+    """Name and UUID from the head of the properties, whose rest differs between versions of CUDA."""
+    device = Cudart(RecordingCudart(name="Orin", capability=(8, 7))).describe()
+    assert (device.name, device.capability, device.driver, device.uuid) == ("Orin", "sm87", "12.6", bytes(range(16)).hex())
+
+
+def test_a_version_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JetPack 5 had TensorRT 8."""
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt", make_tensorrt(RecordingCudart(), "8.5.2.2"))
+    with pytest.raises(BackendError, match=r"version 8\.5\.2\.2 is older than 10\.3"):
+        load_tensorrt("tensorrt")
+
+
+def test_staging_memory_is_not_handed_out_twice(gpu: RecordingCudart) -> None:
+    """Within a run every piece has its own place, in blocks; afterwards one block has room for all."""
+    cuda = Cudart(gpu)
+    stream = cuda.stream()
+    buffers = Buffers(cuda, stream)
+    sizes = (10, 70_000, 300, 90_000)
+    places = [buffers.staging(size) for size in sizes]
+    for (start, size), other in zip(zip(places, sizes, strict=True), [*places[1:], 0], strict=True):
+        assert not start <= other < start + size
+    assert len(buffers._blocks) > 1
+    buffers.settle()
+    assert len(buffers._blocks) == 1
+    again = [buffers.staging(size) for size in sizes]
+    assert len(buffers._blocks) == 1
+    assert len(set(again)) == len(sizes)
+    buffers.close()
+    cuda.destroy_stream(stream)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda cuda, stream: cuda.free(cuda.malloc(8)) or cuda.free(1 << 20), "is no device memory"),
+        (lambda cuda, stream: cuda.zero(cuda.malloc(8), 9, stream), "9 bytes at"),
+        (lambda cuda, stream: cuda.to_device(cuda.malloc(8), cuda.malloc(8), 8, stream), "no live pinned memory"),
+        (lambda cuda, stream: cuda.synchronize(77), "does not live"),
+        (lambda cuda, stream: [cuda.zero(address := cuda.malloc(8), 8, stream), cuda.free(address)], "while queued work uses it"),
+        (lambda cuda, stream: [cuda.begin_capture(stream), cuda.malloc(8)], "while the thread records"),
+        (lambda cuda, stream: [cuda.free(address := cuda.malloc(8)), cuda.free(address)], "freed twice"),
+    ],
+    ids=["not allocated", "too long", "of another kind", "no stream", "in use", "while recording", "twice"],
+)
+def test_the_recorder_sees_misuse(wrong: Any, said: str) -> None:
+    """The control of all tests above."""
+    cuda = Cudart(RecordingCudart())
+    with pytest.raises(GpuMisuseError, match=said):
+        wrong(cuda, cuda.stream())
+
+
+def test_the_recorder_sees_leaks() -> None:
+    """Memory and streams."""
+    gpu = RecordingCudart()
+    cuda = Cudart(gpu)
+    cuda.malloc(8)
+    cuda.stream()
+    with pytest.raises(GpuMisuseError, match="1 live, 1 streams"):
+        gpu.assert_released()
