@@ -11,6 +11,7 @@ from lame_runtime.cli import path, run_command
 from lame_runtime.errors import InputError
 
 from lame_export import __version__
+from lame_export.engine.command import add as add_engine
 
 GRAPH_EXTRA = "pip install 'lame-export[graph]'"
 FROM_EXTRA = frozenset({"torch", "onnx", "onnx_ir", "onnxruntime", "lame_training", "rich", "matplotlib"})
@@ -52,12 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument("--json", action="store_true", help="print the certificate's rows as JSON")
     bundle.set_defaults(run=_needing_graph_extra(_bundle))
 
-    engine = commands.add_parser("engine", help="bundle → TensorRT plans, for this GPU or a named one")
-    engine.add_argument("bundle", type=path)
-    engine.add_argument("--graph", default="fp16", help="fp32, fp16 or int8")
-    engine.add_argument("--target", help="compute capability such as sm86 (TensorRT-RTX); without it the GPU at hand")
-    engine.add_argument("--out", type=path, metavar="DIR", help="where the plans go; BUNDLE/engines without it")
-    engine.set_defaults(run=_engine)
+    add_engine(commands)
 
     verify = commands.add_parser("verify", help="the certificate anew, against the checkpoint")
     verify.add_argument("bundle", type=path)
@@ -92,27 +88,6 @@ def _bundle(options: argparse.Namespace) -> int:
     else:
         gated = [row for row in rows if row.passed is not None]
         print(f"wrote {options.bundle}: {len(gated)} gates met, {len(rows) - len(gated)} figures reported; see parity.json")
-    return 0
-
-
-def _engine(options: argparse.Namespace) -> int:
-    from lame_runtime.bundle import Bundle
-
-    from lame_export.engine import build_engine, load_tensorrt
-
-    bundle = Bundle.open(options.bundle)
-    if options.graph == "int8-cpu":
-        raise InputError("int8-cpu is for ONNX Runtime on CPUs; build fp32, fp16 or int8")
-    trt = load_tensorrt()
-    folder = options.out or options.bundle / "engines"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); name another folder with --out") from None
-    for graph_path in bundle.graph_paths(options.graph):
-        plan = folder / f"{graph_path.stem}.{options.target or 'local'}.{trt.__name__}-{trt.__version__}.plan"
-        size = build_engine(graph_path, plan, target=options.target, module=trt)
-        print(f"wrote {plan}: {size / 1e6:.1f} MB")
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 from lame_runtime import gates
+from lame_runtime.backends._tensorrt import load_tensorrt
 from lame_runtime.backends.ort import OrtBackend
 from lame_runtime.batching import assemble, plan_batches
 from lame_runtime.compare import contract_rows, graph_rows
@@ -24,7 +25,9 @@ from lame_runtime.golden import read_golden
 from lame_runtime.retrieval import Vectors, embed_rows, read_rows, tasks
 
 from lame_export import __version__, calibration, golden_set, parity
-from lame_export import engine as engines
+from lame_export.engine.build import BUILDABLE
+from lame_export.engine.network import Options, build_plan
+from lame_export.engine.profiles import Widths, derive
 from lame_export.errors import ExportError
 from lame_export.passes import dynamic
 from lame_export.passes import emulate as emulation
@@ -34,12 +37,14 @@ from lame_export.passes import lint as linter
 from lame_export.streamed import StreamedBackend, copy_of
 
 if TYPE_CHECKING:
+    from lame_training.model import LaMEModel
+
     from lame_export.plan import Export
 
 PARTS = ("vision", "encoder")
 SHARED = ("contract.json", "tokenizer.json")
-BUILDABLE = ("fp32", "fp16", "int8")
-"""Graphs of operators TensorRT has; int8-cpu is ONNX Runtime's."""
+TRIAL_MEMORY = 1 << 50
+"""A trial plan is never run, so its profiles need not fit any GPU."""
 EMULATED = ("fp16", "int8")
 """Graphs that ONNX Runtime's CPU provider would flatter; judged on their emulation."""
 
@@ -139,19 +144,33 @@ def lint(state: Export) -> None:
 def engine(state: Export) -> None:
     """Builds a plan of every file TensorRT can read where TensorRT-RTX is installed, which needs no GPU; the plan is thrown away."""
     try:
-        trt = engines.load_tensorrt("tensorrt_rtx")
+        trt = load_tensorrt("tensorrt_rtx")
     except BackendError:
         state.add([judge("TensorRT-RTX builds", "", "not installed", 0, None, {"built": 0})])
         return
+    contract = state.reference.preparer.contract
+    profiles = derive(contract, {part: Widths(**widths) for part, widths in model_widths(state.model).items()}, "latency", TRIAL_MEMORY)
     for graph in (each for each in state.graphs if each in BUILDABLE):
         sizes, reason = [], ""
         try:
             for part in PARTS:
-                sizes.append(engines.build_engine(state.path(part, graph), state.scratch / f"{part}.plan", target="sm86", module=trt))
+                plan, _ = build_plan(state.path(part, graph), profiles[part], Options(target="sm86"), trt)
+                sizes.append(len(plan))
         except ExportError as error:
             reason = str(error)
         figure = {"built": len(sizes), "bytes": sum(sizes)}
         state.add([judge(f"TensorRT-RTX {trt.__version__} builds for sm86", graph, "files", 2, gates.BUILT, figure, reason)])
+
+
+def model_widths(model: LaMEModel) -> dict[str, dict[str, int]]:
+    """Hidden width, MLP width and heads of the encoder and the vision tower, which plans' profiles are reckoned from."""
+    text, vision = model.backbone.config.text_config, model.backbone.config.vision_config
+    hidden = getattr(vision, "embed_dim", None) or vision.hidden_size
+    mlp = getattr(vision, "intermediate_size", None) or int(hidden * vision.mlp_ratio)
+    return {
+        "encoder": {"hidden": text.hidden_size, "mlp": text.intermediate_size, "heads": text.num_attention_heads},
+        "vision": {"hidden": hidden, "mlp": mlp, "heads": vision.num_heads},
+    }
 
 
 def prove_graphs(state: Export) -> None:
@@ -210,6 +229,7 @@ def write_manifest(state: Export) -> None:
         "family": contract.family,
         "dim": contract.dim,
         "n_reason": contract.tokens.n_reason,
+        "widths": model_widths(state.model),
         "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
         "exported_by": f"lame-export {__version__}",
     }

@@ -11,6 +11,7 @@ from typing import Any
 from lame_runtime import __version__
 from lame_runtime.cli import path, run_command
 from lame_runtime.errors import InputError, LameError
+from lame_runtime.opening import BACKENDS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +29,8 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, text: str, run: Any) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.add_argument("bundle", type=path, help="the folder lame-export wrote")
-        added.add_argument("--backend", default="auto", choices=["auto", "onnxruntime", "onnxruntime-gpu"])
+        added.add_argument("--backend", default="auto", choices=BACKENDS)
+        added.add_argument("--trust-plans", action="store_true", help="load TensorRT plans that were not built here; a plan is code")
         added.add_argument("--threads", type=int, help="CPU threads; all cores without it")
         added.add_argument("--json", action="store_true", help="machine-readable output")
         added.set_defaults(run=run)
@@ -83,7 +85,12 @@ def _embed(options: argparse.Namespace) -> int:
     if any(name != "-" and Path(name).resolve() == options.output.resolve() for name in options.paths):
         raise InputError(f"{options.output}: is also an input; choose another --output")
     encoder = Encoder.load(
-        options.bundle, backend=options.backend, graph=options.graph, threads=options.threads, map_weights=options.map_weights
+        options.bundle,
+        backend=options.backend,
+        graph=options.graph,
+        threads=options.threads,
+        map_weights=options.map_weights,
+        trust_plans=options.trust_plans,
     )
     with encoder, atomic_path(options.output) as fresh:  # a place that cannot be written is noticed before the work
         inputs = read_sources(options.paths, options.text, options.instruction)
@@ -127,7 +134,14 @@ def _info(options: argparse.Namespace) -> int:
     contract = Contract.load(options.bundle / "contract.json")
     certificate = read_certificate(options.bundle)
     try:
-        with Encoder.load(options.bundle, backend=options.backend, graph=options.graph, threads=options.threads) as encoder:
+        with Encoder.load(
+            options.bundle,
+            backend=options.backend,
+            graph=options.graph,
+            threads=options.threads,
+            trust_plans=options.trust_plans,
+            prove_plans=False,
+        ) as encoder:
             chosen = {"backend": encoder.backend.name, "graph": encoder.graph, "reason": encoder.reason}
     except LameError as error:  # the facts are worth showing where nothing would run
         chosen = {"backend": "nothing runs", "graph": "", "reason": str(error)}
@@ -162,12 +176,10 @@ def _info(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     from lame_runtime.atomic import atomic_text
-    from lame_runtime.backends.ort import choose_provider
     from lame_runtime.verify import report, table, verify
 
-    provider, _ = choose_provider(options.backend)
-    verified = verify(options.bundle, options.graph, options.backend, options.threads)
-    outcome = report(verified, provider)
+    verified = verify(options.bundle, options.graph, options.backend, options.threads, trust_plans=options.trust_plans)
+    outcome = report(verified)
     if options.output:
         atomic_text(options.output, json.dumps(outcome, indent=1, ensure_ascii=False) + "\n")
     failed = sum(each.today.passed is False for each in verified)
@@ -175,7 +187,7 @@ def _verify(options: argparse.Namespace) -> int:
         print(json.dumps(outcome, indent=1, ensure_ascii=False))
     else:
         print(table(verified))
-        print(f"{len(verified) - failed} of {len(verified)} rows hold on this device ({provider})")
+        print(f"{len(verified) - failed} of {len(verified)} rows hold on this device ({outcome['backend']})")
     return 1 if failed else 0
 
 

@@ -6,19 +6,20 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lame_runtime.bundle import Bundle
 from lame_runtime.contract.prompts import Input
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import InputError
 from lame_runtime.golden import EXTREMES, read_golden
+from lame_runtime.opening import BackendName
 
 
 def bench(
     folder: Path,
     graphs: list[str] | None = None,
-    backend: Literal["auto", "onnxruntime", "onnxruntime-gpu"] = "auto",
+    backend: BackendName = "auto",
     threads: int | None = None,
     batch_size: int = 32,
     rounds: int = 7,

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,11 @@ from lame_runtime.contract.prompts import Input
 from lame_runtime.contract.vectors import finish
 from lame_runtime.errors import InputError
 from lame_runtime.inputs import InputLike, as_input
+from lame_runtime.opening import BackendName, Wanted, open_backend
+from lame_runtime.plans import Build
 
 MAX_BATCH = 65_536
+MAX_WORKERS = 64
 _WINDOW_BATCHES = 16
 """How many batches of a stream are held and sorted together."""
 
@@ -42,51 +45,79 @@ class Encoder:
         self.graph = graph
         self.reason = ""
         """Why this backend and graph were chosen, for `info`."""
+        self.build: Build | None = None
+        """The build whose plans run, on TensorRT."""
 
     @staticmethod
     def load(
         bundle: str | os.PathLike[str],
         *,
-        backend: Literal["auto", "onnxruntime", "onnxruntime-gpu"] = "auto",
+        backend: BackendName = "auto",
         graph: str | None = None,
         threads: int | None = None,
         check_hashes: bool = True,
         map_weights: bool = False,
+        trust_plans: bool = False,
+        prove_plans: bool = True,
+        gpu: int = 0,
+        workers: int = 1,
+        cuda_graphs: bool = False,
+        engines: str | os.PathLike[str] | None = None,
     ) -> Encoder:
         """Loads a bundle.
 
         Args:
             bundle: the folder that `lame-export` wrote.
-            backend: "onnxruntime" runs on the CPU, "onnxruntime-gpu" on a CUDA GPU; "auto" takes the GPU
-                where ONNX Runtime offers one, else the CPU. An explicit choice never falls back.
+            backend: "onnxruntime" runs on the CPU, "onnxruntime-gpu" on a CUDA GPU, "tensorrt" and "tensorrt-rtx" the plans that
+                `lame-export engine` built; "auto" takes plans where there are any for this device, else the GPU where ONNX
+                Runtime offers one, else the CPU. An explicit choice never falls back.
             graph: which of the bundle's graphs; by default "fp32" on a CPU and "fp16" on a GPU.
             threads: CPU threads; None leaves it to ONNX Runtime (all cores).
             check_hashes: verify the sha256 of contract, tokenizer and the graphs used.
             map_weights: on a CPU, leave the weights mapped from the disk instead of unpacking them: large bundles load at
                 once, in almost no memory that other processes could not share, and run at about half the speed.
+            trust_plans: load TensorRT plans that were not built by this account on this machine. A plan is code.
+            prove_plans: run the golden vectors before plans are first used on a device; see `device_check`.
+            gpu: which GPU runs plans, as CUDA counts them.
+            workers: threads that run plans at the same time.
+            cuda_graphs: record and replay what plans do; for small batches of short inputs.
+            engines: where plans lie; without it in the bundle, or in the user's cache.
 
         Raises:
             BundleError: see `lame_runtime.errors`.
-            BackendError: the backend is not installed or not available; the message says why.
+            BackendError: the backend is not installed or not available, or plans are not right here; the message says why.
         """
         cores = os.cpu_count() or 1
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= cores):
             raise InputError(f"threads is {threads!r}: use 1 to {cores}, or leave it out for all cores")
-        from lame_runtime.backends.ort import OrtBackend, choose_provider  # 0.3 s that importing the package need not pay
-
-        provider, why = choose_provider(backend)
-        if map_weights and provider != "CPUExecutionProvider":
-            raise InputError("map_weights is for CPUs, a GPU holds the weights itself; leave it out or ask for backend onnxruntime")
-        opened = Bundle.open(Path(bundle))
-        name = graph if graph is not None else ("fp16" if provider == "CUDAExecutionProvider" else "fp32")
-        vision_path, encoder_path = opened.graph_paths(name, check_hashes=check_hashes)
-        preparer = Preparer.load(opened.folder)
-        encoder = Encoder(preparer, OrtBackend(vision_path, encoder_path, provider, threads, map_weights=map_weights), name)
-        encoder.reason = f"{why}; graph {name} " + ("as asked" if graph else "by default there")
-        if map_weights:
-            encoder.reason += "; weights mapped, as asked"
+        if not isinstance(workers, int) or not 1 <= workers <= MAX_WORKERS:
+            raise InputError(f"workers is {workers!r}: use 1 to {MAX_WORKERS}")
+        opened_bundle = Bundle.open(Path(bundle))
+        wanted = Wanted(
+            backend,
+            graph,
+            threads,
+            check_hashes,
+            map_weights,
+            trust_plans,
+            gpu,
+            workers,
+            cuda_graphs,
+            None if engines is None else Path(engines),
+        )
+        opened = open_backend(opened_bundle, wanted)
+        encoder = Encoder(Preparer.load(opened_bundle.folder), opened.backend, opened.graph)
+        encoder.reason, encoder.build = opened.reason, opened.build
         if not check_hashes:
             encoder.reason += "; hashes not checked, as asked"
+        if opened.build is not None and prove_plans:
+            from lame_runtime.device_check import require_proof
+
+            try:
+                encoder.reason += f"; {require_proof(encoder, opened_bundle, opened.build)}"
+            except BaseException:
+                encoder.close()
+                raise
         return encoder
 
     @property

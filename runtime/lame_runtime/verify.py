@@ -7,14 +7,17 @@ import platform
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lame_runtime.bundle import Bundle
 from lame_runtime.compare import contract_rows, graph_rows
+from lame_runtime.device_check import prove
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import BundleError
 from lame_runtime.gates import Result, result_from_json
 from lame_runtime.golden import read_golden
+from lame_runtime.opening import PLAN_BACKENDS, BackendName
+from lame_runtime.plans import builds
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Verified:
 
     today: Result
     certified: Result | None
+    backend: str = ""
 
 
 def read_certificate(folder: Path) -> dict[str, Any]:
@@ -40,16 +44,21 @@ def read_certificate(folder: Path) -> dict[str, Any]:
 def verify(
     folder: Path,
     graphs: list[str] | None = None,
-    backend: Literal["auto", "onnxruntime", "onnxruntime-gpu"] = "auto",
+    backend: BackendName = "auto",
     threads: int | None = None,
+    *,
+    trust_plans: bool = False,
 ) -> list[Verified]:
     """Checks every file's hash, then runs the golden vectors through the contract and each graph.
 
     Args:
         folder: the bundle.
-        graphs: which graphs; None takes all the bundle has.
+        graphs: which graphs; None takes all the bundle has, or, on TensorRT, all that plans were built of.
         backend: as in `Encoder.load`.
         threads: as in `Encoder.load`.
+        trust_plans: as in `Encoder.load`.
+
+    On TensorRT the outcome is written beside the plans too; see `device_check`.
 
     Raises:
         BundleError: a file is missing or changed.
@@ -60,21 +69,29 @@ def verify(
     certificate = read_certificate(folder)
     golden = read_golden(folder)
     certified = {_key(row): row for row in certificate["rows"]}
-    rows: list[Result] = []
-    for graph in graphs or bundle.graphs:
-        with Encoder.load(folder, backend=backend, graph=graph, threads=threads, check_hashes=False) as encoder:
-            if not rows:
-                rows += contract_rows(encoder.preparer, golden)
-            rows += graph_rows(encoder, graph, golden)
-    return [Verified(row, certified.get(_key(row))) for row in rows]
+    verified: list[Verified] = []
+    for graph in graphs or _graphs(bundle, backend):
+        with Encoder.load(
+            folder, backend=backend, graph=graph, threads=threads, check_hashes=False, trust_plans=trust_plans, prove_plans=False
+        ) as encoder:
+            rows = [] if verified else contract_rows(encoder.preparer, golden)
+            rows += prove(encoder, bundle, encoder.build) if encoder.build is not None else graph_rows(encoder, graph, golden)
+            verified += [Verified(row, certified.get(_key(row)), encoder.backend.name) for row in rows]
+    return verified
 
 
-def report(verified: list[Verified], backend: str) -> dict[str, Any]:
+def _graphs(bundle: Bundle, backend: BackendName) -> list[str]:
+    if backend not in PLAN_BACKENDS:
+        return bundle.graphs
+    return [graph for graph in bundle.graphs if any(True for _ in builds(bundle, graph))] or ["fp16"]
+
+
+def report(verified: list[Verified]) -> dict[str, Any]:
     """The device's own certificate."""
     return {
         "passed": all(each.today.passed is not False for each in verified),
         "rows": [each.today.to_json() for each in verified],
-        "backend": backend,
+        "backend": ", ".join(dict.fromkeys(each.backend for each in verified)),
         "machine": f"{platform.system()} {platform.machine()}",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

@@ -137,6 +137,11 @@ class INetworkDefinition:
         """Of the graph."""
         return len(self._inputs)
 
+    @property
+    def num_layers(self) -> int:
+        """None that could be looked at: the recorder runs the file."""
+        return 0
+
     def get_input(self, index: int) -> ITensor:
         """One of them."""
         return self._inputs[index]
@@ -387,7 +392,8 @@ class IExecutionContext:
         def compute() -> None:
             feeds = {name: _read(cudart, addresses[name], shapes[name], NUMPY[kind]) for name, kind in engine._inputs.items()}
             for name, array in zip(engine._outputs, engine._session.run(list(engine._outputs), feeds), strict=True):
-                _write(cudart, addresses[name], array)
+                wrong = np.roll(array, 1, axis=-1) if engine._plan.get("wrong") else array
+                _write(cudart, addresses[name], wrong)
 
         sizes = {
             name: int(np.prod(shapes[name])) * np.dtype(NUMPY[kind]).itemsize for name, kind in (engine._inputs | engine._outputs).items()
@@ -499,8 +505,8 @@ class Builder:
         return IHostMemory(json.dumps(plan).encode())
 
 
-FLAGS_10 = ("FP16", "INT8", "REFIT", "VERSION_COMPATIBLE", "STRIP_PLAN")
-FLAGS_11 = ("REFIT", "VERSION_COMPATIBLE", "STRIP_PLAN")
+FLAGS_10 = ("FP16", "INT8", "VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT_IDENTICAL")
+FLAGS_11 = ("VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT_IDENTICAL")
 
 
 def make_tensorrt(cudart: RecordingCudart, version: str = "10.3.0", name: str = "tensorrt") -> Any:
@@ -522,7 +528,7 @@ def make_tensorrt(cudart: RecordingCudart, version: str = "10.3.0", name: str = 
     config: Any = IBuilderConfig
     if name == "tensorrt_rtx":
         config = type("IBuilderConfig", (IBuilderConfig,), {"num_compute_capabilities": 0, "set_compute_capability": _set_capability})
-        module.ComputeCapability = enum.Enum("ComputeCapability", ["SM86", "SM87", "SM120"])
+        module.ComputeCapability = enum.Enum("ComputeCapability", ["SM86", "SM89", "SM120"])
     module.IBuilderConfig = config
     module.Runtime = type("Runtime", (Runtime,), on_device)
     module.Builder = type("Builder", (Builder,), {**on_device, "_config": lambda self: config()})

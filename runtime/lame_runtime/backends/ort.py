@@ -25,8 +25,6 @@ def choose_provider(backend: str) -> tuple[str, str]:
         if "CUDAExecutionProvider" in available:
             return "CUDAExecutionProvider", "CUDA, because ONNX Runtime offers it"
         return "CPUExecutionProvider", "CPU, because ONNX Runtime offers no CUDA here"
-    if backend not in _PROVIDERS:
-        raise BackendError(f"unknown backend {backend!r}: use auto, {', '.join(_PROVIDERS)}")
     provider = _PROVIDERS[backend]
     if provider not in available:
         raise BackendError(f"{backend}: this ONNX Runtime offers only {', '.join(available)}; pip install 'lame-runtime[{backend}]'")

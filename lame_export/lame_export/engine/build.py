@@ -1,0 +1,181 @@
+"""Both plans of a graph: built once for all they depend on, sealed, and proved where there is a GPU to prove them on.
+
+ENGINES/GRAPH.PROFILE.KEY/   see `lame_runtime.plans`; KEY stands for graph, TensorRT, GPU, profiles and flags
+ENGINES/timing/MODULE-VERSION-GPU.cache
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lame_runtime.atomic import atomic_folder, atomic_path
+from lame_runtime.backends._cudart import Cudart
+from lame_runtime.bundle import Bundle
+from lame_runtime.contract.manifest import sha256_file
+from lame_runtime.errors import BackendError, InputError
+from lame_runtime.plans import FORMAT_VERSION, PARTS, Build, engine_folder, graph_hashes, seal
+from tqdm import tqdm
+
+from lame_export.engine.ladder import RUNGS, edit
+from lame_export.engine.network import Options, build_plan
+from lame_export.engine.profiles import Profiles
+from lame_export.engine.progress import make_monitor
+
+BUILDABLE = ("fp32", "fp16", "int8")
+"""Graphs of operators TensorRT has; int8-cpu is ONNX Runtime's."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to build."""
+
+    bundle: Bundle
+    graph: str
+    profile: str
+    """What the profiles are called: latency, throughput, or the name of their file."""
+    profiles: Profiles
+    options: Options
+    rung: int = 0
+    """Of the ladder."""
+    folder: Path | None = None
+    """Where engines go; None takes the bundle's, or the user's cache for a read-only one."""
+
+    @property
+    def engines(self) -> Path:
+        """Where engines go."""
+        return self.folder or engine_folder(self.bundle)
+
+
+def build(job: Job, trt: Any, *, rebuild: bool = False) -> Build:
+    """Builds both plans, or finds them built.
+
+    Args:
+        job: what.
+        trt: the TensorRT module.
+        rebuild: build even where the same lies there.
+
+    Raises:
+        ExportError: TensorRT refuses a graph.
+        InputError: no place to write, or an option that this version lacks.
+        BackendError: no GPU, and no target was named.
+    """
+    facts = _facts(job, trt)
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    target = job.engines / f"{job.graph}.{Path(job.profile).stem}.{key}"
+    known = _known(target, facts)
+    if known is not None and not rebuild:
+        return known
+    if target.exists():  # damaged, or to be built anew
+        shutil.rmtree(target)
+    where = facts["gpu"] or facts["capability"]
+    path = job.engines / "timing" / f"{trt.__name__}-{trt.__version__}-{where.replace(' ', '_').replace('/', '_')}.cache"
+    timing = path if trt.__name__ == "tensorrt" else None  # TensorRT-RTX measures nothing when it builds
+    with atomic_folder(target) as fresh:
+        for part, graph_path in zip(PARTS, job.bundle.graph_paths(_graph(job)), strict=True):
+            plan, cache = _build_part(job, trt, part, graph_path, _timed(timing))
+            (fresh / f"{part}.plan").write_bytes(plan)
+            if timing is not None:
+                _keep(timing, cache)
+        facts |= {
+            "files": {f"{part}.plan": sha256_file(fresh / f"{part}.plan") for part in PARTS},
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        facts["seal"] = seal(facts)
+        (fresh / "build.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return Build(target, facts)
+
+
+def climb(job: Job, trt: Any, prove: Callable[[Build], object]) -> Build:
+    """Builds rung after rung until the golden vectors are met; raises the last rung's `BackendError`.
+
+    Args:
+        job: its rung is the first.
+        trt: the TensorRT module.
+        prove: raises `BackendError` where a build's numbers are wrong.
+    """
+    rungs = [rung for rung in range(job.rung, len(RUNGS)) if rung < len(RUNGS) - 1 or "fp32" in job.bundle.graphs]
+    for rung in rungs:
+        built = build(Job(job.bundle, job.graph, job.profile, job.profiles, job.options, rung, job.folder), trt)
+        try:
+            prove(built)
+        except BackendError as error:
+            print(f"rung {rung} ({RUNGS[rung]}): {error}", file=sys.stderr)
+            shutil.rmtree(built.folder)
+            if rung == rungs[-1]:
+                raise
+        else:
+            return built
+    raise AssertionError("the last rung returns or raises")
+
+
+def _facts(job: Job, trt: Any) -> dict[str, Any]:
+    """All that a build depends on."""
+    if job.options.target is None:
+        device = Cudart().describe()
+        gpu, capability = device.name, device.capability
+    else:
+        gpu, capability = None, job.options.target
+    return {
+        "format_version": FORMAT_VERSION,
+        "graph": job.graph,
+        "graph_files": graph_hashes(job.bundle, job.graph),
+        "module": trt.__name__,
+        "version": trt.__version__,
+        "gpu": gpu,
+        "capability": capability,
+        "profile": job.profile,
+        "profiles": {part: [{name: list(values) for name, values in ranges.items()} for ranges in job.profiles[part]] for part in PARTS},
+        "flags": job.options.flags,
+        "optimization_level": job.options.optimization_level,
+        "workspace": job.options.workspace,
+        "rung": RUNGS[job.rung],
+    }
+
+
+def _known(target: Path, facts: dict[str, Any]) -> Build | None:
+    """The build that lies there, if it is whole and of the same."""
+    try:
+        found = json.loads((target / "build.json").read_text(encoding="utf-8"))
+        whole = all(sha256_file(target / name) == expected for name, expected in found["files"].items())
+        same = all(found[name] == value for name, value in facts.items()) and found["seal"] == seal(found)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Build(target, found) if whole and same else None
+
+
+def _graph(job: Job) -> str:
+    """The last rung runs another graph."""
+    return "fp32" if RUNGS[job.rung] == "FP32" else job.graph
+
+
+def _build_part(job: Job, trt: Any, part: str, graph_path: Path, timing: bytes | None) -> tuple[bytes, bytes]:
+    change = partial(edit, job.rung)
+    with tqdm(desc=f"{part}.{_graph(job)}", unit="step", disable=None, leave=False) as bar:
+        monitor = make_monitor(trt, bar)
+        return build_plan(graph_path, job.profiles[part], job.options, trt, edit=change, timing_cache=timing, monitor=monitor)
+
+
+def _timed(path: Path | None) -> bytes | None:
+    """What earlier builds on this device measured."""
+    if path is None:
+        return None
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _keep(path: Path, cache: bytes) -> None:
+    """Writes a timing cache, which only makes the next build faster."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as fresh:
+            fresh.write_bytes(cache)
+    except (OSError, InputError) as error:
+        print(f"{path}: the timing cache was not kept ({error})", file=sys.stderr)

@@ -1,0 +1,47 @@
+"""TensorRT's builder as a progress bar."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from tqdm import tqdm
+
+
+def make_monitor(trt: Any, bar: tqdm[Any]) -> Any:
+    """An `IProgressMonitor` that moves a bar; TensorRT calls it from several threads.
+
+    A phase's steps are added to the bar's total when it starts, since nobody knows before how many there will be.
+    """
+
+    class Monitor(trt.IProgressMonitor):
+        """See `make_monitor`."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._lock = threading.Lock()
+            self._left: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
+            """More to do."""
+            del parent_phase
+            with self._lock:
+                self._left[phase_name] = num_steps
+                bar.total = (bar.total or 0) + num_steps
+                bar.set_postfix_str(phase_name[:40])
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            """One done."""
+            del step
+            with self._lock:
+                if self._left.get(phase_name, 0):
+                    self._left[phase_name] -= 1
+                    bar.update()
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            """The rest of a phase may be left out."""
+            with self._lock:
+                bar.update(self._left.pop(phase_name, 0))
+
+    return Monitor()

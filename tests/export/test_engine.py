@@ -1,0 +1,324 @@
+"""`lame-export engine`: profiles that fit the contract, plans that are keyed, sealed, found, refused and proved."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lame_export.__main__ import main
+from lame_export.engine import build as building
+from lame_export.engine import ladder
+from lame_export.engine.network import Options, build_plan
+from lame_export.engine.profiles import DIMENSIONS, KINDS, Widths, derive, widths_of
+from lame_runtime import BackendError, Encoder, InputError
+from lame_runtime.__main__ import main as runtime_main
+from lame_runtime.backends import _cudart
+from lame_runtime.backends._tensorrt import load_tensorrt
+from lame_runtime.batching import assemble
+from lame_runtime.bundle import Bundle
+from lame_runtime.contract import Contract, Preparer
+from lame_runtime.golden import read_golden
+from recording_gpu import RecordingCudart, make_tensorrt
+
+GIB = 1 << 30
+SMALL = {"encoder": Widths(64, 128, 2), "vision": Widths(64, 128, 2)}
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[RecordingCudart]:
+    """A recorded GPU with TensorRT 10.3 that everything finds by itself, and an account of one's own."""
+    recorded = RecordingCudart(total=4 * GIB)
+    install(monkeypatch, recorded, "10.3.0")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield recorded
+    recorded.assert_released()
+
+
+def install(monkeypatch: pytest.MonkeyPatch, gpu: RecordingCudart, version: str) -> None:
+    """Puts TensorRT and CUDA where the product looks."""
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt", make_tensorrt(gpu, version))
+    monkeypatch.setattr(_cudart, "_load", lambda: gpu)
+
+
+def built(bundle: Path) -> list[Path]:
+    """Folders of builds."""
+    return sorted(path.parent for path in (bundle / "engines").glob("*/build.json"))
+
+
+def load(bundle: Path, **options: Any) -> Encoder:
+    """On TensorRT."""
+    return Encoder.load(bundle, backend="tensorrt", **options)
+
+
+def test_a_build_is_proved_and_then_embeds(gpu: RecordingCudart, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Built, golden vectors met, certificate of the device beside the plans; loading takes it by itself and says so."""
+    assert main(["engine", str(bundle)]) == 0
+    assert "proved on this device now" in capsys.readouterr().out
+    (folder,) = built(bundle)
+    device = json.loads((folder / "device.json").read_text())
+    assert device["passed"]
+    assert device["device"]["capability"] == "sm87"
+    with Encoder.load(bundle) as encoder, Encoder.load(bundle, backend="onnxruntime", graph="fp16") as ours:
+        assert encoder.backend.name == "tensorrt 10.3.0 on Recorded GPU"
+        assert "proved on this device before" in encoder.reason
+        assert np.abs(encoder.encode(["seven", "two"]) - ours.encode(["seven", "two"])).max() < 1e-5
+    assert Bundle.open(bundle).check_all() > 0, "plans are outside the hashed set"
+    assert runtime_main(["info", str(bundle)]) == 0
+    assert "tensorrt 10.3.0 on Recorded GPU" in capsys.readouterr().out
+
+
+def test_the_same_build_is_found_and_another_is_not(gpu: RecordingCudart, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graph, profile and options are in the key; what is built twice is built once, unless damaged or asked for."""
+    calls: list[str] = []
+    real = building.build_plan
+    monkeypatch.setattr(building, "build_plan", lambda path, *rest, **more: (calls.append(path.name), real(path, *rest, **more))[1])
+    for arguments in ([], ["--profile", "throughput"], ["--optimization-level", "1"], ["--graph", "fp32"], ["--hardware-compatible"]):
+        before = len(calls)
+        for _ in range(2):
+            assert main(["engine", str(bundle), *arguments]) == 0
+        assert len(calls) == before + 2, arguments
+    assert len(built(bundle)) == 5
+    assert main(["engine", str(bundle), "--rebuild"]) == 0
+    (built(bundle)[0] / "vision.plan").write_bytes(b"short")
+    assert main(["engine", str(bundle), "--graph", built(bundle)[0].name.split(".")[0]]) == 0
+    assert len(list((bundle / "engines/timing").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("version", "stale, built by tensorrt 10.3.0, this is tensorrt 10.7.0"),
+        ("gpu", r"stale, built for Recorded GPU, this is Another \(sm89\)"),
+        ("graph", "stale, the graph was exported anew since"),
+        ("plan", r"stale, encoder\.plan is not the file that was built"),
+        ("facts", "stale, not built by this account on this machine; a plan is code"),
+        ("account", "stale, not built by this account on this machine; a plan is code"),
+        ("none", "none was built"),
+    ],
+)
+def test_a_stale_plan_is_named_and_not_used(
+    gpu: RecordingCudart, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, said: str
+) -> None:
+    """With what to do; asked for nothing in particular, ONNX Runtime runs and the reason says why."""
+    assert main(["engine", str(bundle)]) == 0
+    (folder,) = built(bundle)
+    if change == "version":
+        install(monkeypatch, gpu, "10.7.0")
+    elif change == "gpu":
+        install(monkeypatch, RecordingCudart(name="Another", capability=(8, 9)), "10.3.0")
+    elif change == "graph":
+        monkeypatch.setattr("lame_runtime.plans.graph_hashes", lambda bundle, graph: {"graphs/encoder.fp16.onnx": "other"})
+    elif change == "plan":
+        (folder / "encoder.plan").write_bytes(b"other")
+    elif change == "facts":
+        text = (folder / "build.json").read_text()
+        (folder / "build.json").write_text(text.replace('"optimization_level": null', '"optimization_level": 5'))
+    elif change == "account":
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other"))
+    else:
+        shutil.rmtree(folder)
+    with pytest.raises(BackendError, match=rf"no fp16 plan for tensorrt .*{said}.*; build one here: lame-export engine"):
+        load(bundle)
+    with Encoder.load(bundle) as encoder:
+        assert encoder.backend.name.startswith("onnxruntime")
+        assert ("TensorRT plans are there but not used" in encoder.reason) == (change != "none")
+
+
+def test_plans_of_another_account_run_where_they_are_trusted(
+    gpu: RecordingCudart, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a flag; damaged ones never."""
+    assert main(["engine", str(bundle)]) == 0
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other"))
+    out = ["embed", str(bundle), "--text", "seven", "-o", str(tmp_path / "v.npy"), "--backend", "tensorrt"]
+    assert runtime_main(out) == 1
+    assert runtime_main([*out, "--trust-plans"]) == 0
+    (built(bundle)[0] / "encoder.plan").write_bytes(b"other")
+    with pytest.raises(BackendError, match="is not the file that was built"):
+        load(bundle, trust_plans=True)
+
+
+def test_compatible_and_stripped_plans_run_where_they_may(gpu: RecordingCudart, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later TensorRT of the same major version, another GPU from Ampere on; weights come from the bundle."""
+    assert main(["engine", str(bundle), "--version-compatible", "--hardware-compatible", "--strip-weights"]) == 0
+    later = RecordingCudart(name="Another", capability=(8, 9))
+    install(monkeypatch, later, "10.16.1")
+    with load(bundle) as encoder, Encoder.load(bundle, backend="onnxruntime", graph="fp16") as ours:
+        assert np.abs(encoder.encode("seven") - ours.encode("seven")).max() < 1e-5
+    later.assert_released()
+    for other, version in ((RecordingCudart(name="Turing", capability=(7, 5)), "10.16.1"), (later, "11.4.0"), (later, "10.2.9")):
+        install(monkeypatch, other, version)
+        with pytest.raises(BackendError):
+            load(bundle)
+
+
+@pytest.mark.parametrize(("right_from", "rung"), [(0, "as exported"), (1, "attention unfused"), (2, "more in FP32"), (3, "FP32")])
+def test_wrong_numbers_are_refused_and_the_ladder_is_climbed(
+    gpu: RecordingCudart, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], right_from: int, rung: str
+) -> None:
+    """Refused with figure and place, the ladder named; with --fallback it is climbed as far as needed, and what was taken is recorded."""
+    spoil(monkeypatch, right_from)
+    if right_from:
+        assert main(["engine", str(bundle)]) == 1
+        error = capsys.readouterr().err
+        assert "not to be trusted on this device: graph vs PyTorch" in error
+        assert "--fallback" in error
+        with pytest.raises(BackendError, match=r"not to be trusted .*min_cosine -?0\.\d+ \(>= 0\.999\)"):
+            load(bundle)
+    assert main(["engine", str(bundle), "--fallback"]) == 0
+    (folder,) = built(bundle)
+    assert json.loads((folder / "build.json").read_text())["rung"] == rung
+    with load(bundle) as encoder, Encoder.load(bundle, backend="onnxruntime", graph="fp32") as ours:
+        assert float((encoder.encode("seven") * ours.encode("seven")).sum()) > 0.999
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, right_from: int) -> None:
+    """Plans below a rung compute nonsense."""
+    rungs: list[int] = []
+    real_edit, real_build = building.edit, building.build_plan
+
+    def edit(rung: int, trt: Any, network: Any) -> None:
+        rungs.append(rung)
+        real_edit(rung, trt, network)
+
+    def build_plan(*arguments: Any, **more: Any) -> tuple[bytes, bytes]:
+        plan, cache = real_build(*arguments, **more)
+        return json.dumps(json.loads(plan) | {"wrong": rungs[-1] < right_from}).encode(), cache
+
+    monkeypatch.setattr(building, "edit", edit)
+    monkeypatch.setattr(building, "build_plan", build_plan)
+
+
+def test_where_no_rung_helps_nothing_is_left(gpu: RecordingCudart, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last error, and no plans that anybody could load."""
+    spoil(monkeypatch, 99)
+    assert main(["engine", str(bundle), "--fallback"]) == 1
+    assert built(bundle) == []
+
+
+def test_verify_on_the_device_writes_its_certificate(gpu: RecordingCudart, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For the graphs that plans were built of."""
+    assert main(["engine", str(bundle)]) == 0
+    (folder,) = built(bundle)
+    (folder / "device.json").unlink()
+    assert runtime_main(["verify", str(bundle), "--backend", "tensorrt"]) == 0
+    assert "rows hold on this device (tensorrt 10.3.0 on Recorded GPU)" in capsys.readouterr().out
+    assert json.loads((folder / "device.json").read_text())["passed"]
+
+
+def test_a_read_only_bundle_has_its_plans_in_the_cache(
+    gpu: RecordingCudart, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And they are found there."""
+    monkeypatch.setattr("lame_runtime.plans.os.access", lambda *rest: False)
+    assert main(["engine", str(bundle)]) == 0
+    assert built(bundle) == []
+    assert len(list((tmp_path / "cache/lame/engines").glob("*/*/build.json"))) == 1
+    load(bundle).close()
+
+
+def test_plans_elsewhere_are_found_where_one_says(gpu: RecordingCudart, bundle: Path, tmp_path: Path) -> None:
+    """--out and `engines=`."""
+    assert main(["engine", str(bundle), "--out", str(tmp_path / "plans")]) == 0
+    load(bundle, engines=tmp_path / "plans").close()
+    with pytest.raises(BackendError, match="none was built"):
+        load(bundle)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_profiles_take_every_golden_input(exported: Path, kind: str) -> None:
+    """The longest text and the largest picture included; tight budgets make batches smaller, and say when nothing fits."""
+    contract = Contract.load(exported / "contract.json")
+    preparer = Preparer.load(exported)
+    roomy = derive(contract, SMALL, kind, 8 * GIB)
+    for part, dimensions in DIMENSIONS.items():
+        assert all(set(ranges) == set(dimensions) for ranges in roomy[part])
+        assert all(low <= usual <= high for ranges in roomy[part] for low, usual, high in ranges.values())
+    for each in read_golden(exported).inputs:
+        batch = assemble([preparer(each.item, each.role)], contract)
+        low, _, high = roomy["encoder"][-1]["length"]
+        assert low <= batch.input_ids.shape[1] <= high
+        for group in batch.groups:
+            low, _, high = roomy["vision"][-1]["patches"]
+            assert low <= group.pixel_patches.shape[1] <= high
+    tight = derive(contract, SMALL, kind, 4_000_000)
+    assert tight["encoder"][-1]["batch"][2] < roomy["encoder"][-1]["batch"][2]
+    with pytest.raises(InputError, match=r"an input of \d+ tokens needs 0\.00 GiB of activations and --memory allows 0\.00"):
+        derive(contract, SMALL, kind, 1000)
+
+
+def test_widths_are_in_the_manifest(exported: Path) -> None:
+    """Those of the model, not the ones taken for older bundles."""
+    widths = widths_of(Bundle.open(exported).manifest["model"])
+    assert widths["encoder"].hidden == 64
+    assert widths_of({})["encoder"].hidden == 1536
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "no list of profiles named 'vision'"),
+        ('{"vision": [{"patches": [1, 2, 3]}], "encoder": []}', "names the dimensions pictures, patches, windows"),
+        ('{"vision": [{"pictures": [1, 1, 1], "patches": [4, 2, 8]}]}', "smallest, usual and largest ascend"),
+        ('{"vision": [{"pictures": [1, 1, 1], "patches": [4, 8]}]}', "give three positive numbers"),
+    ],
+)
+def test_a_bad_profile_file_is_one_line(
+    gpu: RecordingCudart, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, said: str
+) -> None:
+    """It names the file and the value."""
+    (tmp_path / "p.json").write_text(content)
+    assert main(["engine", str(bundle), "--profile", str(tmp_path / "p.json")]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert str(tmp_path / "p.json") in error
+    assert error.count("\n") == 1
+    assert built(bundle) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--target", "sm86"], "--target sm86: tensorrt builds for the GPU at hand only"),
+        (["--memory", "0"], "--memory 0: give GiB"),
+        (["--profile", "fast"], "fast: cannot be read"),
+        (["--graph", "int8-cpu"], "int8-cpu is for ONNX Runtime"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    gpu: RecordingCudart, bundle: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    """Nothing is left."""
+    assert main(["engine", str(bundle), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert built(bundle) == []
+
+
+@pytest.mark.parametrize("graph", ["fp16", "int8"])
+@pytest.mark.parametrize("rung", [0, 1, 2])
+def test_every_rung_builds_with_the_real_builder(exported: Path, graph: str, rung: int) -> None:
+    """TensorRT-RTX takes the edited networks; each rung computes more layers in FP32 than the one below."""
+    trt = load_tensorrt("tensorrt_rtx")
+    contract = Contract.load(exported / "contract.json")
+    profiles = derive(contract, SMALL, "latency", 8 * GIB)
+    wide: dict[int, int] = {}
+
+    def edit(trt: Any, network: Any) -> None:
+        for number in range(rung + 1):
+            ladder.edit(number, trt, network)
+            kinds = [network.get_layer(i).get_output(0).dtype for i in range(network.num_layers)]
+            wide[number] = sum(kind == trt.DataType.FLOAT for kind in kinds)
+
+    for part in ("vision", "encoder"):
+        plan, _ = build_plan(exported / f"graphs/{part}.{graph}.onnx", profiles[part], Options(target="sm86"), trt, edit=edit)
+        assert len(plan) > 100_000
+        assert list(wide.values()) == sorted(set(wide.values())), "each rung widens"
