@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ from lame_runtime.contract.images import open_image
 from lame_runtime.contract.preparer import Preparer
 from lame_runtime.contract.prompts import Input, Picture, Video
 from lame_runtime.contract.rules import Contract, TokenRules
+from lame_runtime.contract.vectors import finish, quantize, restore
 from lame_runtime.encoder import Encoder
 from lame_runtime.gates import Result, judge
 from lame_runtime.golden import Golden
-from lame_runtime.retrieval import Row, Vectors, distinct, evaluate, key
+from lame_runtime.retrieval import Row, Vectors, distinct, embed_rows, evaluate, key
 from lame_training.model import LaMEModel
 from lame_training.upcast import compute_in_fp32
 
@@ -160,6 +163,32 @@ def retrieval_rows(graph: str, reference: Vectors, found: Vectors, rows: dict[st
 
     Gated for the INT8 graphs of a trained model over at least `gates.RETRIEVAL_QUERIES` queries, reported otherwise.
     """
+    gated = graph.startswith("int8") and trained
+    return _retrieval("retrieval vs PyTorch" + (f", {note}" if note else ""), graph, reference, found, rows, gated=gated)
+
+
+def vector_rows(reference: Vectors, rows: dict[str, list[Row]], golden: Golden) -> list[Result]:
+    """What fewer bits and shorter prefixes of PyTorch's vectors cost in retrieval, reported and not gated."""
+    dim = golden.embeddings.shape[1]
+    largest = float(np.abs(golden.embeddings).max())
+    ways: dict[str, Callable[[Floats], Floats]] = {
+        "int8, uint8": lambda vectors: restore(quantize(vectors, "int8", largest), "int8", dim),
+        "binary, ubinary": lambda vectors: restore(quantize(vectors, "binary", largest), "binary", dim),
+    }
+    for kept in (dim // 2, dim // 4):
+        ways[f"the first {kept} values"] = functools.partial(finish, truncate_dim=kept)
+    results = []
+    for name, way in ways.items():
+
+        def embed(items: list[Input], role: str, way: Callable[[Floats], Floats] = way) -> Floats:
+            return way(np.stack([reference.query(item) for item in items]) if role == "query" else reference.documents(items))
+
+        results += _retrieval(f"vectors as {name} vs float32", "", reference, embed_rows(embed, rows), rows, gated=False)
+    return results
+
+
+def _retrieval(comparison: str, graph: str, reference: Vectors, found: Vectors, rows: dict[str, list[Row]], *, gated: bool) -> list[Result]:
+    """A row per pair of modalities; gated ones only over enough queries."""
     pairs: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for task, each in rows.items():
         for row in each:
@@ -170,17 +199,8 @@ def retrieval_rows(graph: str, reference: Vectors, found: Vectors, rows: dict[st
         documents = distinct(item for each in by_task.values() for row in each for item in row.candidates)
         drop = _recall(by_task, reference) - _recall(by_task, found)
         figure = {"recall_drop": drop, **_agreement(queries, documents, reference, found)}
-        gated = graph.startswith("int8") and trained and len(queries) >= gates.RETRIEVAL_QUERIES
-        results.append(
-            judge(
-                "retrieval vs PyTorch" + (f", {note}" if note else ""),
-                graph,
-                pair,
-                len(queries),
-                gates.RETRIEVAL if gated else None,
-                figure,
-            )
-        )
+        gate = gates.RETRIEVAL if gated and len(queries) >= gates.RETRIEVAL_QUERIES else None
+        results.append(judge(comparison, graph, pair, len(queries), gate, figure))
     return results
 
 

@@ -185,6 +185,7 @@ def prove_retrieval(state: Export) -> None:
     rows = {task: read_rows(state.data, task) for task in tasks(state.data)}
     reference = _vectors(state.reference, rows)
     trained = json.loads((state.checkpoint / "config.json").read_text(encoding="utf-8"))["steps"] > 0
+    state.add(parity.vector_rows(reference, rows, state.golden))
     for graph in state.graphs:
         with judged_encoder(state, graph) as encoder:
             found = _vectors(encoder, rows)

@@ -10,6 +10,7 @@ from typing import Any
 
 from lame_runtime import __version__
 from lame_runtime.cli import path, run_command
+from lame_runtime.contract.vectors import PRECISIONS
 from lame_runtime.errors import InputError, LameError
 from lame_runtime.opening import BACKENDS
 
@@ -44,9 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a picture, a video, a PDF (a.pdf#page=2 for one page), a folder of them, a .jsonl file, or - for JSONL on stdin",
     )
     embed.add_argument("--text", action="append", default=[], help="a text; may be repeated")
-    embed.add_argument(
-        "-o", "--output", type=path, required=True, help="float32 (n, dim) .npy file, rows in input order: paths, then texts"
-    )
+    embed.add_argument("-o", "--output", type=path, required=True, help="(n, dim) .npy file, rows in input order: paths, then texts")
     embed.add_argument("--graph", help="fp32, fp16, int8 or int8-cpu")
     embed.add_argument("--role", help="query or document: adds the contract's instruction of that role")
     embed.add_argument("--instruction", help="an instruction for every input that brings none")
@@ -58,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--max-input-pixels", type=int, help="pixels of all pictures and videos of one input, instead of the contract's")
     embed.add_argument("--map-weights", action="store_true", help="leave the weights on the disk (CPU): little memory, half the speed")
     embed.add_argument("--truncate-dim", type=int, help="keep only so many leading values of each vector")
+    embed.add_argument("--precision", default="float32", choices=PRECISIONS, help="fewer bits; binary and ubinary hold eight values a byte")
 
     info = command("info", "what a bundle holds and what would run here", _info)
     info.add_argument("--graph", help="fp32, fp16, int8 or int8-cpu")
@@ -104,6 +104,7 @@ def _embed(options: argparse.Namespace) -> int:
             max_frames=options.max_frames,
             fps=options.fps,
             max_input_pixels=options.max_input_pixels,
+            precision=options.precision,
         )
         if sys.stderr.isatty():
             from tqdm import tqdm
@@ -115,12 +116,16 @@ def _embed(options: argparse.Namespace) -> int:
         vectors = np.stack(found)
         with fresh.open("wb") as file:
             np.save(file, vectors)
-    report = {"output": str(options.output), "shape": list(vectors.shape), "graph": encoder.graph, "backend": encoder.backend.name}
-    print(
-        json.dumps(report)
-        if options.json
-        else f"wrote {options.output}: {vectors.shape[0]} × {vectors.shape[1]} float32, graph {encoder.graph} on {encoder.backend.name}"
-    )
+    report = {
+        "output": str(options.output),
+        "shape": list(vectors.shape),
+        "dtype": str(vectors.dtype),
+        "graph": encoder.graph,
+        "backend": encoder.backend.name,
+    }
+    size = f"{vectors.shape[0]} × {vectors.shape[1]} {vectors.dtype}"
+    told = f"wrote {options.output}: {size}, graph {encoder.graph} on {encoder.backend.name}"
+    print(json.dumps(report) if options.json else told)
     return 0
 
 

@@ -16,9 +16,10 @@ from PIL import Image
 from lame_runtime.backends.base import Backend
 from lame_runtime.batching import assemble, plan_batches
 from lame_runtime.bundle import Bundle
+from lame_runtime.contract.manifest import check_files
 from lame_runtime.contract.preparer import Preparer
 from lame_runtime.contract.prompts import Input
-from lame_runtime.contract.vectors import finish
+from lame_runtime.contract.vectors import PRECISIONS, Precision, finish, quantize
 from lame_runtime.errors import InputError
 from lame_runtime.inputs import InputLike, as_input
 from lame_runtime.opening import BackendName, Wanted, open_backend
@@ -47,6 +48,8 @@ class Encoder:
         """Why this backend and graph were chosen, for `info`."""
         self.build: Build | None = None
         """The build whose plans run, on TensorRT."""
+        self.bundle: Bundle | None = None
+        self._largest: dict[int, float] = {}
 
     @staticmethod
     def load(
@@ -107,7 +110,7 @@ class Encoder:
         )
         opened = open_backend(opened_bundle, wanted)
         encoder = Encoder(Preparer.load(opened_bundle.folder), opened.backend, opened.graph)
-        encoder.reason, encoder.build = opened.reason, opened.build
+        encoder.reason, encoder.build, encoder.bundle = opened.reason, opened.build, opened_bundle
         if not check_hashes:
             encoder.reason += "; hashes not checked, as asked"
         if opened.build is not None and prove_plans:
@@ -138,9 +141,10 @@ class Encoder:
         max_frames: int | None = None,
         fps: float | None = None,
         max_input_pixels: int | None = None,
+        precision: Precision = "float32",
         sort: bool = True,
         show_progress_bar: bool = False,
-    ) -> npt.NDArray[np.float32]:
+    ) -> npt.NDArray[Any]:
         """Embeds one input or a list of them.
 
         Args:
@@ -154,11 +158,13 @@ class Encoder:
             max_frames: frames sampled from a video, instead of the contract's.
             fps: frames sampled per second of video, instead of the contract's.
             max_input_pixels: pixels of all pictures and videos of one input together, instead of the contract's patches.
+            precision: "float32", or fewer bits: "int8", "uint8", "binary", "ubinary"; see `contract.vectors.quantize`. The range of
+                8 bits is that of the bundle's golden vectors, the same for all vectors of a bundle and `truncate_dim`.
             sort: batch inputs of like length and grid together; the result keeps the input order.
             show_progress_bar: on stderr.
 
         Returns:
-            float32 (n, dim), row i for input i.
+            (n, dim) of the precision's type, (n, ⌈dim/8⌉) for bits; row i for input i.
 
         Raises:
             InputError: an input cannot be embedded; the message names it.
@@ -175,6 +181,7 @@ class Encoder:
             max_frames=max_frames,
             fps=fps,
             max_input_pixels=max_input_pixels,
+            precision=precision,
             sort=sort,
         )
         if show_progress_bar:
@@ -184,14 +191,14 @@ class Encoder:
         rows = list(vectors)
         if not rows:
             nothing = np.empty((0, self.dim), dtype=np.float32)
-            return finish(nothing, truncate_dim=truncate_dim, normalize=normalize_embeddings)
+            return self._fewer_bits(finish(nothing, truncate_dim=truncate_dim, normalize=normalize_embeddings), precision)
         return np.stack(rows)
 
-    def encode_query(self, inputs: InputLike | Sequence[InputLike], **options: Any) -> npt.NDArray[np.float32]:
+    def encode_query(self, inputs: InputLike | Sequence[InputLike], **options: Any) -> npt.NDArray[Any]:
         """`encode` with the query role's instruction."""
         return self.encode(inputs, role="query", **options)
 
-    def encode_document(self, inputs: InputLike | Sequence[InputLike], **options: Any) -> npt.NDArray[np.float32]:
+    def encode_document(self, inputs: InputLike | Sequence[InputLike], **options: Any) -> npt.NDArray[Any]:
         """`encode` with the document role's instruction."""
         return self.encode(inputs, role="document", **options)
 
@@ -208,9 +215,10 @@ class Encoder:
         max_frames: int | None = None,
         fps: float | None = None,
         max_input_pixels: int | None = None,
+        precision: Precision = "float32",
         sort: bool = True,
-    ) -> Iterator[npt.NDArray[np.float32]]:
-        """Like `encode`, for an iterable that need not fit in memory: yields one float32 (dim,) per input, in order.
+    ) -> Iterator[npt.NDArray[Any]]:
+        """Like `encode`, for an iterable that need not fit in memory: yields one vector per input, in order.
 
         Inputs are read 16 batches ahead and sorted within that window.
         """
@@ -220,6 +228,10 @@ class Encoder:
             inputs = [inputs]
         elif not isinstance(inputs, Iterable) or isinstance(inputs, bytes):
             raise InputError(f"a {type(inputs).__name__} is not an input: give a str, a path, a PIL picture, a dict, or a list of them")
+        if precision not in PRECISIONS:
+            raise InputError(f"precision is {precision!r}: use {', '.join(PRECISIONS)}")
+        if precision != "float32" and not normalize_embeddings:
+            raise InputError(f"precision {precision} is for unit vectors; leave normalize_embeddings on")
         preparer = self.preparer.with_budget(max_pixels, max_frames, fps, max_input_pixels)
         iterator = iter(inputs)
         count = 0
@@ -233,8 +245,24 @@ class Encoder:
             vectors = np.empty((len(window), self.dim), dtype=np.float32)
             for chosen in plan_batches(prepared, batch_size, sort=sort):
                 vectors[chosen] = self.backend.run(assemble([prepared[i] for i in chosen], self.preparer.contract))
-            yield from finish(vectors, truncate_dim=truncate_dim, normalize=normalize_embeddings)
+            yield from self._fewer_bits(finish(vectors, truncate_dim=truncate_dim, normalize=normalize_embeddings), precision)
             count += len(window)
+
+    def _fewer_bits(self, vectors: npt.NDArray[np.float32], precision: Precision) -> npt.NDArray[Any]:
+        if precision == "float32":
+            return vectors
+        largest = self._largest_value(vectors.shape[1]) if precision in ("int8", "uint8") else 1.0
+        return quantize(vectors, precision, largest)
+
+    def _largest_value(self, dim: int) -> float:
+        """Largest absolute value of the golden vectors, cut to `dim` values."""
+        if dim not in self._largest:
+            if self.bundle is None:
+                raise InputError("the range of int8 vectors comes from a bundle; load one with Encoder.load")
+            check_files(self.bundle.folder, self.bundle.manifest, ["golden/embeddings.npy"])
+            golden = np.load(self.bundle.folder / "golden/embeddings.npy", allow_pickle=False)
+            self._largest[dim] = float(np.abs(finish(golden, truncate_dim=dim)).max())
+        return self._largest[dim]
 
     def close(self) -> None:
         """Releases the graphs."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from lame_runtime.contract import Contract
 from lame_runtime.contract.manifest import build_manifest, check_files, read_manifest
-from lame_runtime.contract.vectors import finish
+from lame_runtime.contract.vectors import finish, quantize, restore
 from lame_runtime.errors import BackendError, BundleError, InputError
 
 
@@ -104,3 +104,26 @@ def test_a_changed_manifest_is_noticed(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="was changed"):
         read_manifest(folder)
+
+
+def test_fewer_bits_are_those_of_sentence_transformers() -> None:
+    """Bits equal theirs; 8 bits rank as the vectors they came from, and what is beyond the range is clipped, not wrapped."""
+    from sentence_transformers.util.quantization import quantize_embeddings
+
+    rng = np.random.default_rng(0)
+    vectors = finish(rng.standard_normal((50, 60)).astype(np.float32))
+    for precision in ("binary", "ubinary"):
+        ours = quantize(vectors, precision, 1.0)
+        assert np.array_equal(ours, quantize_embeddings(vectors, precision))
+        signs = restore(ours, precision, 60)
+        assert np.array_equal(signs, np.where(vectors > 0, 1, -1))
+    largest = float(np.abs(vectors).max())
+    expected = vectors @ vectors.T
+    for precision in ("int8", "uint8"):
+        ours = quantize(vectors, precision, largest)
+        assert ours.dtype == precision
+        back = restore(ours, precision, 60)
+        assert np.abs(back @ back.T * (largest / 127) ** 2 - expected).max() < 0.02
+        assert np.abs(restore(quantize(vectors, precision, largest / 2), precision, 60)).max() == 127
+    assert np.array_equal(quantize(vectors, "uint8", 1.0), quantize(vectors, "int8", 1.0).astype(np.int16) + 128)
+    assert quantize(vectors, "float32", 1.0) is vectors

@@ -17,6 +17,7 @@ from lame_runtime.backends.base import Batch, Floats
 from lame_runtime.backends.fake import FakeBackend
 from lame_runtime.compare import graph_rows
 from lame_runtime.contract.manifest import canonical_hash
+from lame_runtime.contract.vectors import restore
 from lame_runtime.golden import read_golden
 from lame_runtime.retrieval import main as search
 from lame_runtime.retrieval import read_rows
@@ -243,6 +244,27 @@ def test_embed_writes_paths_then_texts(exported: Path, tmp_path: Path, capsys: p
     command = [sys.executable, "-m", "lame_runtime", "embed", str(exported), "-", "-o", str(out), "--json"]
     done = subprocess.run(command, input='"seven"\n', capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["shape"] == [1, 64]
+
+
+@pytest.mark.parametrize(("precision", "kept", "width"), [("int8", 64, 64), ("uint8", 32, 32), ("binary", 64, 8), ("ubinary", 20, 3)])
+def test_vectors_in_fewer_bits(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str, kept: int, width: int
+) -> None:
+    """Of the type that was asked for; 8 bits use their range, and rank as the vectors do."""
+    out = tmp_path / "v.npy"
+    texts = ["--text", "seven", "--text", "digits that add up to fifteen", "--text", "two"]
+    options = ["--precision", precision, "--truncate-dim", str(kept)]
+    assert main(["embed", str(exported), *texts, *options, "-o", str(out)]) == 0
+    assert f"3 × {width} {'u' if precision.startswith('u') else ''}int8" in capsys.readouterr().out
+    vectors = np.load(out)
+    with Encoder.load(exported) as encoder:
+        floats = encoder.encode(["seven", "digits that add up to fifteen", "two"], truncate_dim=kept)
+        assert encoder.encode([], precision=precision, truncate_dim=kept).dtype == vectors.dtype  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="precision is 'int4': use float32, int8"):
+            encoder.encode("seven", precision="int4")  # type: ignore[arg-type]
+    back = restore(vectors, precision, kept)  # type: ignore[arg-type]
+    cosine = (back * floats).sum(1) / np.linalg.norm(back, axis=1)
+    assert cosine.min() > (0.999 if "int8" in precision else 0.6)
 
 
 BAD = {
