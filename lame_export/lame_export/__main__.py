@@ -1,4 +1,4 @@
-"""`lame-export`: bundle, engine, verify, demo."""
+"""`lame-export`: bundle, engine, verify, bisect, demo."""
 
 from __future__ import annotations
 
@@ -61,6 +61,15 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true")
     verify.set_defaults(run=_needing_graph_extra(_verify))
 
+    bisect = commands.add_parser("bisect", help="where a graph leaves PyTorch, layer by layer, and what brings it back")
+    bisect.add_argument("bundle", type=path)
+    bisect.add_argument("checkpoint", type=path)
+    bisect.add_argument("--graph", default="int8", help="fp32, fp16, int8 or int8-cpu (int8)")
+    bisect.add_argument("--inputs", type=int, default=4, metavar="N", help="golden inputs of each modality (4)")
+    bisect.add_argument("--plot", type=path, metavar="PNG", help="also draw the error against depth")
+    bisect.add_argument("--json", action="store_true", help="print every error as JSON")
+    bisect.set_defaults(run=_needing_graph_extra(_bisect))
+
     demo = commands.add_parser("demo", help="data, training, export, search and a page, in DIR")
     demo.add_argument("dir", type=path)
     demo.add_argument("--recipe", default="digits", help="digits, or digits-tiny for a look in a minute")
@@ -104,6 +113,17 @@ def _verify(options: argparse.Namespace) -> int:
             print(f"{row.comparison:42} {row.graph:9} {row.modality:16} {row.describe()}  {mark}".rstrip())
         print(f"{len(rows) - len(failed)} of {len(rows)} rows hold")
     return 1 if failed else 0
+
+
+def _bisect(options: argparse.Namespace) -> int:
+    from lame_export.bisect import bisect
+    from lame_export.bisect_report import draw, table
+
+    found = bisect(options.bundle, options.checkpoint, options.graph, options.inputs)
+    if options.plot is not None:
+        draw(found, options.plot)
+    print(json.dumps(found.to_json(), indent=1) if options.json else table(found))
+    return 0 if all(each.passed for each in found.modalities) else 1
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -40,6 +40,10 @@ class TracedBackend(Backend):
         compute_in_fp32(self._vision)
         compute_in_fp32(self._encoder)
 
+    def module(self, part: str) -> torch.nn.Module:
+        """The forward of "vision" or "encoder"."""
+        return self._vision if part == "vision" else self._encoder
+
     @torch.inference_mode()
     def vision(self, group: PictureGroup) -> Floats:
         """See `Backend.vision`."""

@@ -7,6 +7,8 @@ Runtime keeps those, overflow to infinity included. What is left to the device i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -15,8 +17,13 @@ from lame_export.passes.fp16 import insert_cast
 HALF, FULL = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 
-def emulate(model: ir.Model) -> int:
-    """Rewrites `model` in place; returns how many half values it rounds. Q/DQ nodes stay, on FP32 values."""
+def emulate(model: ir.Model, exact: Sequence[str] = ()) -> int:
+    """Rewrites `model` in place; returns how many half values it rounds. Q/DQ nodes stay, on FP32 values.
+
+    Args:
+        model: an FP16 or INT8 graph.
+        exact: paths of modules whose own values are not rounded, as if they were FP32 islands.
+    """
     graph = model.graph
     for value in graph.initializers.values():
         if value.dtype == HALF:
@@ -27,10 +34,12 @@ def emulate(model: ir.Model) -> int:
         for output in node.outputs:
             if output.dtype != HALF:
                 continue
-            rounded += 1
             output.dtype = FULL
             if node.op_type == "Cast":
                 node.attributes["to"] = ir.AttrInt64("to", int(FULL))
+            if (node.name or "").split("/")[0] in exact:
+                continue
+            rounded += 1
             uses = list(output.uses())
             narrow = insert_cast(graph, output, HALF, node, f"{output.name}.round16")
             wide = insert_cast(graph, narrow, FULL, narrow.producer(), f"{output.name}.round32")  # type: ignore[arg-type]

@@ -1,0 +1,300 @@
+"""`lame-export bisect`: where a graph leaves PyTorch, layer by layer, per modality, and what would bring it back.
+
+PyTorch runs the forward that was traced, with a hook on every module; the graph runs with the same values as outputs.
+Both run freely, each on its own earlier results, so an error grows with depth and jumps where something is wrong. The
+layers behind the largest jumps are then computed more carefully, one after the other, until the gate is met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from lame_runtime.backends.base import Batch, Floats
+from lame_runtime.batching import assemble
+from lame_runtime.bundle import Bundle
+from lame_runtime.compare import similarity
+from lame_runtime.contract import Preparer
+from lame_runtime.errors import InputError
+from lame_runtime.gates import GRAPH_VS_PYTORCH, judge
+from lame_runtime.golden import read_golden
+from torch import nn
+
+from lame_export.parity import TracedBackend
+from lame_export.passes.emulate import emulate
+from lame_export.passes.int8 import bypass
+from lame_export.streamed import Feeds, Piece, copy_of, cut, run
+
+PARTS = ("vision", "encoder")
+EMULATED = ("fp16", "int8")
+LEAVES = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.25, "int8-cpu": 0.25}
+"""Relative error of a value from which on a graph has left PyTorch; errors below a hundredth of it are how the graph is."""
+MOST_ISLANDS = 8
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value that both sides compute."""
+
+    part: str
+    path: str
+    """Of the module that computes it, as in "blocks.3.down"."""
+    module: str
+    value: str
+    """Its name in the graph."""
+
+    @property
+    def name(self) -> str:
+        """As in "encoder.blocks.3.down"."""
+        return f"{self.part}.{self.path}"
+
+
+@dataclass(frozen=True)
+class Modality:
+    """What one modality's inputs showed."""
+
+    modality: str
+    inputs: int
+    errors: dict[str, float]
+    """Relative error by point, in the order of the graph."""
+    figure: dict[str, float]
+    """Cosines of the embeddings against PyTorch's."""
+    passed: bool
+    first: str | None
+    """The first point beyond the graph's limit."""
+    jump: str
+    """The point whose error is the largest multiple of all errors before it."""
+
+
+@dataclass(frozen=True)
+class Bisected:
+    """The outcome."""
+
+    graph: str
+    modalities: list[Modality]
+    islands: list[str] | None
+    """Layers which, computed more carefully, bring the graph back; empty where it never left, None where they do not."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def bisect(bundle: Path, checkpoint: Path, graph: str, inputs: int = 4) -> Bisected:
+    """Compares a bundle's graph with its checkpoint.
+
+    Args:
+        bundle: whose graph and golden inputs are used.
+        checkpoint: what it was exported from.
+        graph: its name.
+        inputs: golden inputs of each modality.
+
+    Raises:
+        BundleError, InputError: as for `lame-export verify`.
+    """
+    from lame_training.torch_backend import load_encoder_and_model
+
+    opened = Bundle.open(bundle)
+    models = {part: ir.load(path) for part, path in zip(PARTS, opened.graph_paths(graph), strict=True)}
+    named = "fp32" if "fp32" in opened.graphs else graph
+    names = {part: ir.load(path) for part, path in zip(PARTS, opened.graph_paths(named), strict=True)}
+    _, model = load_encoder_and_model(checkpoint)
+    batches = _batches(bundle, inputs)
+    return compare(TracedBackend(model), names, models, graph, batches)
+
+
+def _batches(bundle: Path, inputs: int) -> dict[str, Batch]:
+    """Golden inputs by modality, as one batch each."""
+    if inputs < 1:
+        raise InputError(f"--inputs {inputs}: use 1 or more")
+    golden, preparer = read_golden(bundle), Preparer.load(bundle)
+    found = {}
+    for modality in golden.modalities:
+        chosen = [golden.inputs[index] for index in golden.of(modality)[:inputs]]
+        found[modality] = assemble([preparer(each.item, each.role) for each in chosen], preparer.contract)
+    return found
+
+
+def compare(
+    reference: TracedBackend, names: dict[str, ir.Model], models: dict[str, ir.Model], graph: str, batches: dict[str, Batch]
+) -> Bisected:
+    """Runs both sides.
+
+    Args:
+        reference: PyTorch.
+        names: graphs as they were traced, which tell what module a value is of.
+        models: the graph in question, by part.
+        graph: its name, which chooses limit and gate.
+        batches: inputs by modality.
+    """
+    points = [point for part in PARTS for point in points_of(part, names[part], reference.module(part))]
+    ready = {part: _as_run(models[part], graph, ()) for part in PARTS}
+    found = []
+    truths = {}
+    for modality, batch in batches.items():
+        truths[modality] = embeddings, values = _torch_values(reference, batch)
+        errors, vectors = _graph_errors(ready, points, batch, values, reference.width)
+        found.append(_judge(modality, graph, points, errors, vectors, embeddings))
+    return Bisected(graph, found, _islands(models, graph, points, found, batches, truths, reference.width))
+
+
+def points_of(part: str, model: ir.Model, module: nn.Module) -> list[Point]:
+    """What each module computes: the last value of its own nodes and those of the modules in it, casts aside."""
+    last: dict[str, tuple[int, str]] = {}
+    for index, node in enumerate(model.graph):
+        names = (node.name or "").split("/")[0].split(".")
+        if node.op_type != "Cast" and node.outputs[0].name:
+            last |= {".".join(names[:depth]): (index, node.outputs[0].name) for depth in range(1, len(names) + 1)}
+    kinds = {path: type(each).__name__ for path, each in module.named_modules() if path}
+    ordered = sorted((index, path, value) for path, (index, value) in last.items() if path in kinds)
+    return [Point(part, path, kinds[path], value) for _, path, value in ordered]
+
+
+Values = dict[str, list[Floats]]
+"""By part and module path, what the module gave, run after run."""
+
+
+@contextmanager
+def _watched(reference: TracedBackend, into: Values) -> Iterator[None]:
+    """Keeps what every module gives."""
+    hooks = []
+    for part in PARTS:
+        for path, module in reference.module(part).named_modules():
+            if path:
+
+                def keep(module: nn.Module, inputs: Any, output: Any, name: str = f"{part}.{path}") -> None:
+                    if isinstance(output, torch.Tensor):
+                        into.setdefault(name, []).append(output.float().numpy().copy())
+
+                hooks.append(module.register_forward_hook(keep))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _torch_values(reference: TracedBackend, batch: Batch) -> tuple[Floats, Values]:
+    """PyTorch's embeddings and all it computed on the way."""
+    values: Values = {}
+    with _watched(reference, values):
+        return reference.run(batch), values
+
+
+def _as_run(model: ir.Model, graph: str, careful: Sequence[str]) -> ir.Model:
+    """The graph as the CPU must run it to be judged, some layers computed more carefully."""
+    made = copy_of(model)
+    if graph == "int8":
+        bypass(made, careful)
+    if graph in EMULATED:
+        emulate(made, exact=careful if graph == "fp16" else ())
+    return made
+
+
+def _graph_errors(
+    models: dict[str, ir.Model], points: list[Point], batch: Batch, values: Values, width: int
+) -> tuple[dict[str, float], Floats]:
+    """Relative error of every point, and the embeddings."""
+    errors: dict[str, float] = {}
+    parts = [np.zeros((1, width), np.float32)]
+    runs = [piece.vision_feeds() for group in batch.groups for piece in group.pieces()]
+    for number, feeds in enumerate(runs):
+        output = _run(models["vision"], _once(points, "vision", values, len(runs)), feeds, values, number, errors)
+        parts.append(output.reshape(-1, width))
+    feeds = batch.encoder_feeds(np.concatenate(parts))
+    return errors, _run(models["encoder"], _once(points, "encoder", values, 1), feeds, values, 0, errors)
+
+
+def _once(points: list[Point], part: str, values: Values, runs: int) -> list[Point]:
+    """The points of modules that ran once per run: of one that runs twice, such as a rotary, one value is not the other."""
+    return [point for point in points if point.part == part and len(values.get(point.name, ())) == runs]
+
+
+def _run(model: ir.Model, points: list[Point], feeds: Feeds, values: Values, number: int, errors: dict[str, float]) -> Floats:
+    """One run of one part; errors are the largest over the runs."""
+    wanted = {point.value: point for point in points}
+
+    def watch(piece: Piece, _: int) -> Any:
+        graph = piece.model.graph
+        made = {value.name: value for node in graph for value in node.outputs}
+        for name in wanted:
+            if name in made:
+                value = made.get(f"{name}.round32", made[name])
+                if value.name not in [output.name for output in graph.outputs]:
+                    graph.outputs.append(value)
+        return lambda found: _measure(found, wanted, values, number, errors)
+
+    output = model.graph.outputs[0].name or ""
+    return run(cut(model), [feeds], [output], watch=watch, optimise=False)[0][output]
+
+
+def _measure(found: Feeds, wanted: dict[str, Point], values: Values, number: int, errors: dict[str, float]) -> None:
+    for name, array in found.items():
+        point = wanted.get(name.removesuffix(".round32"))
+        if point is None or values[point.name][number].shape != array.shape:
+            continue  # an output that is no point, or a module whose last value is not what it returns
+        expected = values[point.name][number].astype(np.float64)
+        error = float(np.linalg.norm(array.astype(np.float64) - expected)) / max(float(np.linalg.norm(expected)), 1e-12)
+        errors[point.name] = max(errors.get(point.name, 0.0), error if np.isfinite(error) else np.inf)
+
+
+def _judge(modality: str, graph: str, points: list[Point], errors: dict[str, float], vectors: Floats, expected: Floats) -> Modality:
+    figure = similarity(vectors, expected)
+    errors = {point.name: errors[point.name] for point in points if point.name in errors}
+    passed = judge("", graph, modality, len(vectors), GRAPH_VS_PYTORCH[graph], figure).passed is True
+    first = next((name for name, error in errors.items() if error > LEAVES[graph]), None)
+    return Modality(modality, len(vectors), errors, figure, passed, first, max(jumps(errors, graph).items(), key=lambda each: each[1])[0])
+
+
+def jumps(errors: dict[str, float], graph: str, *, beside: bool = False) -> dict[str, float]:
+    """By point, its error as a multiple of the largest before it.
+
+    Args:
+        errors: in the order of the graph.
+        graph: its name, which chooses the least error that counts.
+        beside: leave out errors of the same block, whose layers may share what is wrong.
+    """
+    found = {}
+    for place, (name, error) in enumerate(errors.items()):
+        block = name.rsplit(".", 1)[0]
+        before = [each for other, each in list(errors.items())[:place] if not (beside and other.startswith(block))]
+        found[name] = error / max(*before, LEAVES[graph] / 100, 0.0)
+    return found
+
+
+def _islands(
+    models: dict[str, ir.Model],
+    graph: str,
+    points: list[Point],
+    found: list[Modality],
+    batches: dict[str, Batch],
+    truths: dict[str, tuple[Floats, Values]],
+    width: int,
+) -> list[str] | None:
+    """The fewest layers, taken by their jumps, with which every modality meets the gate."""
+    left = [each.modality for each in found if not each.passed]
+    if not left:
+        return []
+    if graph not in EMULATED:
+        return None
+    layers = {point.name: point for point in points if point.module == "Affine"}
+    worst = {name: max(jumps(each.errors, graph, beside=True).get(name, 0.0) for each in found) for name in layers}
+    taken: list[str] = []
+    for name in sorted(worst, key=worst.__getitem__, reverse=True)[:MOST_ISLANDS]:
+        taken.append(name)
+        careful = {part: [layers[each].path for each in taken if layers[each].part == part] for part in PARTS}
+        ready = {part: _as_run(models[part], graph, careful[part]) for part in PARTS}
+        met = []
+        for modality in left:
+            embeddings, values = truths[modality]
+            _, vectors = _graph_errors(ready, [], batches[modality], values, width)
+            met.append(judge("", graph, modality, 1, GRAPH_VS_PYTORCH[graph], similarity(vectors, embeddings)).passed is True)
+        if all(met):
+            return taken
+    return None

@@ -1,0 +1,101 @@
+"""`lame-export bisect`: a planted fault is found where it was planted, and mended where that can be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from lame_export.__main__ import main
+from lame_export.bisect import Bisected, compare
+from lame_export.bisect_report import draw, table
+from lame_export.parity import TracedBackend
+from lame_training.torch_backend import load_encoder_and_model
+
+from lame_export import bisect as bisecting
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint: Path) -> TracedBackend:
+    """PyTorch."""
+    return TracedBackend(load_encoder_and_model(checkpoint)[1])
+
+
+def run(exported: Path, reference: TracedBackend, graph: str, plant: Callable[[dict[str, ir.Model]], None] | None = None) -> Bisected:
+    """The graph of a bundle with a fault planted in it."""
+    names = {part: ir.load(exported / f"graphs/{part}.fp32.onnx") for part in bisecting.PARTS}
+    models = {part: ir.load(exported / f"graphs/{part}.{graph}.onnx") for part in bisecting.PARTS}
+    if plant is not None:
+        plant(models)
+    batches = bisecting._batches(exported, 2)
+    return compare(reference, names, models, graph, {each: batches[each] for each in ("image", "text", "image+text")})
+
+
+def change(model: ir.Model, name: str, factor: float) -> None:
+    """Scales a constant."""
+    value = model.graph.initializers[name]
+    assert value.const_value is not None
+    array = value.const_value.numpy()
+    value.const_value = ir.tensor((array.astype(np.float32) * factor).astype(array.dtype), name=name)
+
+
+@pytest.mark.parametrize("graph", ["fp32", "fp16", "int8", "int8-cpu"])
+def test_a_sound_graph_stays_with_pytorch(exported: Path, reference: TracedBackend, graph: str) -> None:
+    """Every module of both parts is a point; FP32 differs by last bits, and errors grow from FP16 to INT8."""
+    found = run(exported, reference, graph)
+    assert found.islands == []
+    assert [each.first for each in found.modalities] == [None] * 3
+    errors = {name: error for each in found.modalities for name, error in each.errors.items()}
+    assert {"vision.patch_embed", "vision.blocks.1", "vision.merger.fc2", "encoder.blocks.0.down", "encoder.norm", "encoder.unit"} <= set(
+        errors
+    )
+    low, high = {"fp32": (0, 5e-6), "fp16": (1e-4, 5e-3), "int8": (2e-3, 0.1), "int8-cpu": (2e-3, 0.1)}[graph]
+    assert low <= max(errors.values()) <= high
+
+
+@pytest.mark.parametrize("part", ["vision", "encoder"])
+def test_a_wrong_weight_is_found_and_no_island_mends_it(exported: Path, reference: TracedBackend, part: str) -> None:
+    """At the layer itself, for the modalities that go through it."""
+    layer = {"vision": "blocks.1.mlp.fc1", "encoder": "blocks.0.up"}[part]
+    found = run(exported, reference, "fp16", lambda models: change(models[part], f"{layer}.weight_io.half", 3))
+    for each in found.modalities:
+        concerned = part == "encoder" or "image" in each.modality
+        assert each.first == (f"{part}.{layer}" if concerned else None), each
+        if concerned:
+            assert each.jump == f"{part}.{layer}"
+    assert found.islands is None or all(each.passed for each in found.modalities)
+
+
+def test_a_range_that_is_too_small_is_found_and_mended(exported: Path, reference: TracedBackend, tmp_path: Path) -> None:
+    """An activation clipped to a fifth of its range: the layers that read it, computed with what was not quantised."""
+
+    def plant(models: dict[str, ir.Model]) -> None:
+        graph = models["encoder"].graph
+        (node,) = [node for node in graph if node.name == "blocks.1.up/MatMul"]
+        restored = node.inputs[0].producer()
+        change(models["encoder"], restored.inputs[1].name, 0.05)
+
+    found = run(exported, reference, "int8", plant)
+    assert {each.first for each in found.modalities} <= {"encoder.blocks.1.gate", "encoder.blocks.1.up"}
+    assert not any(each.passed for each in found.modalities)
+    assert set(found.islands or ()) >= {"encoder.blocks.1.gate", "encoder.blocks.1.up"}
+    text = table(found)
+    assert "encoder.blocks.1.gate" in text
+    assert "mended by computing with activations that are not quantised" in text
+    draw(found, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_prints_a_table_or_json(exported: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a plot beside it; exit code 0 where every gate is met."""
+    command = ["bisect", str(exported), str(checkpoint), "--graph", "fp16", "--inputs", "1"]
+    assert main([*command, "--plot", str(tmp_path / "a.png")]) == 0
+    assert "nothing to mend" in capsys.readouterr().out
+    assert (tmp_path / "a.png").is_file()
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["modalities"][0]["passed"]
+    assert main([*command[:-1], "0"]) == 2
+    assert main(["bisect", str(exported), str(checkpoint), "--graph", "fp8"]) == 2
