@@ -83,8 +83,8 @@ def test_the_python_of_the_readme_runs(workplace: Path) -> None:
 
 
 def test_the_readme_shows_commands_worth_testing() -> None:
-    """The filter above leaves the runtime's four, two evaluations, export, verify, engine and paradigms."""
-    assert len(RUN) == 10
+    """The filter above leaves the runtime's four, two evaluations, export, verify, bisect, engine and paradigms."""
+    assert len(RUN) == 11
 
 
 def test_every_make_target_named_exists() -> None:
