@@ -20,6 +20,7 @@ ELSEWHERE = {
     "python3.11 ": "sets up an environment",
     "python -m pytest": "runs this very test",
     "pip ": "installs",
+    "for v in ": "installs",
     "lame-export demo": "tests/export/test_demo.py",
     "lame-train run digits --out": "five minutes; tests/training/test_runs.py runs the tiny recipe",
 }

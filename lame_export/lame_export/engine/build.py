@@ -25,6 +25,7 @@ from lame_runtime.errors import BackendError, InputError
 from lame_runtime.plans import FORMAT_VERSION, PARTS, Build, engine_folder, graph_hashes, seal
 from tqdm import tqdm
 
+from lame_export.engine.features import has
 from lame_export.engine.ladder import RUNGS, edit
 from lame_export.engine.network import Options, build_plan
 from lame_export.engine.profiles import Profiles
@@ -120,7 +121,11 @@ def climb(job: Job, trt: Any, prove: Callable[[Build], object]) -> Build:
 def _facts(job: Job, trt: Any) -> dict[str, Any]:
     """All that a build depends on."""
     if job.options.target is None:
-        device = Cudart().describe()
+        try:
+            device = Cudart().describe()
+        except BackendError as error:
+            hint = "; or name a GPU that is not here with --target" if has(trt, "ComputeCapability") else ""
+            raise BackendError(f"{error}{hint}") from None
         gpu, capability = device.name, device.capability
     else:
         gpu, capability = None, job.options.target
