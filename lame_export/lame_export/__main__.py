@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 
+from lame_runtime.backends._tensorrt import MODULES, load_tensorrt
 from lame_runtime.cli import path, run_command
 from lame_runtime.errors import InputError
 
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     bisect.add_argument("checkpoint", type=path)
     bisect.add_argument("--graph", default="int8", help="fp32, fp16, int8 or int8-cpu (int8)")
     bisect.add_argument("--inputs", type=int, default=4, metavar="N", help="golden inputs of each modality (4)")
+    bisect.add_argument("--module", choices=MODULES, help="run the graph on the GPU by TensorRT; without it on ONNX Runtime")
     bisect.add_argument("--plot", type=path, metavar="PNG", help="also draw the error against depth")
     bisect.add_argument("--json", action="store_true", help="print every error as JSON")
     bisect.set_defaults(run=_needing_graph_extra(_bisect))
@@ -119,7 +121,8 @@ def _bisect(options: argparse.Namespace) -> int:
     from lame_export.bisect import bisect
     from lame_export.bisect_report import draw, table
 
-    found = bisect(options.bundle, options.checkpoint, options.graph, options.inputs)
+    trt = None if options.module is None else load_tensorrt(options.module)
+    found = bisect(options.bundle, options.checkpoint, options.graph, options.inputs, trt)
     if options.plot is not None:
         draw(found, options.plot)
     print(json.dumps(found.to_json(), indent=1) if options.json else table(found))

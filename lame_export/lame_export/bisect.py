@@ -7,9 +7,10 @@ layers behind the largest jumps are then computed more carefully, one after the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from lame_runtime.gates import GRAPH_VS_PYTORCH, judge
 from lame_runtime.golden import read_golden
 from torch import nn
 
+from lame_export.bisect_device import Probe
+from lame_export.engine.build import BUILDABLE
 from lame_export.parity import TracedBackend
 from lame_export.passes.emulate import emulate
 from lame_export.passes.int8 import bypass
@@ -86,7 +89,7 @@ class Bisected:
         return asdict(self)
 
 
-def bisect(bundle: Path, checkpoint: Path, graph: str, inputs: int = 4) -> Bisected:
+def bisect(bundle: Path, checkpoint: Path, graph: str, inputs: int = 4, trt: Any = None) -> Bisected:
     """Compares a bundle's graph with its checkpoint.
 
     Args:
@@ -94,6 +97,7 @@ def bisect(bundle: Path, checkpoint: Path, graph: str, inputs: int = 4) -> Bisec
         checkpoint: what it was exported from.
         graph: its name.
         inputs: golden inputs of each modality.
+        trt: a TensorRT module, to run the graph on the GPU; None runs it on ONNX Runtime, as a CPU judges it.
 
     Raises:
         BundleError, InputError: as for `lame-export verify`.
@@ -101,12 +105,29 @@ def bisect(bundle: Path, checkpoint: Path, graph: str, inputs: int = 4) -> Bisec
     from lame_training.torch_backend import load_encoder_and_model
 
     opened = Bundle.open(bundle)
-    models = {part: ir.load(path) for part, path in zip(PARTS, opened.graph_paths(graph), strict=True)}
+    paths = dict(zip(PARTS, opened.graph_paths(graph), strict=True))
+    models = {part: ir.load(path) for part, path in paths.items()}
     named = "fp32" if "fp32" in opened.graphs else graph
     names = {part: ir.load(path) for part, path in zip(PARTS, opened.graph_paths(named), strict=True)}
     _, model = load_encoder_and_model(checkpoint)
     batches = _batches(bundle, inputs)
-    return compare(TracedBackend(model), names, models, graph, batches)
+    reference = TracedBackend(model)
+    if trt is None:
+        return compare(reference, names, models, graph, batches)
+    if graph not in BUILDABLE:
+        raise InputError(f"{graph} is for ONNX Runtime on CPUs, or unknown; TensorRT runs {', '.join(BUILDABLE)}")
+    points = {part: {point.value for point in points_of(part, names[part], reference.module(part))} for part in PARTS}
+    probe = Probe(paths, points, _all_feeds(reference, batches), trt)
+    try:
+        return compare(reference, names, models, graph, batches, probe.run)
+    finally:
+        probe.close()
+
+
+def _all_feeds(reference: TracedBackend, batches: dict[str, Batch]) -> dict[str, list[Feeds]]:
+    """Feeds of the shapes that every run will have."""
+    vision = [piece.vision_feeds() for batch in batches.values() for group in batch.groups for piece in group.pieces()]
+    return {"vision": vision, "encoder": [batch.encoder_feeds(reference.features(batch)) for batch in batches.values()]}
 
 
 def _batches(bundle: Path, inputs: int) -> dict[str, Batch]:
@@ -122,7 +143,12 @@ def _batches(bundle: Path, inputs: int) -> dict[str, Batch]:
 
 
 def compare(
-    reference: TracedBackend, names: dict[str, ir.Model], models: dict[str, ir.Model], graph: str, batches: dict[str, Batch]
+    reference: TracedBackend,
+    names: dict[str, ir.Model],
+    models: dict[str, ir.Model],
+    graph: str,
+    batches: dict[str, Batch],
+    on_device: RunPart | None = None,
 ) -> Bisected:
     """Runs both sides.
 
@@ -132,14 +158,15 @@ def compare(
         models: the graph in question, by part.
         graph: its name, which chooses limit and gate.
         batches: inputs by modality.
+        on_device: runs a part elsewhere than on ONNX Runtime.
     """
     points = [point for part in PARTS for point in points_of(part, names[part], reference.module(part))]
-    ready = {part: _as_run(models[part], graph, ()) for part in PARTS}
+    run_part = on_device or _on_cpu({part: _as_run(models[part], graph, ()) for part in PARTS}, points)
     found = []
     truths = {}
     for modality, batch in batches.items():
         truths[modality] = embeddings, values = _torch_values(reference, batch)
-        errors, vectors = _graph_errors(ready, points, batch, values, reference.width)
+        errors, vectors = _graph_errors(run_part, points, batch, values, reference.width)
         found.append(_judge(modality, graph, points, errors, vectors, embeddings))
     return Bisected(graph, found, _islands(models, graph, points, found, batches, truths, reference.width))
 
@@ -197,44 +224,51 @@ def _as_run(model: ir.Model, graph: str, careful: Sequence[str]) -> ir.Model:
     return made
 
 
-def _graph_errors(
-    models: dict[str, ir.Model], points: list[Point], batch: Batch, values: Values, width: int
-) -> tuple[dict[str, float], Floats]:
+RunPart = Callable[[str, Feeds, Callable[[Feeds], None]], Floats]
+"""Runs a part: its name, its inputs, who is told the values; returns the part's output."""
+
+
+def _graph_errors(run_part: RunPart, points: list[Point], batch: Batch, values: Values, width: int) -> tuple[dict[str, float], Floats]:
     """Relative error of every point, and the embeddings."""
     errors: dict[str, float] = {}
     parts = [np.zeros((1, width), np.float32)]
     runs = [piece.vision_feeds() for group in batch.groups for piece in group.pieces()]
     for number, feeds in enumerate(runs):
-        output = _run(models["vision"], _once(points, "vision", values, len(runs)), feeds, values, number, errors)
+        wanted = _once(points, "vision", values, len(runs))
+        output = run_part("vision", feeds, partial(_measure, wanted=wanted, values=values, number=number, errors=errors))
         parts.append(output.reshape(-1, width))
     feeds = batch.encoder_feeds(np.concatenate(parts))
-    return errors, _run(models["encoder"], _once(points, "encoder", values, 1), feeds, values, 0, errors)
+    wanted = _once(points, "encoder", values, 1)
+    return errors, run_part("encoder", feeds, partial(_measure, wanted=wanted, values=values, number=0, errors=errors))
 
 
-def _once(points: list[Point], part: str, values: Values, runs: int) -> list[Point]:
+def _once(points: list[Point], part: str, values: Values, runs: int) -> dict[str, Point]:
     """The points of modules that ran once per run: of one that runs twice, such as a rotary, one value is not the other."""
-    return [point for point in points if point.part == part and len(values.get(point.name, ())) == runs]
+    return {point.value: point for point in points if point.part == part and len(values.get(point.name, ())) == runs}
 
 
-def _run(model: ir.Model, points: list[Point], feeds: Feeds, values: Values, number: int, errors: dict[str, float]) -> Floats:
-    """One run of one part; errors are the largest over the runs."""
-    wanted = {point.value: point for point in points}
+def _on_cpu(models: dict[str, ir.Model], points: list[Point]) -> RunPart:
+    """ONNX Runtime, piece by piece, so that values of large models need not all be held."""
+    names = {part: {point.value for point in points if point.part == part} for part in PARTS}
 
-    def watch(piece: Piece, _: int) -> Any:
-        graph = piece.model.graph
-        made = {value.name: value for node in graph for value in node.outputs}
-        for name in wanted:
-            if name in made:
+    def run_part(part: str, feeds: Feeds, report: Callable[[Feeds], None]) -> Floats:
+        def watch(piece: Piece, _: int) -> Callable[[Feeds], None]:
+            graph = piece.model.graph
+            made = {value.name: value for node in graph for value in node.outputs}
+            for name in names[part] & set(made):
                 value = made.get(f"{name}.round32", made[name])
                 if value.name not in [output.name for output in graph.outputs]:
                     graph.outputs.append(value)
-        return lambda found: _measure(found, wanted, values, number, errors)
+            return report
 
-    output = model.graph.outputs[0].name or ""
-    return run(cut(model), [feeds], [output], watch=watch, optimise=False)[0][output]
+        output = models[part].graph.outputs[0].name or ""
+        return run(cut(models[part]), [feeds], [output], watch=watch, optimise=False)[0][output]
+
+    return run_part
 
 
-def _measure(found: Feeds, wanted: dict[str, Point], values: Values, number: int, errors: dict[str, float]) -> None:
+def _measure(found: Feeds, *, wanted: dict[str, Point], values: Values, number: int, errors: dict[str, float]) -> None:
+    """Adds the relative errors of what a run gave; they are the largest over the runs."""
     for name, array in found.items():
         point = wanted.get(name.removesuffix(".round32"))
         if point is None or values[point.name][number].shape != array.shape:
@@ -289,11 +323,11 @@ def _islands(
     for name in sorted(worst, key=worst.__getitem__, reverse=True)[:MOST_ISLANDS]:
         taken.append(name)
         careful = {part: [layers[each].path for each in taken if layers[each].part == part] for part in PARTS}
-        ready = {part: _as_run(models[part], graph, careful[part]) for part in PARTS}
+        run_part = _on_cpu({part: _as_run(models[part], graph, careful[part]) for part in PARTS}, [])
         met = []
         for modality in left:
             embeddings, values = truths[modality]
-            _, vectors = _graph_errors(ready, [], batches[modality], values, width)
+            _, vectors = _graph_errors(run_part, [], batches[modality], values, width)
             met.append(judge("", graph, modality, 1, GRAPH_VS_PYTORCH[graph], similarity(vectors, embeddings)).passed is True)
         if all(met):
             return taken

@@ -135,7 +135,8 @@ def test_the_recorder_offers_nothing_that_is_not_there(real: tuple[str, dict[str
     module = make_tensorrt(RecordingCudart(), version.split()[1] + ".0", version.split()[0])
     made = {name: value for name, value in vars(module).items() if inspect.isclass(value)}
     made |= {
-        name: getattr(recorder, name) for name in ("ICudaEngine", "IExecutionContext", "INetworkDefinition", "ITensor", "ITimingCache")
+        name: getattr(recorder, name)
+        for name in ("ICudaEngine", "IExecutionContext", "INetworkDefinition", "ITensor", "ILayer", "ITimingCache")
     }
     checked = 0
     for name, value in made.items():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from lame_export.__main__ import main
 from lame_export.bisect import Bisected, compare
 from lame_export.bisect_report import draw, table
 from lame_export.parity import TracedBackend
+from lame_runtime.backends import _cudart
 from lame_training.torch_backend import load_encoder_and_model
+from recording_gpu import RecordingCudart, make_tensorrt
 
 from lame_export import bisect as bisecting
 
@@ -99,3 +103,23 @@ def test_the_command_prints_a_table_or_json(exported: Path, checkpoint: Path, tm
     assert json.loads(capsys.readouterr().out)["modalities"][0]["passed"]
     assert main([*command[:-1], "0"]) == 2
     assert main(["bisect", str(exported), str(checkpoint), "--graph", "fp8"]) == 2
+
+
+def test_tensorrt_is_bisected_by_marked_outputs(
+    exported: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same points, read back from the GPU; nothing is left on it."""
+    gpu = RecordingCudart(total=1 << 32)
+    monkeypatch.setitem(sys.modules, "tensorrt", make_tensorrt(gpu))
+    monkeypatch.setattr(_cudart, "_load", lambda: gpu)
+    bundle = shutil.copytree(exported, tmp_path / "bundle")
+    command = ["bisect", str(bundle), str(checkpoint), "--graph", "fp32", "--inputs", "1", "--json"]
+    assert main([*command, "--module", "tensorrt"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert main(command) == 0
+    ours = json.loads(capsys.readouterr().out)
+    for theirs, mine in zip(found["modalities"], ours["modalities"], strict=True):
+        assert list(theirs["errors"]) == list(mine["errors"])
+        assert max(theirs["errors"].values()) < 1e-5
+    gpu.assert_released()
+    assert main(["bisect", str(bundle), str(checkpoint), "--graph", "int8-cpu", "--module", "tensorrt"]) == 2

@@ -117,11 +117,38 @@ class ITensor:
         self.name: str = value.name
         self._names = [dim.dim_param for dim in kind.shape.dim]
         self.shape: Dims = tuple(-1 if dim.dim_param else dim.dim_value for dim in kind.shape.dim)
-        self.dtype = ONNX[kind.elem_type]
+        self.dtype = ONNX.get(kind.elem_type, DataType.INT8)
 
     def get_dimension_name(self, index: int) -> str:
         """As in the file."""
         return self._names[index]
+
+
+class LayerType(enum.Enum):
+    """What a layer does; the recorder's all do something that the ladder leaves alone."""
+
+    SOFTMAX = 0
+    MATRIX_MULTIPLY = 1
+    REDUCE = 2
+    NORMALIZATION = 3
+    ELEMENTWISE = 4
+
+
+class ILayer:
+    """A node."""
+
+    def __init__(self, outputs: list[ITensor]) -> None:
+        self.type = LayerType.ELEMENTWISE
+        self._outputs = outputs
+
+    @property
+    def num_outputs(self) -> int:
+        """Whose types are known."""
+        return len(self._outputs)
+
+    def get_output(self, index: int) -> ITensor:
+        """One of them."""
+        return self._outputs[index]
 
 
 class INetworkDefinition:
@@ -131,6 +158,8 @@ class INetworkDefinition:
         self.flags = flags
         self.path: str | None = None
         self._inputs: list[ITensor] = []
+        self._outputs: list[ITensor] = []
+        self._layers: list[ILayer] = []
 
     @property
     def num_inputs(self) -> int:
@@ -139,8 +168,27 @@ class INetworkDefinition:
 
     @property
     def num_layers(self) -> int:
-        """None that could be looked at: the recorder runs the file."""
-        return 0
+        """One per node of the file."""
+        return len(self._layers)
+
+    def get_layer(self, index: int) -> ILayer:
+        """One of them."""
+        return self._layers[index]
+
+    @property
+    def num_outputs(self) -> int:
+        """Of the graph, and what was marked."""
+        return len(self._outputs)
+
+    def get_output(self, index: int) -> ITensor:
+        """One of them."""
+        return self._outputs[index]
+
+    def mark_output(self, tensor: ITensor) -> None:
+        """Makes a value an output."""
+        if tensor.name in [each.name for each in self._outputs]:
+            raise GpuMisuseError(f"{tensor.name} is an output already")
+        self._outputs.append(tensor)
 
     def get_input(self, index: int) -> ITensor:
         """One of them."""
@@ -183,7 +231,10 @@ class OnnxParser:
             self._errors.append(IParserError(str(error).splitlines()[0]))
             return False
         self._network.path = model
+        typed = {value.name: value for value in (*read.graph.value_info, *read.graph.output)}
         self._network._inputs = [ITensor(value) for value in read.graph.input]
+        self._network._outputs = [ITensor(value) for value in read.graph.output]
+        self._network._layers = [ILayer([ITensor(typed[name]) for name in node.output if name in typed]) for node in read.graph.node]
         return True
 
 
@@ -261,10 +312,19 @@ class ICudaEngine:
     def __init__(self, plan: dict[str, Any], cudart: RecordingCudart, logger: ILogger) -> None:
         self._plan, self._cudart, self._logger = plan, cudart, logger
         self._weights = not plan["stripped"]
-        self._session = onnxruntime.InferenceSession(plan["onnx"], providers=["CPUExecutionProvider"])
+        self._known: dict[Any, dict[str, Dims]] = {}
+        self._session = _open(plan["onnx"], plan["outputs"])
         self._inputs = {each.name: _kind(each) for each in self._session.get_inputs()}
         self._outputs = {each.name: _kind(each) for each in self._session.get_outputs()}
         self._shapes = {each.name: tuple(d if isinstance(d, int) else -1 for d in each.shape) for each in self._session.get_outputs()}
+
+    def _output_shapes(self, shapes: tuple[tuple[str, Dims], ...]) -> dict[str, Dims]:
+        """Found by running on zeros, once."""
+        if shapes not in self._known:
+            zeros = {name: np.zeros(shape, NUMPY[self._inputs[name]]) for name, shape in shapes}
+            found = self._session.run(list(self._outputs), zeros)
+            self._known[shapes] = {name: tuple(array.shape) for name, array in zip(self._outputs, found, strict=True)}
+        return self._known[shapes]
 
     @property
     def num_io_tensors(self) -> int:
@@ -363,8 +423,7 @@ class IExecutionContext:
         """Of an output, for the inputs' shapes."""
         if set(self._shapes) != set(self._engine._inputs):
             raise GpuMisuseError("an output's shape is asked for before all inputs have theirs")
-        zeros = {each: np.zeros(shape, NUMPY[self._engine._inputs[each]]) for each, shape in self._shapes.items()}
-        return tuple(self._engine._session.run([name], zeros)[0].shape)
+        return self._engine._output_shapes(tuple(sorted(self._shapes.items())))[name]
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         """Queues the work."""
@@ -496,6 +555,7 @@ class Builder:
         plan = {
             "onnx": network.path,
             "digest": _digest(network.path),
+            "outputs": [network.get_output(index).name for index in range(network.num_outputs)],
             "profiles": [profile.shapes for profile in config._profiles],
             "version": None if "VERSION_COMPATIBLE" in flags else self._version,
             "gpu": self._gpu() if config.hardware_compatibility_level.name == "NONE" else None,
@@ -520,7 +580,7 @@ def make_tensorrt(cudart: RecordingCudart, version: str = "10.3.0", name: str = 
     modern = name == "tensorrt_rtx" or int(version.split(".")[0]) >= 11
     module = types.ModuleType(name)
     module.__version__ = version
-    plain = (DataType, TensorIOMode, ExecutionContextAllocationStrategy, MemoryPoolType, HardwareCompatibilityLevel, ILogger)
+    plain = (LayerType, DataType, TensorIOMode, ExecutionContextAllocationStrategy, MemoryPoolType, HardwareCompatibilityLevel, ILogger)
     more = (IProgressMonitor, OnnxParser, Refitter, OnnxParserRefitter)
     for each in plain + more:
         setattr(module, each.__name__, each)
@@ -536,6 +596,22 @@ def make_tensorrt(cudart: RecordingCudart, version: str = "10.3.0", name: str = 
     creation = {"STRONGLY_TYPED": 0} if modern else {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
     module.NetworkDefinitionCreationFlag = enum.IntEnum("NetworkDefinitionCreationFlag", creation)
     return module
+
+
+def _open(path: str, outputs: list[str]) -> Any:
+    """A session on the file, with outputs that were marked."""
+    model = onnx.load(path, load_external_data=False)
+    typed = {value.name: value for value in model.graph.value_info}
+    if not set(outputs) & set(typed):
+        return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    there = {value.name for value in model.graph.output}
+    model.graph.output.extend(typed[name] for name in outputs if name not in there)
+    changed = Path(path).with_suffix(".marked.onnx")
+    changed.write_bytes(model.SerializeToString())
+    try:
+        return onnxruntime.InferenceSession(str(changed), providers=["CPUExecutionProvider"])
+    finally:
+        changed.unlink()
 
 
 def _set_capability(self: Any, compute_capability: Any, index: int) -> bool:

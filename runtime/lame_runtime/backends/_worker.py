@@ -53,7 +53,7 @@ class Worker:
         """Features of the group's pictures, on the host: float32 (N, M, D)."""
         staged = [self._fetch(FEATURES, shape, self._type) for shape in self._see(group)]
         self._cuda.synchronize(self.stream)
-        return np.concatenate([_array(*each) for each in staged])
+        return np.concatenate([fetched(*each) for each in staged])
 
     def run(self, batch: Batch) -> Floats:
         """Embeddings of a batch: float32 (B, P)."""
@@ -109,7 +109,7 @@ class Worker:
             staged.append(self._encode(profile, piece, address))
             start += count
         self._cuda.synchronize(self.stream)
-        return np.concatenate([_array(*each) for each in staged])
+        return np.concatenate([fetched(*each) for each in staged])
 
     def _choose_encoder(self, batch: Batch) -> tuple[int, int] | None:
         """The profile that takes the most rows of a batch, and how many."""
@@ -161,7 +161,7 @@ Staged = tuple[int, tuple[int, ...], np.dtype[Any]]
 """Address of pinned memory, and shape and type of what is copied there."""
 
 
-def _array(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Floats:
+def fetched(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Floats:
     """A copy, float32, of what lies in pinned memory."""
     size = int(np.prod(shape)) * dtype.itemsize
     return np.frombuffer(ctypes.string_at(address, size), dtype).reshape(shape).astype(np.float32)
