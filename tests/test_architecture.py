@@ -105,7 +105,10 @@ def test_each_wheel_holds_its_package_and_nothing_else(package: str, tmp_path: P
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     source = ROOT / PACKAGES[package]
-    assert names == {path.relative_to(source).as_posix() for path in (*modules(package), source / package / "py.typed")}
+    expected = {path.relative_to(source).as_posix() for path in (*modules(package), source / package / "py.typed")}
+    if package == "lame_export":
+        expected.add("optimum/commands/register/register_lame.py")  # where Optimum looks for commands of others
+    assert names == expected
     assert wheel.stat().st_size < 200_000
 
 

@@ -12,6 +12,8 @@ from lame_runtime.cli import path, run_command
 from lame_runtime.errors import InputError
 
 from lame_export import __version__
+from lame_export.bundle_command import add as add_bundle
+from lame_export.bundle_command import run as run_bundle
 from lame_export.engine.command import add as add_engine
 
 GRAPH_EXTRA = "pip install 'lame-export[graph]'"
@@ -44,16 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
-    bundle = commands.add_parser("bundle", help="checkpoint → bundle with certificate")
-    bundle.add_argument("checkpoint", type=path)
-    bundle.add_argument("bundle", type=path)
-    bundle.add_argument("--data", type=path, required=True, help="MMEB-style data: calibration, golden vectors, retrieval rows")
-    bundle.add_argument("--graphs", nargs="+", default=["fp32", "fp16", "int8", "int8-cpu"], metavar="GRAPH")
-    bundle.add_argument("--golden", type=int, default=64, metavar="N", help="golden inputs of each modality (64)")
-    bundle.add_argument("--calibration", type=int, default=128, metavar="N", help="calibration inputs of each modality (128)")
-    bundle.add_argument("--json", action="store_true", help="print the certificate's rows as JSON")
-    bundle.set_defaults(run=_needing_graph_extra(_bundle))
-
+    add_bundle(commands).set_defaults(run=_needing_graph_extra(run_bundle))
     add_engine(commands)
 
     verify = commands.add_parser("verify", help="the certificate anew, against the checkpoint")
@@ -79,29 +72,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _bundle(options: argparse.Namespace) -> int:
-    from lame_export.plan import export
-
-    for name in ("golden", "calibration"):
-        if getattr(options, name) < 1:
-            raise InputError(f"--{name} {getattr(options, name)}: use 1 or more")
-    rows = export(
-        options.checkpoint,
-        options.bundle,
-        options.data,
-        tuple(options.graphs),
-        per_modality=options.golden,
-        calibration=options.calibration,
-        on_pass=lambda name: print(f"pass {name}", file=sys.stderr),
-    )
-    if options.json:
-        print(json.dumps([row.to_json() for row in rows], indent=1, ensure_ascii=False))
-    else:
-        gated = [row for row in rows if row.passed is not None]
-        print(f"wrote {options.bundle}: {len(gated)} gates met, {len(rows) - len(gated)} figures reported; see parity.json")
-    return 0
-
-
 def _verify(options: argparse.Namespace) -> int:
     from lame_export.recheck import recheck
 
@@ -118,8 +88,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _bisect(options: argparse.Namespace) -> int:
-    from lame_export.bisect import bisect
-    from lame_export.bisect_report import draw, table
+    from lame_export.bisect.compare import bisect
+    from lame_export.bisect.report import draw, table
 
     trt = None if options.module is None else load_tensorrt(options.module)
     found = bisect(options.bundle, options.checkpoint, options.graph, options.inputs, trt)

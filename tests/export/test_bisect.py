@@ -12,14 +12,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from lame_export.__main__ import main
-from lame_export.bisect import Bisected, compare
-from lame_export.bisect_report import draw, table
+from lame_export.bisect import compare as bisecting
+from lame_export.bisect.compare import Bisected, compare
+from lame_export.bisect.report import draw, table
 from lame_export.parity import TracedBackend
 from lame_runtime.backends import _cudart
 from lame_training.torch_backend import load_encoder_and_model
 from recording_gpu import RecordingCudart, make_tensorrt
-
-from lame_export import bisect as bisecting
 
 
 @pytest.fixture(scope="module")

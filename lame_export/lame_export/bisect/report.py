@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lame_runtime.atomic import atomic_path
 
-from lame_export.bisect import LEAVES, Bisected
+from lame_export.bisect.compare import LEAVES, Bisected
 
 
 def table(found: Bisected) -> str:

@@ -7,16 +7,11 @@ layers behind the largest jumps are then computed more carefully, one after the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-import torch
 from lame_runtime.backends.base import Batch, Floats
 from lame_runtime.batching import assemble
 from lame_runtime.bundle import Bundle
@@ -25,37 +20,16 @@ from lame_runtime.contract import Preparer
 from lame_runtime.errors import InputError
 from lame_runtime.gates import GRAPH_VS_PYTORCH, judge
 from lame_runtime.golden import read_golden
-from torch import nn
 
-from lame_export.bisect_device import Probe
+from lame_export.bisect.device import Probe
+from lame_export.bisect.values import EMULATED, PARTS, Point, RunPart, Values, as_run, graph_errors, on_cpu, points_of, torch_values
 from lame_export.engine.build import BUILDABLE
 from lame_export.parity import TracedBackend
-from lame_export.passes.emulate import emulate
-from lame_export.passes.int8 import bypass
-from lame_export.streamed import Feeds, Piece, copy_of, cut, run
+from lame_export.streamed import Feeds
 
-PARTS = ("vision", "encoder")
-EMULATED = ("fp16", "int8")
 LEAVES = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.25, "int8-cpu": 0.25}
 """Relative error of a value from which on a graph has left PyTorch; errors below a hundredth of it are how the graph is."""
 MOST_ISLANDS = 8
-
-
-@dataclass(frozen=True)
-class Point:
-    """A value that both sides compute."""
-
-    part: str
-    path: str
-    """Of the module that computes it, as in "blocks.3.down"."""
-    module: str
-    value: str
-    """Its name in the graph."""
-
-    @property
-    def name(self) -> str:
-        """As in "encoder.blocks.3.down"."""
-        return f"{self.part}.{self.path}"
 
 
 @dataclass(frozen=True)
@@ -161,121 +135,14 @@ def compare(
         on_device: runs a part elsewhere than on ONNX Runtime.
     """
     points = [point for part in PARTS for point in points_of(part, names[part], reference.module(part))]
-    run_part = on_device or _on_cpu({part: _as_run(models[part], graph, ()) for part in PARTS}, points)
+    run_part = on_device or on_cpu({part: as_run(models[part], graph, ()) for part in PARTS}, points)
     found = []
     truths = {}
     for modality, batch in batches.items():
-        truths[modality] = embeddings, values = _torch_values(reference, batch)
-        errors, vectors = _graph_errors(run_part, points, batch, values, reference.width)
+        truths[modality] = embeddings, values = torch_values(reference, batch)
+        errors, vectors = graph_errors(run_part, points, batch, values, reference.width)
         found.append(_judge(modality, graph, points, errors, vectors, embeddings))
     return Bisected(graph, found, _islands(models, graph, points, found, batches, truths, reference.width))
-
-
-def points_of(part: str, model: ir.Model, module: nn.Module) -> list[Point]:
-    """What each module computes: the last value of its own nodes and those of the modules in it, casts aside."""
-    last: dict[str, tuple[int, str]] = {}
-    for index, node in enumerate(model.graph):
-        names = (node.name or "").split("/")[0].split(".")
-        if node.op_type != "Cast" and node.outputs[0].name:
-            last |= {".".join(names[:depth]): (index, node.outputs[0].name) for depth in range(1, len(names) + 1)}
-    kinds = {path: type(each).__name__ for path, each in module.named_modules() if path}
-    ordered = sorted((index, path, value) for path, (index, value) in last.items() if path in kinds)
-    return [Point(part, path, kinds[path], value) for _, path, value in ordered]
-
-
-Values = dict[str, list[Floats]]
-"""By part and module path, what the module gave, run after run."""
-
-
-@contextmanager
-def _watched(reference: TracedBackend, into: Values) -> Iterator[None]:
-    """Keeps what every module gives."""
-    hooks = []
-    for part in PARTS:
-        for path, module in reference.module(part).named_modules():
-            if path:
-
-                def keep(module: nn.Module, inputs: Any, output: Any, name: str = f"{part}.{path}") -> None:
-                    if isinstance(output, torch.Tensor):
-                        into.setdefault(name, []).append(output.float().numpy().copy())
-
-                hooks.append(module.register_forward_hook(keep))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _torch_values(reference: TracedBackend, batch: Batch) -> tuple[Floats, Values]:
-    """PyTorch's embeddings and all it computed on the way."""
-    values: Values = {}
-    with _watched(reference, values):
-        return reference.run(batch), values
-
-
-def _as_run(model: ir.Model, graph: str, careful: Sequence[str]) -> ir.Model:
-    """The graph as the CPU must run it to be judged, some layers computed more carefully."""
-    made = copy_of(model)
-    if graph == "int8":
-        bypass(made, careful)
-    if graph in EMULATED:
-        emulate(made, exact=careful if graph == "fp16" else ())
-    return made
-
-
-RunPart = Callable[[str, Feeds, Callable[[Feeds], None]], Floats]
-"""Runs a part: its name, its inputs, who is told the values; returns the part's output."""
-
-
-def _graph_errors(run_part: RunPart, points: list[Point], batch: Batch, values: Values, width: int) -> tuple[dict[str, float], Floats]:
-    """Relative error of every point, and the embeddings."""
-    errors: dict[str, float] = {}
-    parts = [np.zeros((1, width), np.float32)]
-    runs = [piece.vision_feeds() for group in batch.groups for piece in group.pieces()]
-    for number, feeds in enumerate(runs):
-        wanted = _once(points, "vision", values, len(runs))
-        output = run_part("vision", feeds, partial(_measure, wanted=wanted, values=values, number=number, errors=errors))
-        parts.append(output.reshape(-1, width))
-    feeds = batch.encoder_feeds(np.concatenate(parts))
-    wanted = _once(points, "encoder", values, 1)
-    return errors, run_part("encoder", feeds, partial(_measure, wanted=wanted, values=values, number=0, errors=errors))
-
-
-def _once(points: list[Point], part: str, values: Values, runs: int) -> dict[str, Point]:
-    """The points of modules that ran once per run: of one that runs twice, such as a rotary, one value is not the other."""
-    return {point.value: point for point in points if point.part == part and len(values.get(point.name, ())) == runs}
-
-
-def _on_cpu(models: dict[str, ir.Model], points: list[Point]) -> RunPart:
-    """ONNX Runtime, piece by piece, so that values of large models need not all be held."""
-    names = {part: {point.value for point in points if point.part == part} for part in PARTS}
-
-    def run_part(part: str, feeds: Feeds, report: Callable[[Feeds], None]) -> Floats:
-        def watch(piece: Piece, _: int) -> Callable[[Feeds], None]:
-            graph = piece.model.graph
-            made = {value.name: value for node in graph for value in node.outputs}
-            for name in names[part] & set(made):
-                value = made.get(f"{name}.round32", made[name])
-                if value.name not in [output.name for output in graph.outputs]:
-                    graph.outputs.append(value)
-            return report
-
-        output = models[part].graph.outputs[0].name or ""
-        return run(cut(models[part]), [feeds], [output], watch=watch, optimise=False)[0][output]
-
-    return run_part
-
-
-def _measure(found: Feeds, *, wanted: dict[str, Point], values: Values, number: int, errors: dict[str, float]) -> None:
-    """Adds the relative errors of what a run gave; they are the largest over the runs."""
-    for name, array in found.items():
-        point = wanted.get(name.removesuffix(".round32"))
-        if point is None or values[point.name][number].shape != array.shape:
-            continue  # an output that is no point, or a module whose last value is not what it returns
-        expected = values[point.name][number].astype(np.float64)
-        error = float(np.linalg.norm(array.astype(np.float64) - expected)) / max(float(np.linalg.norm(expected)), 1e-12)
-        errors[point.name] = max(errors.get(point.name, 0.0), error if np.isfinite(error) else np.inf)
 
 
 def _judge(modality: str, graph: str, points: list[Point], errors: dict[str, float], vectors: Floats, expected: Floats) -> Modality:
@@ -323,11 +190,11 @@ def _islands(
     for name in sorted(worst, key=worst.__getitem__, reverse=True)[:MOST_ISLANDS]:
         taken.append(name)
         careful = {part: [layers[each].path for each in taken if layers[each].part == part] for part in PARTS}
-        run_part = _on_cpu({part: _as_run(models[part], graph, careful[part]) for part in PARTS}, [])
+        run_part = on_cpu({part: as_run(models[part], graph, careful[part]) for part in PARTS}, [])
         met = []
         for modality in left:
             embeddings, values = truths[modality]
-            _, vectors = _graph_errors(run_part, [], batches[modality], values, width)
+            _, vectors = graph_errors(run_part, [], batches[modality], values, width)
             met.append(judge("", graph, modality, 1, GRAPH_VS_PYTORCH[graph], similarity(vectors, embeddings)).passed is True)
         if all(met):
             return taken
