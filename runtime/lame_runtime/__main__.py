@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.add_argument("bundle", type=path, help="the folder lame-export wrote")
         added.add_argument("--backend", default="auto", choices=BACKENDS)
+        added.add_argument("--engines", type=path, help="where TensorRT plans lie; without it in the bundle or the user's cache")
         added.add_argument("--trust-plans", action="store_true", help="load TensorRT plans that were not built here; a plan is code")
         added.add_argument("--threads", type=int, help="CPU threads; all cores without it")
         added.add_argument("--json", action="store_true", help="machine-readable output")
@@ -91,6 +92,7 @@ def _embed(options: argparse.Namespace) -> int:
         threads=options.threads,
         map_weights=options.map_weights,
         trust_plans=options.trust_plans,
+        engines=options.engines,
     )
     with encoder, atomic_path(options.output) as fresh:  # a place that cannot be written is noticed before the work
         inputs = read_sources(options.paths, options.text, options.instruction)
@@ -146,6 +148,7 @@ def _info(options: argparse.Namespace) -> int:
             threads=options.threads,
             trust_plans=options.trust_plans,
             prove_plans=False,
+            engines=options.engines,
         ) as encoder:
             chosen = {"backend": encoder.backend.name, "graph": encoder.graph, "reason": encoder.reason}
     except LameError as error:  # the facts are worth showing where nothing would run
@@ -183,7 +186,9 @@ def _verify(options: argparse.Namespace) -> int:
     from lame_runtime.atomic import atomic_text
     from lame_runtime.verify import report, table, verify
 
-    verified = verify(options.bundle, options.graph, options.backend, options.threads, trust_plans=options.trust_plans)
+    verified = verify(
+        options.bundle, options.graph, options.backend, options.threads, trust_plans=options.trust_plans, engines=options.engines
+    )
     outcome = report(verified)
     if options.output:
         atomic_text(options.output, json.dumps(outcome, indent=1, ensure_ascii=False) + "\n")
@@ -199,7 +204,16 @@ def _verify(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from lame_runtime.bench import bench, table
 
-    outcome = bench(options.bundle, options.graph, options.backend, options.threads, options.batch_size, options.rounds)
+    outcome = bench(
+        options.bundle,
+        options.graph,
+        options.backend,
+        options.threads,
+        options.batch_size,
+        options.rounds,
+        trust_plans=options.trust_plans,
+        engines=options.engines,
+    )
     print(json.dumps(outcome, indent=2) if options.json else table(outcome))
     return 0
 

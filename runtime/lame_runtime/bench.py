@@ -13,7 +13,7 @@ from lame_runtime.contract.prompts import Input
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import InputError
 from lame_runtime.golden import EXTREMES, read_golden
-from lame_runtime.opening import BackendName
+from lame_runtime.opening import BackendName, graphs_for
 
 
 def bench(
@@ -23,6 +23,9 @@ def bench(
     threads: int | None = None,
     batch_size: int = 32,
     rounds: int = 7,
+    *,
+    trust_plans: bool = False,
+    engines: Path | None = None,
 ) -> dict[str, Any]:
     """Times every graph on the golden inputs, all graphs in turn in each round.
 
@@ -33,6 +36,8 @@ def bench(
         threads: as in `Encoder.load`.
         batch_size: for the throughput figure.
         rounds: each figure is the median of so many.
+        trust_plans: as in `Encoder.load`.
+        engines: as in `Encoder.load`.
 
     Returns:
         Per graph: `load_ms` (once), `single_ms` (one input alone, preprocessing included) and `batch_ms`
@@ -48,9 +53,9 @@ def bench(
     items = [each.item for each in golden.inputs if each.modality not in EXTREMES]
     figures: dict[str, dict[str, Any]] = {}
     encoders = {}
-    for graph in graphs or bundle.graphs:
+    for graph in graphs or graphs_for(bundle, backend, engines):
         began = time.perf_counter()
-        encoders[graph] = Encoder.load(folder, backend=backend, graph=graph, threads=threads)
+        encoders[graph] = Encoder.load(folder, backend=backend, graph=graph, threads=threads, trust_plans=trust_plans, engines=engines)
         figures[graph] = {"load_ms": 1000 * (time.perf_counter() - began), "backend": encoders[graph].backend.name}
     single = alternate({g: _caller(e, items[:16], 1) for g, e in encoders.items()}, rounds)
     batched = alternate({g: _caller(e, items, batch_size) for g, e in encoders.items()}, rounds)

@@ -1,7 +1,7 @@
 """Plans are proved on the device that runs them: the golden vectors run before anything else may use them.
 
-What was found is kept beside the plans in `device.json`, outside the bundle's hashed files, for this GPU, driver and
-TensorRT; the next load on the same device reads it. Fused kernels have been silently wrong on some pairs of GPU and version.
+What was found is kept beside the plans in `device-UUID.json`, outside the bundle's hashed files, for this GPU, driver,
+TensorRT and way to run; the next load on the same device reads it. Fused kernels have been silently wrong on some pairs of GPU and version.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import json
 import platform
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lame_runtime.atomic import atomic_text
@@ -27,24 +28,29 @@ if TYPE_CHECKING:
 LADDER = "build plans that compute more carefully: lame-export engine BUNDLE --fallback (attention unfused, then more in FP32, then FP32)"
 
 
+class ProofError(BackendError):
+    """Plans compute something else than PyTorch on this device."""
+
+
 def require_proof(encoder: Encoder, bundle: Bundle, build: Build) -> str:
     """Runs the golden vectors unless they ran on this device before; returns what to say about it.
 
     Raises:
-        BackendError: a gate is not met; the message says which, by how much, and what to do.
+        ProofError: a gate is not met; the message says which, by how much, and what to do.
+        BackendError: the plans could not be run.
     """
-    if _proved(build, device_of(encoder.backend)):
+    if _proved(build, encoder.backend):
         return "proved on this device before"
     rows = prove(encoder, bundle, build)
     if failed := [row for row in rows if row.passed is False]:
         worst = failed[0]
         where = " ".join((worst.comparison, worst.modality))
-        raise BackendError(f"{build.folder}: not to be trusted on this device: {where}: {worst.describe()}; {LADDER}")
+        raise ProofError(f"{build.folder}: not to be trusted on this device: {where}: {worst.describe()}; {LADDER}")
     return f"proved on this device now, {len(rows)} rows"
 
 
 def prove(encoder: Encoder, bundle: Bundle, build: Build) -> list[Result]:
-    """The certificate's rows of one graph on this device; writes `device.json` where the folder can be written."""
+    """The certificate's rows of one graph on this device; writes `device-UUID.json` where the folder can be written."""
     from lame_runtime.compare import graph_rows
 
     golden, left_out = _that_fits(read_golden(bundle.folder), encoder)
@@ -59,7 +65,7 @@ def prove(encoder: Encoder, bundle: Bundle, build: Build) -> list[Result]:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     with contextlib.suppress(InputError):  # a read-only place: proved anew at each load
-        atomic_text(build.folder / "device.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        atomic_text(_file(build, encoder.backend), json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return rows
 
 
@@ -88,12 +94,19 @@ def device_of(backend: Any) -> dict[str, str]:
         "driver": gpu.driver,
         "cuda": gpu.runtime,
         "tensorrt": backend.engine,
+        "cuda_graphs": str(backend.cuda_graphs).lower(),
     }
 
 
-def _proved(build: Build, device: dict[str, str]) -> bool:
+def _file(build: Build, backend: Any) -> Path:
+    assert isinstance(backend, TrtBackend)
+    return build.folder / f"device-{backend.gpu.uuid[:12]}{'-graphs' if backend.cuda_graphs else ''}.json"
+
+
+def _proved(build: Build, backend: Any) -> bool:
     try:
-        report = json.loads((build.folder / "device.json").read_text(encoding="utf-8"))
-        return bool(report["passed"] and report["device"] == device and report["files"] == build.facts["files"])
+        report = json.loads(_file(build, backend).read_text(encoding="utf-8"))
+        same = report["device"] == device_of(backend) and report["files"] == build.facts["files"]
+        return bool(report["passed"] and same)
     except (OSError, ValueError, KeyError, TypeError):
         return False

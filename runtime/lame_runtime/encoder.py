@@ -20,9 +20,9 @@ from lame_runtime.contract.manifest import check_files
 from lame_runtime.contract.preparer import Preparer
 from lame_runtime.contract.prompts import Input
 from lame_runtime.contract.vectors import PRECISIONS, Precision, finish, quantize
-from lame_runtime.errors import InputError
+from lame_runtime.errors import BackendError, InputError
 from lame_runtime.inputs import InputLike, as_input
-from lame_runtime.opening import BackendName, Wanted, open_backend
+from lame_runtime.opening import BackendName, Wanted, open_backend, without_plans
 from lame_runtime.plans import Build
 
 MAX_BATCH = 65_536
@@ -108,8 +108,9 @@ class Encoder:
             cuda_graphs,
             None if engines is None else Path(engines),
         )
+        preparer = Preparer.load(opened_bundle.folder)
         opened = open_backend(opened_bundle, wanted)
-        encoder = Encoder(Preparer.load(opened_bundle.folder), opened.backend, opened.graph)
+        encoder = Encoder(preparer, opened.backend, opened.graph)
         encoder.reason, encoder.build, encoder.bundle = opened.reason, opened.build, opened_bundle
         if not check_hashes:
             encoder.reason += "; hashes not checked, as asked"
@@ -118,6 +119,13 @@ class Encoder:
 
             try:
                 encoder.reason += f"; {require_proof(encoder, opened_bundle, opened.build)}"
+            except BackendError as error:
+                encoder.close()
+                if backend != "auto":
+                    raise
+                opened = without_plans(opened_bundle, wanted, str(error))
+                encoder = Encoder(preparer, opened.backend, opened.graph)
+                encoder.reason, encoder.bundle = opened.reason, opened_bundle
             except BaseException:
                 encoder.close()
                 raise

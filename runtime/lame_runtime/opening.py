@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lame_runtime.backends.base import Backend
 from lame_runtime.bundle import Bundle
-from lame_runtime.errors import BackendError, InputError
+from lame_runtime.errors import BackendError, InputError, LameError
 from lame_runtime.plans import Build, Here, builds, find_build
 
 BackendName = Literal["auto", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx"]
@@ -51,13 +51,27 @@ def open_backend(bundle: Bundle, wanted: Wanted) -> Opened:
     if wanted.backend in PLAN_BACKENDS:
         return _tensorrt(bundle, wanted, f"{wanted.backend}, as asked")
     reason = ""
-    if wanted.backend == "auto" and any(True for _ in builds(bundle, wanted.graph or "fp16", wanted.engines)):
+    for_cpu = wanted.threads is not None or wanted.map_weights
+    if wanted.backend == "auto" and not for_cpu and any(True for _ in builds(bundle, wanted.graph or "fp16", wanted.engines)):
         try:
             return _tensorrt(bundle, wanted, "TensorRT, because plans for it were built here")
-        except BackendError as error:
+        except LameError as error:
             reason = f"; TensorRT plans are there but not used: {error}"
     opened = _onnxruntime(bundle, wanted)
     return Opened(opened.backend, opened.graph, opened.reason + reason)
+
+
+def without_plans(bundle: Bundle, wanted: Wanted, why: str) -> Opened:
+    """What runs where plans were found wrong and nobody had asked for them."""
+    opened = _onnxruntime(bundle, wanted)
+    return Opened(opened.backend, opened.graph, f"{opened.reason}; TensorRT plans are there but not used: {why}")
+
+
+def graphs_for(bundle: Bundle, backend: BackendName, engines: Path | None = None) -> list[str]:
+    """The graphs a backend can run: of TensorRT, those that plans were built of."""
+    if backend not in PLAN_BACKENDS:
+        return bundle.graphs
+    return [graph for graph in bundle.graphs if any(True for _ in builds(bundle, graph, engines))] or ["fp16"]
 
 
 def _tensorrt(bundle: Bundle, wanted: Wanted, why: str) -> Opened:
@@ -68,7 +82,9 @@ def _tensorrt(bundle: Bundle, wanted: Wanted, why: str) -> Opened:
         raise InputError("threads and map_weights are for ONNX Runtime on a CPU; leave them out, or ask for backend onnxruntime")
     graph = wanted.graph or "fp16"
     bundle.graph_files(graph)
-    module = load_tensorrt(PLAN_BACKENDS.get(wanted.backend))
+    names = {build.facts["module"] for build in builds(bundle, graph, wanted.engines)}
+    asked = PLAN_BACKENDS.get(wanted.backend) or ("tensorrt_rtx" if names == {"tensorrt_rtx"} else None)
+    module = load_tensorrt(asked)
     gpu = Cudart(device=wanted.gpu).describe()
     here = Here(module.__name__, module.__version__, gpu.name, gpu.capability)
     build = find_build(bundle, graph, here, trust=wanted.trust_plans, engines=wanted.engines)
@@ -82,7 +98,7 @@ def open_build(bundle: Bundle, build: Build, module: Any, wanted: Wanted) -> Bac
 
     weights: tuple[Path, Path] | None = None
     if "weight-stripped" in build.facts["flags"]:
-        weights = bundle.graph_paths(build.facts["graph"], check_hashes=wanted.check_hashes)
+        weights = bundle.graph_paths(build.facts["built_graph"], check_hashes=wanted.check_hashes)
     return TrtBackend(
         build.plan("vision"),
         build.plan("encoder"),

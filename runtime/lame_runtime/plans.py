@@ -1,6 +1,6 @@
 """TensorRT plans of a bundle: where they lie, what they say of themselves, and whether they are for this device.
 
-ENGINES/GRAPH.PROFILE.KEY/   vision.plan  encoder.plan  build.json  device.json (what verification found here)
+ENGINES/GRAPH.PROFILE.KEY/   vision.plan  encoder.plan  build.json  device-UUID.json (what verification found on a device)
 
 ENGINES is `BUNDLE/engines`, or a folder of the user's cache where the bundle is read-only. A plan belongs to one graph,
 TensorRT version and GPU, and it is code that runs with its user's rights: `build.json` is sealed with a key that only
@@ -9,11 +9,13 @@ this account on this machine has, and what is not sealed with it is not loaded u
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,25 +49,46 @@ class Build:
 
     folder: Path
     facts: dict[str, Any]
-    """`build.json`: graph, graph_files, module, version, gpu, capability, profile, flags, files, seal and more."""
+    """`build.json`: graph, built_graph (another one on the ladder's last rung), graph_files, module, version, gpu, capability,
+    profile, flags, files, seal and more."""
 
     def plan(self, part: str) -> Path:
         """Path of one plan."""
         return self.folder / f"{part}.plan"
 
+    @property
+    def refused(self) -> bool:
+        """Whether the golden vectors were not met on some device; tried last."""
+        for path in self.folder.glob("device*.json"):
+            try:
+                if not json.loads(path.read_text(encoding="utf-8"))["passed"]:
+                    return True
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return False
+
     def unusable(self, bundle: Bundle, here: Here, *, trust: bool) -> str | None:
         """Why the build cannot be used here; None where it can."""
         facts = self.facts
-        if facts["graph_files"] != graph_hashes(bundle, facts["graph"]):
+        if not trust:
+            try:
+                ours = hmac.compare_digest(str(facts.get("seal", "")).encode(), seal(facts).encode())
+            except InputError as error:
+                return str(error)
+            if not ours:
+                return "not built by this account on this machine; a plan is code: build it here, or trust it with --trust-plans"
+        if facts["built_graph"] not in bundle.graphs or facts["graph_files"] != graph_hashes(bundle, facts["built_graph"]):
             return "the graph was exported anew since"
         if facts["module"] != here.module or (facts["version"] != here.version and not self._reads(here)):
             return f"built by {facts['module']} {facts['version']}, this is {here.module} {here.version}"
         if not self._runs_on(here):
             return f"built for {facts['gpu'] or facts['capability']}, this is {here.gpu} ({here.capability})"
-        if not trust and not hmac.compare_digest(facts.get("seal", ""), seal(facts)):
-            return "not built by this account on this machine; a plan is code: build it here, or trust it with --trust-plans"
         for part in PARTS:
-            if not self.plan(part).is_file() or sha256_file(self.plan(part)) != facts["files"][f"{part}.plan"]:
+            try:
+                same = sha256_file(self.plan(part)) == facts["files"][f"{part}.plan"]
+            except OSError as error:
+                return f"{part}.plan cannot be read ({error.strerror})"
+            if not same:
                 return f"{part}.plan is not the file that was built"
         return None
 
@@ -106,11 +129,21 @@ def builds(bundle: Bundle, graph: str, engines: Path | None = None) -> Iterator[
         for path in folder.glob("*/build.json"):
             try:
                 facts = json.loads(path.read_text(encoding="utf-8"))
-                if facts["format_version"] == FORMAT_VERSION and facts["graph"] == graph:
+                if _whole(facts) and facts["graph"] == graph:
                     found.append(Build(path.parent, facts))
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError):
                 continue
-    yield from sorted(found, key=lambda build: str(build.facts["date"]), reverse=True)
+    yield from sorted(found, key=lambda build: (not build.refused, str(build.facts["date"])), reverse=True)
+
+
+def _whole(facts: Any) -> bool:
+    """Whether all fields are there, and of their types."""
+    if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
+        return False
+    kinds = {"graph": str, "built_graph": str, "graph_files": dict, "module": str, "version": str, "capability": str, "date": str}
+    right = all(isinstance(facts.get(name), kind) for name, kind in {**kinds, "flags": list, "files": dict}.items())
+    numbers = right and all(part.isdigit() for part in facts["version"].split(".")[:3])
+    return numbers and "gpu" in facts and {f"{part}.plan" for part in PARTS} <= set(facts["files"])
 
 
 def find_build(bundle: Bundle, graph: str, here: Here, *, trust: bool = False, engines: Path | None = None) -> Build:
@@ -151,13 +184,16 @@ def _key() -> bytes:
     path = state / "lame" / "plan-key"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
-    except FileExistsError:
-        pass
+        if not path.exists():
+            handle, fresh = tempfile.mkstemp(dir=path.parent)  # readable by this account alone
+            with os.fdopen(handle, "wb") as file:
+                file.write(secrets.token_bytes(_KEY_BYTES))
+            with contextlib.suppress(FileExistsError):  # another process was first
+                os.link(fresh, path)
+            Path(fresh).unlink()
+        key = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: the key that seals plans cannot be kept ({error.strerror}); set XDG_STATE_HOME") from None
-    key = path.read_bytes()
     if len(key) != _KEY_BYTES:
         raise InputError(f"{path}: is damaged; remove it and build the plans again")
     return key

@@ -16,8 +16,7 @@ from lame_runtime.encoder import Encoder
 from lame_runtime.errors import BundleError
 from lame_runtime.gates import Result, result_from_json
 from lame_runtime.golden import read_golden
-from lame_runtime.opening import PLAN_BACKENDS, BackendName
-from lame_runtime.plans import builds
+from lame_runtime.opening import BackendName, graphs_for
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ def verify(
     threads: int | None = None,
     *,
     trust_plans: bool = False,
+    engines: Path | None = None,
 ) -> list[Verified]:
     """Checks every file's hash, then runs the golden vectors through the contract and each graph.
 
@@ -57,6 +57,7 @@ def verify(
         backend: as in `Encoder.load`.
         threads: as in `Encoder.load`.
         trust_plans: as in `Encoder.load`.
+        engines: as in `Encoder.load`.
 
     On TensorRT the outcome is written beside the plans too; see `device_check`.
 
@@ -70,20 +71,21 @@ def verify(
     golden = read_golden(folder)
     certified = {_key(row): row for row in certificate["rows"]}
     verified: list[Verified] = []
-    for graph in graphs or _graphs(bundle, backend):
+    for graph in graphs or graphs_for(bundle, backend, engines):
         with Encoder.load(
-            folder, backend=backend, graph=graph, threads=threads, check_hashes=False, trust_plans=trust_plans, prove_plans=False
+            folder,
+            backend=backend,
+            graph=graph,
+            threads=threads,
+            check_hashes=False,
+            trust_plans=trust_plans,
+            prove_plans=False,
+            engines=engines,
         ) as encoder:
             rows = [] if verified else contract_rows(encoder.preparer, golden)
             rows += prove(encoder, bundle, encoder.build) if encoder.build is not None else graph_rows(encoder, graph, golden)
             verified += [Verified(row, certified.get(_key(row)), encoder.backend.name) for row in rows]
     return verified
-
-
-def _graphs(bundle: Bundle, backend: BackendName) -> list[str]:
-    if backend not in PLAN_BACKENDS:
-        return bundle.graphs
-    return [graph for graph in bundle.graphs if any(True for _ in builds(bundle, graph))] or ["fp16"]
 
 
 def report(verified: list[Verified]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lame_export.engine import build as building
 from lame_export.engine import ladder
 from lame_export.engine.network import Options, build_plan
 from lame_export.engine.profiles import DIMENSIONS, KINDS, Widths, derive, widths_of
+from lame_export.errors import ExportError
 from lame_runtime import BackendError, Encoder, InputError
 from lame_runtime.__main__ import main as runtime_main
 from lame_runtime.backends import _cudart
@@ -22,10 +24,13 @@ from lame_runtime.backends._tensorrt import load_tensorrt
 from lame_runtime.batching import assemble
 from lame_runtime.bundle import Bundle
 from lame_runtime.contract import Contract, Preparer
+from lame_runtime.contract.manifest import build_manifest
 from lame_runtime.golden import read_golden
 from recording_gpu import RecordingCudart, make_tensorrt
 
 GIB = 1 << 30
+DEVICE = "device-000102030405.json"
+"""The recorded GPU's certificate."""
 SMALL = {"encoder": Widths(64, 128, 2), "vision": Widths(64, 128, 2)}
 
 
@@ -38,6 +43,19 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[RecordingCu
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield recorded
     recorded.assert_released()
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    """A copy of the exported bundle with every twelfth golden input, which is enough to be proved or refused by."""
+    copy = Path(shutil.copytree(exported, tmp_path / "bundle"))
+    lines = (copy / "golden/inputs.jsonl").read_text(encoding="utf-8").strip().split("\n")
+    kept = [*range(0, len(lines) - 2, 12), len(lines) - 2, len(lines) - 1]
+    (copy / "golden/inputs.jsonl").write_text("".join(lines[index] + "\n" for index in kept), encoding="utf-8")
+    np.save(copy / "golden/embeddings.npy", np.load(copy / "golden/embeddings.npy")[kept])
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(build_manifest(copy, manifest["model"], manifest["graphs"])))
+    return copy
 
 
 def install(monkeypatch: pytest.MonkeyPatch, gpu: RecordingCudart, version: str) -> None:
@@ -61,7 +79,7 @@ def test_a_build_is_proved_and_then_embeds(gpu: RecordingCudart, bundle: Path, c
     assert main(["engine", str(bundle)]) == 0
     assert "proved on this device now" in capsys.readouterr().out
     (folder,) = built(bundle)
-    device = json.loads((folder / "device.json").read_text())
+    device = json.loads((folder / DEVICE).read_text())
     assert device["passed"]
     assert device["device"]["capability"] == "sm87"
     with Encoder.load(bundle) as encoder, Encoder.load(bundle, backend="onnxruntime", graph="fp16") as ours:
@@ -73,7 +91,9 @@ def test_a_build_is_proved_and_then_embeds(gpu: RecordingCudart, bundle: Path, c
     assert "tensorrt 10.3.0 on Recorded GPU" in capsys.readouterr().out
 
 
-def test_the_same_build_is_found_and_another_is_not(gpu: RecordingCudart, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_build_is_found_and_another_is_not(
+    gpu: RecordingCudart, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Graph, profile and options are in the key; what is built twice is built once, unless damaged or asked for."""
     calls: list[str] = []
     real = building.build_plan
@@ -87,7 +107,7 @@ def test_the_same_build_is_found_and_another_is_not(gpu: RecordingCudart, bundle
     assert main(["engine", str(bundle), "--rebuild"]) == 0
     (built(bundle)[0] / "vision.plan").write_bytes(b"short")
     assert main(["engine", str(bundle), "--graph", built(bundle)[0].name.split(".")[0]]) == 0
-    assert len(list((bundle / "engines/timing").iterdir())) == 1
+    assert len(list((tmp_path / "cache/lame/engines/timing").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
@@ -165,13 +185,18 @@ def test_wrong_numbers_are_refused_and_the_ladder_is_climbed(
     """Refused with figure and place, the ladder named; with --fallback it is climbed as far as needed, and what was taken is recorded."""
     spoil(monkeypatch, right_from)
     if right_from:
+        with pytest.raises(BackendError, match="none was built"):
+            load(bundle)
         assert main(["engine", str(bundle)]) == 1
         error = capsys.readouterr().err
         assert "not to be trusted on this device: graph vs PyTorch" in error
         assert "--fallback" in error
         with pytest.raises(BackendError, match=r"not to be trusted .*min_cosine -?0\.\d+ \(>= 0\.999\)"):
             load(bundle)
-    assert main(["engine", str(bundle), "--fallback"]) == 0
+        with Encoder.load(bundle) as encoder:
+            assert encoder.backend.name.startswith("onnxruntime")
+            assert "TensorRT plans are there but not used" in encoder.reason
+    assert main(["engine", str(bundle), "--fallback", "--rebuild"]) == 0
     (folder,) = built(bundle)
     assert json.loads((folder / "build.json").read_text())["rung"] == rung
     with load(bundle) as encoder, Encoder.load(bundle, backend="onnxruntime", graph="fp32") as ours:
@@ -206,10 +231,10 @@ def test_verify_on_the_device_writes_its_certificate(gpu: RecordingCudart, bundl
     """For the graphs that plans were built of."""
     assert main(["engine", str(bundle)]) == 0
     (folder,) = built(bundle)
-    (folder / "device.json").unlink()
+    (folder / DEVICE).unlink()
     assert runtime_main(["verify", str(bundle), "--backend", "tensorrt"]) == 0
     assert "rows hold on this device (tensorrt 10.3.0 on Recorded GPU)" in capsys.readouterr().out
-    assert json.loads((folder / "device.json").read_text())["passed"]
+    assert json.loads((folder / DEVICE).read_text())["passed"]
 
 
 def test_a_read_only_bundle_has_its_plans_in_the_cache(
@@ -322,3 +347,41 @@ def test_every_rung_builds_with_the_real_builder(exported: Path, graph: str, run
         plan, _ = build_plan(exported / f"graphs/{part}.{graph}.onnx", profiles[part], Options(target="sm86"), trt, edit=edit)
         assert len(plan) > 100_000
         assert list(wide.values()) == sorted(set(wide.values())), "each rung widens"
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"format_version": 1}', "no version", "no seal"])
+def test_a_damaged_or_planted_build_does_not_matter(gpu: RecordingCudart, bundle: Path, damage: str) -> None:
+    """No traceback: it is no build, or not ours; ONNX Runtime runs, with threads too."""
+    assert main(["engine", str(bundle)]) == 0
+    path = built(bundle)[0] / "build.json"
+    facts = json.loads(path.read_text())
+    text = {"no version": json.dumps({**facts, "version": "x"}), "no seal": json.dumps({**facts, "seal": 5})}.get(damage, damage)
+    path.write_text(text)
+    with Encoder.load(bundle) as encoder:
+        assert encoder.backend.name.startswith("onnxruntime")
+    with pytest.raises(BackendError, match="no fp16 plan"):
+        load(bundle)
+    Encoder.load(bundle, threads=1).close()
+
+
+def test_where_tensorrt_does_not_start_it_is_one_line(gpu: RecordingCudart, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The bindings raise TypeError there."""
+    assert main(["engine", str(bundle)]) == 0
+    trt = make_tensorrt(RecordingCudart(devices=0))
+    with pytest.raises(ExportError, match=r"tensorrt 10\.3\.0 does not start \(CUDA initialization failure\); it needs a GPU"):
+        build_plan(bundle / "graphs/encoder.fp16.onnx", [], Options(), trt)
+
+
+def test_ctrl_c_ends_a_build(gpu: RecordingCudart, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """130, and nothing is left."""
+    real = building.make_monitor
+
+    def interrupted(*arguments: Any) -> Any:
+        monitor = real(*arguments)
+        signal.raise_signal(signal.SIGINT)
+        return monitor
+
+    monkeypatch.setattr(building, "make_monitor", interrupted)
+    assert main(["engine", str(bundle)]) == 130
+    assert built(bundle) == []
+    assert list((bundle / "engines").iterdir()) == []

@@ -286,6 +286,10 @@ class IBuilderConfig:
         """Turns a flag on."""
         self._flags.add(flag)
 
+    def clear_flag(self, flag: Any) -> None:
+        """Turns a flag off."""
+        self._flags.discard(flag)
+
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
         """Its index."""
         self._profiles.append(profile)
@@ -395,7 +399,8 @@ class IExecutionContext:
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         """Shapes and addresses must be set anew."""
         if not 0 <= profile_index < self._engine.num_optimization_profiles:
-            return self._say(f"there is no profile {profile_index}")
+            self._say(f"there is no profile {profile_index}")
+            raise RuntimeError("the bindings raise where TensorRT says no")
         self._engine._cudart.queue(stream_handle, lambda: None)
         self._profile, self._shapes, self._changes = profile_index, {}, self._changes + 1
         return True
@@ -467,6 +472,9 @@ class Runtime:
     """Takes plans."""
 
     def __init__(self, logger: ILogger) -> None:
+        if not self._cudart.devices:
+            logger.log(ILogger.Severity.ERROR, "CUDA initialization failure")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self._logger = logger
         self.engine_host_code_allowed = False
 
@@ -519,6 +527,9 @@ class Builder:
     """Makes plans."""
 
     def __init__(self, logger: ILogger) -> None:
+        if not self._cudart.devices:
+            logger.log(ILogger.Severity.ERROR, "CUDA initialization failure")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self._logger = logger
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
@@ -565,8 +576,8 @@ class Builder:
         return IHostMemory(json.dumps(plan).encode())
 
 
-FLAGS_10 = ("FP16", "INT8", "VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT_IDENTICAL")
-FLAGS_11 = ("VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT_IDENTICAL")
+FLAGS_10 = ("FP16", "INT8", "TF32", "VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT_IDENTICAL")
+FLAGS_11 = ("TF32", "VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT_IDENTICAL")
 
 
 def make_tensorrt(cudart: RecordingCudart, version: str = "10.3.0", name: str = "tensorrt") -> Any:

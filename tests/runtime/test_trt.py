@@ -67,6 +67,15 @@ def plans(gpu: RecordingCudart, exported: Path, tmp_path: Path) -> tuple[Path, P
     return tmp_path / "vision.plan", tmp_path / "encoder.plan"
 
 
+@pytest.fixture
+def faulty(exported: Path, tmp_path: Path) -> tuple[RecordingCudart, tuple[Path, Path]]:
+    """A GPU that may be left as a fault left it."""
+    gpu = RecordingCudart()
+    for part in ("vision", "encoder"):
+        build(gpu, exported / f"graphs/{part}.fp32.onnx", tmp_path / f"{part}.plan", [SMALL, LARGE])
+    return gpu, (tmp_path / "vision.plan", tmp_path / "encoder.plan")
+
+
 def open_backend(gpu: RecordingCudart, plans: tuple[Path, Path], **options: Any) -> TrtBackend:
     """On the recording GPU."""
     return TrtBackend(*plans, module=make_tensorrt(gpu), library=gpu, **options)
@@ -272,6 +281,29 @@ def test_the_real_library_has_what_we_call() -> None:
     else:
         with pytest.raises(BackendError, match="no NVIDIA driver that fits"):
             Cudart()
+
+
+def test_a_fault_of_the_gpu_is_an_error_and_not_a_deadlock(faulty: tuple[RecordingCudart, tuple[Path, Path]], ours: Encoder) -> None:
+    """Whoever comes next is served or told; closing ends."""
+    gpu, plans = faulty
+    encoder = Encoder(ours.preparer, open_backend(gpu, plans))
+    for _ in range(2):
+        gpu.fail["cudaStreamSynchronize"] = 700
+        with pytest.raises(BackendError, match="cudaStreamSynchronize failed"):
+            encoder.encode("seven")
+    assert np.abs(encoder.encode("seven") - ours.encode("seven")).max() < 1e-5
+    gpu.fail["cudaStreamDestroy"] = 700
+    encoder.close()
+
+
+def test_what_cannot_be_recorded_runs_all_the_same(gpu: RecordingCudart, plans: tuple[Path, Path], ours: Encoder) -> None:
+    """A capture that breaks off leaves nothing that would be replayed."""
+    for call in ("cudaStreamEndCapture", "cudaGraphInstantiate"):
+        with Encoder(ours.preparer, open_backend(gpu, plans, cuda_graphs=True)) as encoder:
+            for number in range(4):
+                if number == 1:
+                    gpu.fail[call] = 900
+                assert np.abs(encoder.encode("seven") - ours.encode("seven")).max() < 1e-5
 
 
 def test_facts_of_the_gpu() -> None:

@@ -57,6 +57,8 @@ class Bisected:
     modalities: list[Modality]
     islands: list[str] | None
     """Layers which, computed more carefully, bring the graph back; empty where it never left, None where they do not."""
+    on_device: bool = False
+    """Run by TensorRT, where no islands are tried."""
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -142,6 +144,8 @@ def compare(
         truths[modality] = embeddings, values = torch_values(reference, batch)
         errors, vectors = graph_errors(run_part, points, batch, values, reference.width)
         found.append(_judge(modality, graph, points, errors, vectors, embeddings))
+    if on_device is not None:
+        return Bisected(graph, found, None, on_device=True)
     return Bisected(graph, found, _islands(models, graph, points, found, batches, truths, reference.width))
 
 
@@ -150,7 +154,15 @@ def _judge(modality: str, graph: str, points: list[Point], errors: dict[str, flo
     errors = {point.name: errors[point.name] for point in points if point.name in errors}
     passed = judge("", graph, modality, len(vectors), GRAPH_VS_PYTORCH[graph], figure).passed is True
     first = next((name for name, error in errors.items() if error > LEAVES[graph]), None)
-    return Modality(modality, len(vectors), errors, figure, passed, first, max(jumps(errors, graph).items(), key=lambda each: each[1])[0])
+    return Modality(
+        modality,
+        len(vectors),
+        errors,
+        figure,
+        passed,
+        first,
+        max(jumps(errors, graph).items(), key=lambda each: each[1], default=("", 0.0))[0],
+    )
 
 
 def jumps(errors: dict[str, float], graph: str, *, beside: bool = False) -> dict[str, float]:

@@ -23,6 +23,8 @@ def table(found: Bisected) -> str:
 def _remedy(found: Bisected) -> str:
     if all(each.passed for each in found.modalities):
         return "nothing to mend"
+    if found.on_device:
+        return "islands are tried without --module; where the CPU finds nothing wrong, it is the device: lame-export engine --fallback"
     how = "in FP32" if found.graph == "fp16" else "with activations that are not quantised"
     if found.islands is None:
         return f"computing layers {how} does not mend it: look at the weights of the layer it leaves at, or export the bundle again"

@@ -1,13 +1,15 @@
 """Both plans of a graph: built once for all they depend on, sealed, and proved where there is a GPU to prove them on.
 
 ENGINES/GRAPH.PROFILE.KEY/   see `lame_runtime.plans`; KEY stands for graph, TensorRT, GPU, profiles and flags
-ENGINES/timing/MODULE-VERSION-GPU.cache
+CACHE/timing/MODULE-VERSION-GPU.cache   of the user, since TensorRT reads it unasked
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -21,15 +23,16 @@ from lame_runtime.atomic import atomic_folder, atomic_path
 from lame_runtime.backends._cudart import Cudart
 from lame_runtime.bundle import Bundle
 from lame_runtime.contract.manifest import sha256_file
+from lame_runtime.device_check import ProofError
 from lame_runtime.errors import BackendError, InputError
-from lame_runtime.plans import FORMAT_VERSION, PARTS, Build, engine_folder, graph_hashes, seal
+from lame_runtime.plans import FORMAT_VERSION, PARTS, Build, engine_folder, engine_folders, graph_hashes, seal
 from tqdm import tqdm
 
 from lame_export.engine.features import has
 from lame_export.engine.ladder import RUNGS, edit
 from lame_export.engine.network import Options, build_plan
 from lame_export.engine.profiles import Profiles
-from lame_export.engine.progress import make_monitor
+from lame_export.engine.progress import interruptible, make_monitor
 
 BUILDABLE = ("fp32", "fp16", "int8")
 """Graphs of operators TensorRT has; int8-cpu is ONNX Runtime's."""
@@ -75,12 +78,11 @@ def build(job: Job, trt: Any, *, rebuild: bool = False) -> Build:
     known = _known(target, facts)
     if known is not None and not rebuild:
         return known
-    if target.exists():  # damaged, or to be built anew
-        shutil.rmtree(target)
     where = facts["gpu"] or facts["capability"]
-    path = job.engines / "timing" / f"{trt.__name__}-{trt.__version__}-{where.replace(' ', '_').replace('/', '_')}.cache"
+    path = engine_folders(job.bundle)[1].parent / "timing" / f"{trt.__name__}-{trt.__version__}-{'_'.join(re.split(r'[ /]', where))}.cache"
     timing = path if trt.__name__ == "tensorrt" else None  # TensorRT-RTX measures nothing when it builds
-    with atomic_folder(target) as fresh:
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    with atomic_folder(beside) as fresh:
         for part, graph_path in zip(PARTS, job.bundle.graph_paths(_graph(job)), strict=True):
             plan, cache = _build_part(job, trt, part, graph_path, _timed(timing))
             (fresh / f"{part}.plan").write_bytes(plan)
@@ -92,23 +94,39 @@ def build(job: Job, trt: Any, *, rebuild: bool = False) -> Build:
         }
         facts["seal"] = seal(facts)
         (fresh / "build.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return _put(beside, target, facts)
+
+
+def _put(beside: Path, target: Path, facts: dict[str, Any]) -> Build:
+    """Gives a finished build its name; what lay there goes only now."""
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        beside.rename(target)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        known = _known(target, facts, but=("files", "date", "seal"))
+        if known is None:  # not even another process that was faster
+            raise InputError(f"{target}: cannot be written ({error.strerror}); choose another folder with --out") from None
+        return known
     return Build(target, facts)
 
 
-def climb(job: Job, trt: Any, prove: Callable[[Build], object]) -> Build:
-    """Builds rung after rung until the golden vectors are met; raises the last rung's `BackendError`.
+def climb(job: Job, trt: Any, prove: Callable[[Build], object], *, rebuild: bool = False) -> Build:
+    """Builds rung after rung until the golden vectors are met; raises the last rung's `ProofError`.
 
     Args:
         job: its rung is the first.
         trt: the TensorRT module.
-        prove: raises `BackendError` where a build's numbers are wrong.
+        prove: raises `ProofError` where a build's numbers are wrong; other errors end the climb and leave the build.
+        rebuild: build even where the same lies there.
     """
-    rungs = [rung for rung in range(job.rung, len(RUNGS)) if rung < len(RUNGS) - 1 or "fp32" in job.bundle.graphs]
+    last = len(RUNGS) - 1 if "fp32" in job.bundle.graphs else len(RUNGS) - 2
+    rungs = [0] if job.graph == "fp32" else list(range(job.rung, last + 1))
     for rung in rungs:
-        built = build(Job(job.bundle, job.graph, job.profile, job.profiles, job.options, rung, job.folder), trt)
+        built = build(Job(job.bundle, job.graph, job.profile, job.profiles, job.options, rung, job.folder), trt, rebuild=rebuild)
         try:
             prove(built)
-        except BackendError as error:
+        except ProofError as error:
             print(f"rung {rung} ({RUNGS[rung]}): {error}", file=sys.stderr)
             shutil.rmtree(built.folder)
             if rung == rungs[-1]:
@@ -132,7 +150,8 @@ def _facts(job: Job, trt: Any) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "graph": job.graph,
-        "graph_files": graph_hashes(job.bundle, job.graph),
+        "built_graph": _graph(job),
+        "graph_files": graph_hashes(job.bundle, _graph(job)),
         "module": trt.__name__,
         "version": trt.__version__,
         "gpu": gpu,
@@ -146,12 +165,12 @@ def _facts(job: Job, trt: Any) -> dict[str, Any]:
     }
 
 
-def _known(target: Path, facts: dict[str, Any]) -> Build | None:
+def _known(target: Path, facts: dict[str, Any], but: tuple[str, ...] = ()) -> Build | None:
     """The build that lies there, if it is whole and of the same."""
     try:
         found = json.loads((target / "build.json").read_text(encoding="utf-8"))
         whole = all(sha256_file(target / name) == expected for name, expected in found["files"].items())
-        same = all(found[name] == value for name, value in facts.items()) and found["seal"] == seal(found)
+        same = all(found[name] == value for name, value in facts.items() if name not in but) and found["seal"] == seal(found)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Build(target, found) if whole and same else None
@@ -164,8 +183,8 @@ def _graph(job: Job) -> str:
 
 def _build_part(job: Job, trt: Any, part: str, graph_path: Path, timing: bytes | None) -> tuple[bytes, bytes]:
     change = partial(edit, job.rung)
-    with tqdm(desc=f"{part}.{_graph(job)}", unit="step", disable=None, leave=False) as bar:
-        monitor = make_monitor(trt, bar)
+    with interruptible() as stopped, tqdm(desc=f"{part}.{_graph(job)}", unit="step", disable=None, leave=False) as bar:
+        monitor = make_monitor(trt, bar, stopped)
         return build_plan(graph_path, job.profiles[part], job.options, trt, edit=change, timing_cache=timing, monitor=monitor)
 
 

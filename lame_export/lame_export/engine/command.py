@@ -61,13 +61,13 @@ def _engine(options: argparse.Namespace) -> int:
         hardware_compatible=options.hardware_compatible,
         strip_weights=options.strip_weights,
     )
-    for target in options.target.split(",") if options.target else (None,):
+    for target in options.target.lower().split(",") if options.target else (None,):
         job = Job(bundle, options.graph, options.profile, profiles, replace(how, target=target), folder=options.out)
         if target is not None:
             _tell(options, build(job, trt, rebuild=options.rebuild), "not run here: the device that loads it runs the golden vectors first")
             continue
         if options.fallback:
-            built = climb(job, trt, lambda each: str(_prove(bundle, each, trt)))
+            built = climb(job, trt, lambda each: _prove(bundle, each, trt), rebuild=options.rebuild)
         else:
             built = build(job, trt, rebuild=options.rebuild)
         _tell(options, built, _prove(bundle, built, trt))
@@ -78,7 +78,10 @@ def _profiles(options: argparse.Namespace, bundle: Bundle) -> Profiles:
     if options.profile in KINDS:
         contract = Contract.load(bundle.folder / "contract.json")
         return derive(contract, widths_of(bundle.manifest["model"]), options.profile, int(options.memory * GIB))
-    return read_profiles(Path(options.profile))
+    profiles = read_profiles(Path(options.profile))
+    if Contract.load(bundle.folder / "contract.json").tower.window and any(ranges["windows"] == (1, 1, 1) for ranges in profiles["vision"]):
+        raise InputError(f"{options.profile}: this model's vision tower has windows; give a range of windows in each profile of vision")
+    return profiles
 
 
 def _prove(bundle: Bundle, built: Build, trt: Any) -> str:

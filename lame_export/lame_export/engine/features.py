@@ -24,6 +24,7 @@ WANTED = {
     "OnnxParserRefitter": "loading plans without weights",
     "ExecutionContextAllocationStrategy.USER_MANAGED": "contexts that share their memory",
     "ICudaEngine.device_memory_size_v2": "contexts that share their memory",
+    "BuilderFlag.TF32": "turned off: FP32 products of 10 bits",
     "IAttention": "the fused attention operator of ONNX opset 23, which our graphs do not need",
     "BuilderFlag.FP16": "weakly typed FP16, which we never use",
 }

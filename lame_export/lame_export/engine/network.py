@@ -65,8 +65,12 @@ def build_plan(
         ExportError: the parser or the builder refuses the graph; the message is TensorRT's first error.
         InputError: an option this version or module does not have.
     """
+    capability = _capability(trt, options.target)
     logger = make_logger(trt)
-    builder = trt.Builder(logger)
+    try:
+        builder = trt.Builder(logger)
+    except (TypeError, RuntimeError):  # the bindings' way to say that TensorRT gave nothing
+        raise ExportError(f"{trt.__name__} {trt.__version__} does not start ({logger.first()}); it needs a GPU and its driver") from None
     # by name, as numbers moved between versions; where the flag is gone every network is strongly typed
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
@@ -77,29 +81,42 @@ def build_plan(
         raise ExportError(f"{onnx_path}: {trt.__name__} {trt.__version__} cannot parse the graph ({reason})")
     edit(trt, network)
     config = builder.create_builder_config()
-    _configure(trt, config, options)
+    _configure(trt, config, options, capability)
     cache = None
     if timing_cache is not None:
         cache = config.create_timing_cache(timing_cache)
-        config.set_timing_cache(cache, False)
+        if cache is None or not config.set_timing_cache(cache, False):  # damaged, or another device's
+            cache = config.create_timing_cache(b"")
+            config.set_timing_cache(cache, False)
     if monitor is not None:
         config.progress_monitor = monitor
     for ranges in profiles:
-        _add_profile(builder, config, network, ranges)
+        try:
+            _add_profile(builder, config, network, ranges)
+        except (RuntimeError, ValueError):
+            raise ExportError(f"{onnx_path}: {trt.__name__} does not take the profile {ranges} ({logger.first()})") from None
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ExportError(f"{onnx_path}: {trt.__name__} {trt.__version__} cannot build the graph ({logger.first()})")
     return bytes(plan), b"" if cache is None else bytes(cache.serialize())
 
 
-def _configure(trt: Any, config: Any, options: Options) -> None:
-    if options.target is not None:
-        if not has(trt, "ComputeCapability"):
-            raise InputError(f"--target {options.target}: {trt.__name__} builds for the GPU at hand only; leave it out or use TensorRT-RTX")
-        capability = getattr(trt.ComputeCapability, options.target.upper(), None)
-        if capability is None:
-            known = [name.lower() for name in dir(trt.ComputeCapability) if name.startswith("SM")]
-            raise InputError(f"unknown target {options.target!r}: {trt.__name__} knows {', '.join(known)}")
+def _capability(trt: Any, target: str | None) -> Any:
+    """The module's name of a target."""
+    if target is None:
+        return None
+    if not has(trt, "ComputeCapability"):
+        raise InputError(f"--target {target}: {trt.__name__} builds for the GPU at hand only; leave it out or use TensorRT-RTX")
+    capability = getattr(trt.ComputeCapability, target.upper(), None)
+    if capability is None:
+        known = [name.lower() for name in dir(trt.ComputeCapability) if name.startswith("SM")]
+        raise InputError(f"unknown target {target!r}: {trt.__name__} knows {', '.join(known)}")
+    return capability
+
+
+def _configure(trt: Any, config: Any, options: Options, capability: Any) -> None:
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and then FP32 products have 10 bits
+    if capability is not None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(capability, 0)
     if options.optimization_level is not None:

@@ -73,7 +73,7 @@ def derive(contract: Contract, widths: Mapping[str, Widths], kind: str, memory: 
     pixels = max(contract.images.max_pixels, contract.videos.max_pixels if contract.videos.pixels_of == "frame" else 0)
     largest = max(area, pixels // contract.images.patch_size**2)
     encoder, vision = [], []
-    for length in (*(each for each in LENGTHS[kind] if each < longest), longest):
+    for length in (*(each for each in LENGTHS[kind] if shortest < each < longest), longest):
         batch = _fitting(widths["encoder"].bytes_of(length), memory, LARGEST_BATCH[kind], f"an input of {length} tokens")
         features = batch * length + 1
         encoder.append(

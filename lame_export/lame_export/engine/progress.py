@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
 
+from lame_export.errors import ExportError
 
-def make_monitor(trt: Any, bar: tqdm[Any]) -> Any:
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Ctrl-C while TensorRT builds: the event is set, for the monitor to end the build, and the interrupt is raised after it.
+
+    An exception in one of TensorRT's callbacks would be swallowed by its bindings.
+    """
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    try:
+        yield stopped
+    except ExportError:
+        if not stopped.is_set():
+            raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if stopped.is_set():
+        raise KeyboardInterrupt
+
+
+def make_monitor(trt: Any, bar: tqdm[Any], stopped: threading.Event) -> Any:
     """An `IProgressMonitor` that moves a bar; TensorRT calls it from several threads.
 
     A phase's steps are added to the bar's total when it starts, since nobody knows before how many there will be.
+    Once `stopped` is set, the build ends.
     """
 
     class Monitor(trt.IProgressMonitor):
@@ -37,7 +65,7 @@ def make_monitor(trt: Any, bar: tqdm[Any]) -> Any:
                 if self._left.get(phase_name, 0):
                     self._left[phase_name] -= 1
                     bar.update()
-            return True
+            return not stopped.is_set()
 
         def phase_finish(self, phase_name: str) -> None:
             """The rest of a phase may be left out."""

@@ -31,8 +31,11 @@ class Buffers:
         self._blocks: list[tuple[int, int]] = []
         self._used = 0
 
-    def device(self, name: str, size: int) -> int:
-        """Address of at least `size` bytes on the GPU, the same as long as they suffice; contents are lost otherwise."""
+    def device(self, name: str, size: int, *, exact: bool = False) -> int:
+        """Address of at least `size` bytes on the GPU, the same as long as they suffice; contents are lost otherwise.
+
+        `exact` leaves no room for larger ones.
+        """
         address, capacity = self._device.get(name, (0, 0))
         if size <= capacity:
             return address
@@ -40,7 +43,7 @@ class Buffers:
             self._cuda.synchronize(self._stream)  # what is queued may still use the old one
             del self._device[name]
             self._cuda.free(address)
-        capacity = _grown(size)
+        capacity = size if exact else _grown(size)
         address = self._cuda.malloc(capacity)
         self._device[name] = address, capacity
         return address

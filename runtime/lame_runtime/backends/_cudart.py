@@ -202,7 +202,7 @@ class Cudart:
 @functools.cache
 def _load() -> Any:
     """The library of the system, or of NVIDIA's wheels; raises `BackendError`."""
-    tried = []
+    tried, loaded = [], []
     for name in _candidates():
         try:
             library = ctypes.CDLL(name)
@@ -212,13 +212,18 @@ def _load() -> Any:
         for function, arguments in _SIGNATURES.items():
             getattr(library, function).argtypes = arguments
         library.cudaGetErrorString.restype = ctypes.c_char_p
-        return library
+        count = c_int()
+        if library.cudaGetDeviceCount(byref(count)) == 0:
+            return library
+        loaded.append(library)  # newer than the driver, perhaps; an older one may fit
+    if loaded:
+        return loaded[0]
     raise BackendError(f"no CUDA runtime library here ({tried[0]}); install CUDA {_MAJORS[-1]} or {_MAJORS[0]}, or use backend onnxruntime")
 
 
 def _candidates() -> list[str]:
     """Names for the loader's search path, then files of the wheels nvidia-cuda-runtime installs."""
-    names = ["libcudart.so", *(f"libcudart.so.{major}" for major in _MAJORS)]
+    names = [f"libcudart.so.{major}" for major in _MAJORS]
     for place in sys.path:
         names += [str(path) for path in sorted(Path(place or ".").glob("nvidia/*/lib/libcudart.so.*"))]
     return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -141,7 +142,11 @@ class Session:
             raise BackendError(f"{self.engine.path}: TensorRT cannot make an execution context ({self._logger.first()})")
         made.set_device_memory(self._scratch, self.engine.scratch)
         context = _Context(made, self)
-        context.check(made.set_optimization_profile_async(profile, self._stream), f"take profile {profile}")
+        try:
+            taken = made.set_optimization_profile_async(profile, self._stream)
+        except RuntimeError:  # the bindings raise here, and return False elsewhere
+            taken = False
+        context.check(taken, f"take profile {profile}")
         self._contexts[profile] = context
         return context
 
@@ -163,6 +168,7 @@ class _Context:
         self._runs = 0
         """Since shapes or addresses last changed."""
         self._graph: int | None = None
+        self._recordable = session._capture
 
     def check(self, done: bool, what: str) -> None:
         """Raises `BackendError` where TensorRT says no."""
@@ -192,18 +198,28 @@ class _Context:
     def execute(self) -> None:
         """Queues the work: as recorded, or anew; it is recorded when it comes a second time, as the first prepares kernels."""
         cuda, stream = self._session._cuda, self._session._stream
-        if self._session._capture and self._graph is None and self._runs:
-            cuda.begin_capture(stream)
-            try:
-                done = self._context.execute_async_v3(stream)
-            finally:
-                self._graph = cuda.end_capture(stream)
-            self.check(done, "record the graph")
+        if self._recordable and self._graph is None and self._runs:
+            self._record()
         if self._graph is not None:
             cuda.launch(self._graph, stream)
         else:
             self.check(self._context.execute_async_v3(stream), "run the graph")
         self._runs += 1
+
+    def _record(self) -> None:
+        """Records the work; what cannot be recorded is queued anew each time."""
+        cuda, stream = self._session._cuda, self._session._stream
+        self._recordable, done, graph = False, False, None
+        cuda.begin_capture(stream)
+        try:
+            done = self._context.execute_async_v3(stream)
+        finally:
+            with contextlib.suppress(BackendError):  # the capture was broken off
+                graph = cuda.end_capture(stream)
+        if graph is not None and done:
+            self._graph, self._recordable = graph, True
+        elif graph is not None:
+            cuda.destroy_graph(graph)
 
     def forget(self) -> None:
         """Drops recorded work, which holds for the shapes and addresses it was recorded with."""

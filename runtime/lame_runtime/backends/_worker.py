@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 from collections.abc import Iterator
@@ -35,9 +36,9 @@ class Worker:
         self.stream = cuda.stream()
         self.buffers = Buffers(cuda, self.stream)
         try:
-            scratch = self.buffers.device("scratch", max(vision.scratch, encoder.scratch, 1))
+            scratch = self.buffers.device("scratch", max(vision.scratch, encoder.scratch, 1), exact=True)
             if capture:  # lengths are padded, and with them the number of features
-                self.buffers.device(ALL_FEATURES, max(profile[FEATURES][2][0] for profile in encoder.profiles) * self._row)
+                self.buffers.device(ALL_FEATURES, max(profile[FEATURES][2][0] for profile in encoder.profiles) * self._row, exact=True)
         except BackendError:
             self.close()
             raise
@@ -150,11 +151,12 @@ class Worker:
 
     def close(self) -> None:
         """Nothing may be queued any more."""
-        for session in (getattr(self, "_vision", None), getattr(self, "_encoder", None)):
-            if session is not None:
-                session.close()
-        self.buffers.close()
-        self._cuda.destroy_stream(self.stream)
+        with contextlib.ExitStack() as steps:  # one after the other, whatever the one before said
+            steps.callback(self._cuda.destroy_stream, self.stream)
+            steps.callback(self.buffers.close)
+            for session in (getattr(self, "_vision", None), getattr(self, "_encoder", None)):
+                if session is not None:
+                    steps.callback(session.close)
 
 
 Staged = tuple[int, tuple[int, ...], np.dtype[Any]]

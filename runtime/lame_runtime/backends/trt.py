@@ -57,9 +57,11 @@ class TrtBackend(Backend):
         self._trt = module if module is not None else load_tensorrt()
         self._cuda = Cudart(library, device)
         self._logger = make_logger(self._trt)
-        self._runtime = self._trt.Runtime(self._logger)
-        if self._runtime is None:
-            raise BackendError(f"{self._trt.__name__} {self._trt.__version__} does not start ({self._logger.first()})")
+        try:
+            self._runtime = self._trt.Runtime(self._logger)
+        except (TypeError, RuntimeError):  # the bindings' way to say that TensorRT gave nothing
+            reason = self._logger.first()
+            raise BackendError(f"{self._trt.__name__} {self._trt.__version__} does not start ({reason})") from None
         if host_code:
             self._runtime.engine_host_code_allowed = True
         vision_weights, encoder_weights = weights or (None, None)
@@ -72,6 +74,7 @@ class TrtBackend(Backend):
         self.gpu = self._cuda.describe()
         self.engine = f"{self._trt.__name__} {self._trt.__version__}"
         self.name = f"{self.engine} on {self.gpu.name}"
+        self.cuda_graphs = cuda_graphs
         self._closed = False
         self._all: list[Worker] = []
         self._free: queue.LifoQueue[Worker | None] = queue.LifoQueue()
@@ -86,16 +89,19 @@ class TrtBackend(Backend):
 
     @contextlib.contextmanager
     def _worker(self) -> Iterator[Worker]:
-        worker = self._free.get()
+        worker = None if self._closed else self._free.get()
         if worker is None:
-            self._free.put(None)  # for whoever else waits
+            if self._closed:
+                self._free.put(None)  # for whoever else waits
             raise BackendError("the encoder was closed; load the bundle again")
-        self._cuda.use()
         try:
+            self._cuda.use()
             yield worker
         finally:
-            worker.buffers.settle()
-            self._free.put(worker)
+            try:
+                worker.buffers.settle()
+            finally:  # after a fault of the GPU, too: whoever waits for a worker is told of it
+                self._free.put(worker)
 
     def vision(self, group: PictureGroup) -> Floats:
         """See `Backend.vision`."""
@@ -125,7 +131,8 @@ class TrtBackend(Backend):
         self._cuda.use()
         for worker in [self._free.get() for _ in self._all]:  # each comes back when its run ends
             assert worker is not None
-            worker.close()
+            with contextlib.suppress(BackendError):  # after a fault of the GPU nothing can be given back
+                worker.close()
         self._free.put(None)
         self._all.clear()
         self._vision = self._encoder = self._runtime = None
