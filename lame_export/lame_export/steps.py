@@ -16,6 +16,7 @@ from lame_runtime import gates
 from lame_runtime.backends._tensorrt import load_tensorrt
 from lame_runtime.backends.ort import OrtBackend
 from lame_runtime.batching import assemble, plan_batches
+from lame_runtime.bundle import PARTS
 from lame_runtime.compare import contract_rows, graph_rows
 from lame_runtime.contract.manifest import build_manifest, sha256_file
 from lame_runtime.encoder import Encoder
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
     from lame_export.plan import Export
 
-PARTS = ("vision", "encoder")
 SHARED = ("contract.json", "tokenizer.json")
 TRIAL_MEMORY = 1 << 50
 """A trial plan is never run, so its profiles need not fit any GPU."""

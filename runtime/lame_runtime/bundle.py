@@ -9,6 +9,9 @@ from typing import Any
 from lame_runtime.contract.manifest import check_files, read_manifest
 from lame_runtime.errors import BundleError, InputError
 
+PARTS = ("vision", "encoder")
+"""The two files of every graph."""
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -37,7 +40,7 @@ class Bundle:
         """
         if graph not in self.manifest["graphs"]:
             raise InputError(f"{self.folder}: has no graph {graph!r}; ask for one of {', '.join(self.graphs)} (--graph)")
-        names = [self.manifest["graphs"][graph][part] for part in ("vision", "encoder")]
+        names = [self.manifest["graphs"][graph][part] for part in PARTS]
         if unlisted := [name for name in names if name not in self.manifest["files"]]:
             raise BundleError(f"{self.folder / unlisted[0]}: is not listed in the manifest; copy or export the bundle again")
         return [name for name in self.manifest["files"] if any(name in (each, f"{each}.data") for each in names)]

@@ -50,19 +50,17 @@ def open_backend(bundle: Bundle, wanted: Wanted) -> Opened:
         raise BackendError(f"unknown backend {wanted.backend!r}: use {', '.join(BACKENDS)}")
     if wanted.backend in PLAN_BACKENDS:
         return _tensorrt(bundle, wanted, f"{wanted.backend}, as asked")
-    reason = ""
     for_cpu = wanted.threads is not None or wanted.map_weights
     if wanted.backend == "auto" and not for_cpu and any(True for _ in builds(bundle, wanted.graph or "fp16", wanted.engines)):
         try:
             return _tensorrt(bundle, wanted, "TensorRT, because plans for it were built here")
         except LameError as error:
-            reason = f"; TensorRT plans are there but not used: {error}"
-    opened = _onnxruntime(bundle, wanted)
-    return Opened(opened.backend, opened.graph, opened.reason + reason)
+            return without_plans(bundle, wanted, str(error))
+    return _onnxruntime(bundle, wanted)
 
 
 def without_plans(bundle: Bundle, wanted: Wanted, why: str) -> Opened:
-    """What runs where plans were found wrong and nobody had asked for them."""
+    """What runs where plans cannot be used, or were found wrong, and nobody had asked for them."""
     opened = _onnxruntime(bundle, wanted)
     return Opened(opened.backend, opened.graph, f"{opened.reason}; TensorRT plans are there but not used: {why}")
 

@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lame_runtime.bundle import Bundle
+from lame_runtime.bundle import PARTS, Bundle
 from lame_runtime.contract.manifest import sha256_file
 from lame_runtime.errors import BackendError, InputError
 
-PARTS = ("vision", "encoder")
 FORMAT_VERSION = 1
 _AMPERE = 80
 _KEY_BYTES = 32

@@ -12,6 +12,7 @@ import hashlib
 import json
 import threading
 import types
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ class HardwareCompatibilityLevel(enum.Enum):
     AMPERE_PLUS = 1
 
 
-class ILogger:
-    """What TensorRT says goes here."""
+class ILogger(ABC):
+    """What TensorRT says goes here; abstract, as the real one is."""
 
     class Severity(enum.Enum):
         """Of a message."""
@@ -82,31 +83,25 @@ class ILogger:
         INFO = 3
         VERBOSE = 4
 
-    def __init__(self) -> None:
-        self.alive = True
-
+    @abstractmethod
     def log(self, severity: Any, msg: str) -> None:
-        """For subclasses."""
-        raise NotImplementedError
+        """A message."""
 
 
-class IProgressMonitor:
-    """For subclasses."""
+class IProgressMonitor(ABC):
+    """Told of the builder's progress; abstract, as the real one is."""
 
-    def __init__(self) -> None:
-        self.begun = True
-
+    @abstractmethod
     def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
         """A phase begins."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step_complete(self, phase_name: str, step: int) -> bool:
         """A step is done; False ends the build."""
-        raise NotImplementedError
 
+    @abstractmethod
     def phase_finish(self, phase_name: str) -> None:
         """A phase is over."""
-        raise NotImplementedError
 
 
 class ITensor:

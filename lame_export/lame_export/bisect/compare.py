@@ -14,7 +14,7 @@ from typing import Any
 import onnx_ir as ir
 from lame_runtime.backends.base import Batch, Floats
 from lame_runtime.batching import assemble
-from lame_runtime.bundle import Bundle
+from lame_runtime.bundle import PARTS, Bundle
 from lame_runtime.compare import similarity
 from lame_runtime.contract import Preparer
 from lame_runtime.errors import InputError
@@ -22,9 +22,10 @@ from lame_runtime.gates import GRAPH_VS_PYTORCH, judge
 from lame_runtime.golden import read_golden
 
 from lame_export.bisect.device import Probe
-from lame_export.bisect.values import EMULATED, PARTS, Point, RunPart, Values, as_run, graph_errors, on_cpu, points_of, torch_values
+from lame_export.bisect.values import Point, RunPart, Values, as_run, graph_errors, on_cpu, points_of, torch_values
 from lame_export.engine.build import BUILDABLE
 from lame_export.parity import TracedBackend
+from lame_export.steps import EMULATED
 from lame_export.streamed import Feeds
 
 LEAVES = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.25, "int8-cpu": 0.25}

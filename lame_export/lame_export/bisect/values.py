@@ -12,15 +12,14 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from lame_runtime.backends.base import Batch, Floats
+from lame_runtime.bundle import PARTS
 from torch import nn
 
 from lame_export.parity import TracedBackend
 from lame_export.passes.emulate import emulate
 from lame_export.passes.int8 import bypass
+from lame_export.steps import EMULATED
 from lame_export.streamed import Feeds, Piece, copy_of, cut, run
-
-PARTS = ("vision", "encoder")
-EMULATED = ("fp16", "int8")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,11 @@ from typing import Any
 
 from lame_runtime.atomic import atomic_folder, atomic_path
 from lame_runtime.backends._cudart import Cudart
-from lame_runtime.bundle import Bundle
+from lame_runtime.bundle import PARTS, Bundle
 from lame_runtime.contract.manifest import sha256_file
 from lame_runtime.device_check import ProofError
 from lame_runtime.errors import BackendError, InputError
-from lame_runtime.plans import FORMAT_VERSION, PARTS, Build, engine_folder, engine_folders, graph_hashes, seal
+from lame_runtime.plans import FORMAT_VERSION, Build, engine_folder, engine_folders, graph_hashes, seal
 from tqdm import tqdm
 
 from lame_export.engine.features import has
@@ -111,7 +111,7 @@ def _put(beside: Path, target: Path, facts: dict[str, Any]) -> Build:
     return Build(target, facts)
 
 
-def climb(job: Job, trt: Any, prove: Callable[[Build], object], *, rebuild: bool = False) -> Build:
+def climb(job: Job, trt: Any, prove: Callable[[Build], str], *, rebuild: bool = False) -> tuple[Build, str]:
     """Builds rung after rung until the golden vectors are met; raises the last rung's `ProofError`.
 
     Args:
@@ -119,20 +119,21 @@ def climb(job: Job, trt: Any, prove: Callable[[Build], object], *, rebuild: bool
         trt: the TensorRT module.
         prove: raises `ProofError` where a build's numbers are wrong; other errors end the climb and leave the build.
         rebuild: build even where the same lies there.
+
+    Returns:
+        The build, and what `prove` said of it.
     """
     last = len(RUNGS) - 1 if "fp32" in job.bundle.graphs else len(RUNGS) - 2
     rungs = [0] if job.graph == "fp32" else list(range(job.rung, last + 1))
     for rung in rungs:
-        built = build(Job(job.bundle, job.graph, job.profile, job.profiles, job.options, rung, job.folder), trt, rebuild=rebuild)
+        built = build(replace(job, rung=rung), trt, rebuild=rebuild)
         try:
-            prove(built)
+            return built, prove(built)
         except ProofError as error:
             print(f"rung {rung} ({RUNGS[rung]}): {error}", file=sys.stderr)
             shutil.rmtree(built.folder)
             if rung == rungs[-1]:
                 raise
-        else:
-            return built
     raise AssertionError("the last rung returns or raises")
 
 

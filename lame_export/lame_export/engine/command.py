@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lame_runtime.backends._tensorrt import load_tensorrt
-from lame_runtime.bundle import Bundle
+from lame_runtime.bundle import PARTS, Bundle
 from lame_runtime.cli import path
 from lame_runtime.contract import Contract, Preparer
 from lame_runtime.device_check import require_proof
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import InputError
 from lame_runtime.opening import Wanted, open_build
-from lame_runtime.plans import PARTS, Build
+from lame_runtime.plans import Build
 
 from lame_export.engine.build import BUILDABLE, Job, build, climb
 from lame_export.engine.network import Options
@@ -67,10 +68,10 @@ def _engine(options: argparse.Namespace) -> int:
             _tell(options, build(job, trt, rebuild=options.rebuild), "not run here: the device that loads it runs the golden vectors first")
             continue
         if options.fallback:
-            built = climb(job, trt, lambda each: _prove(bundle, each, trt), rebuild=options.rebuild)
+            _tell(options, *climb(job, trt, partial(_prove, bundle, trt), rebuild=options.rebuild))
         else:
             built = build(job, trt, rebuild=options.rebuild)
-        _tell(options, built, _prove(bundle, built, trt))
+            _tell(options, built, _prove(bundle, trt, built))
     return 0
 
 
@@ -84,8 +85,8 @@ def _profiles(options: argparse.Namespace, bundle: Bundle) -> Profiles:
     return profiles
 
 
-def _prove(bundle: Bundle, built: Build, trt: Any) -> str:
-    """Runs the golden vectors through new plans; raises `BackendError` where they are not met."""
+def _prove(bundle: Bundle, trt: Any, built: Build) -> str:
+    """Runs the golden vectors through new plans; raises `ProofError` where they are not met."""
     with Encoder(Preparer.load(bundle.folder), open_build(bundle, built, trt, Wanted()), built.facts["graph"]) as encoder:
         return require_proof(encoder, bundle, built)
 
