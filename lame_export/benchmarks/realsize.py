@@ -74,7 +74,9 @@ def checkpoint(root: Path, family: str) -> Facts:
 
 def export(root: Path, family: str) -> Facts:
     """The graph passes of `lame-export bundle`, calibrated on the eight inputs, with the time of each."""
+    from lame_export.choice import Way
     from lame_export.plan import Export
+    from lame_export.quantise import Quantiser
     from lame_runtime.batching import assemble
     from lame_runtime.inputs import as_input
 
@@ -93,7 +95,10 @@ def export(root: Path, family: str) -> Facts:
     def scan(state: Export) -> None:
         preparer = state.reference.preparer
         batch = assemble([preparer(as_input(item)) for item in inputs()], preparer.contract)
-        state.amax = calibration.scan_batches(state.traced, [batch])
+        batches = {"mixed": [batch]}
+        state.scans = calibration.scan_batches(state.traced, batches)
+        state.quantiser = Quantiser(state.traced, state.scans, batches, state.reference, {})
+        state.ways = {"int8": Way()}
 
     for name, run in (("load", steps.load), ("trace", steps.trace), ("scan", scan), ("fp16", steps.fp16), ("int8", steps.int8)):
         timed(name, run)

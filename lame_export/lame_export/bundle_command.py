@@ -24,9 +24,16 @@ def add(commands: Any) -> argparse.ArgumentParser:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What both commands take."""
     parser.add_argument("--data", type=path, required=True, help="MMEB-style data: calibration, golden vectors, retrieval rows")
-    parser.add_argument("--graphs", nargs="+", default=["fp32", "fp16", "int8", "int8-cpu"], metavar="GRAPH")
+    parser.add_argument(
+        "--graphs",
+        nargs="+",
+        default=["fp32", "fp16", "int8", "int8-cpu"],
+        metavar="GRAPH",
+        help="fp32 fp16 int8 int8-cpu (all four), and w8-cpu w4-cpu: weights alone in 8 or 4 bits",
+    )
     parser.add_argument("--golden", type=int, default=64, metavar="N", help="golden inputs of each modality (64)")
     parser.add_argument("--calibration", type=int, default=128, metavar="N", help="calibration inputs of each modality (128)")
+    parser.add_argument("--strength", type=float, metavar="S", help="of the smoothing before INT8, 0 to 1; without it several are tried")
     parser.add_argument("--json", action="store_true", help="print the certificate's rows as JSON")
 
 
@@ -45,11 +52,14 @@ def run_optimum(options: argparse.Namespace) -> int:
 
 
 def _export(checkpoint: Path, bundle: Path, options: argparse.Namespace) -> int:
+    from lame_export.choice import STRENGTHS
     from lame_export.plan import export
 
     for name in ("golden", "calibration"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name} {getattr(options, name)}: use 1 or more")
+    if options.strength is not None and not 0 <= options.strength <= 1:
+        raise InputError(f"--strength {options.strength}: use 0 to 1")
     rows = export(
         checkpoint,
         bundle,
@@ -57,6 +67,7 @@ def _export(checkpoint: Path, bundle: Path, options: argparse.Namespace) -> int:
         tuple(options.graphs),
         per_modality=options.golden,
         calibration=options.calibration,
+        strengths=STRENGTHS if options.strength is None else (options.strength,),
         on_pass=lambda name: print(f"pass {name}", file=sys.stderr),
     )
     if options.json:

@@ -1,8 +1,10 @@
-"""Calibration: real inputs through the FP32 graphs, and the largest absolute value each tensor reached."""
+"""Calibration: real inputs through the FP32 graphs, and how far each tensor, channel and token reached."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,59 +13,110 @@ import onnx_ir as ir
 from lame_runtime.backends.base import Batch
 
 from lame_export.forward import MASKED
+from lame_export.passes.int8 import linear_layers
 from lame_export.streamed import BUDGET, Feeds, Piece, cut, feature_width, run
 
+Floats = npt.NDArray[np.float32]
 
-def scan_batches(models: dict[str, ir.Model], batches: list[Batch]) -> dict[str, dict[str, float]]:
-    """Amax of the graphs "vision" and "encoder" over batches of calibration inputs, by part and value name."""
-    groups = [piece for batch in batches for group in batch.groups for piece in group.pieces()]
-    vision, features = scan(models["vision"], [group.vision_feeds() for group in groups])
+
+@dataclass
+class Scan:
+    """What calibration inputs reached in one graph."""
+
+    amax: dict[str, float] = field(default_factory=dict)
+    """The largest absolute value, by name of a float value: inputs, weights and what nodes compute."""
+    channels: dict[str, Floats] = field(default_factory=dict)
+    """The same for every channel (last axis), by name of what a linear layer reads."""
+    tokens: dict[str, dict[str, Floats]] = field(default_factory=lambda: defaultdict(dict))
+    """The same for every token, by modality of the input and name of what a linear layer reads."""
+    outputs: list[Feeds] = field(default_factory=list)
+    """What the graph gave, run after run."""
+
+    def ranges(self, percentile: float = 100.0) -> dict[str, float]:
+        """What activations are quantised over: per modality that many percent of the tokens stay within it.
+
+        A modality with few tokens counts as much as one with many: the largest of the modalities is taken.
+        """
+        found: dict[str, float] = {}
+        for measured in self.tokens.values():
+            for name, largest in measured.items():
+                found[name] = max(found.get(name, 0.0), float(np.percentile(largest, percentile)))
+        return found
+
+
+def scan_batches(models: Mapping[str, ir.Model], batches: Mapping[str, Sequence[Batch]]) -> dict[str, Scan]:
+    """Scans the graphs "vision" and "encoder" over batches of calibration inputs, by modality."""
+    groups = [
+        (modality, piece) for modality, some in batches.items() for batch in some for group in batch.groups for piece in group.pieces()
+    ]
+    vision = scan(models["vision"], [piece.vision_feeds() for _, piece in groups], [modality for modality, _ in groups])
     width = feature_width(models["vision"])
-    feeds, taken = [], 0
-    for batch in batches:
-        amount = sum(len(group.pieces()) for group in batch.groups)
-        mine = [each["features"].reshape(-1, width) for each in features[taken : taken + amount]]
-        taken += amount
-        feeds.append(batch.encoder_feeds(np.concatenate([np.zeros((1, width), dtype=np.float32), *mine])))
-    encoder, _ = scan(models["encoder"], feeds)
-    return {"vision": vision, "encoder": encoder}
+    features = iter(vision.outputs)
+    feeds, modalities = [], []
+    for modality, some in batches.items():
+        for batch in some:
+            amount = sum(len(group.pieces()) for group in batch.groups)
+            mine = [next(features)["features"].reshape(-1, width) for _ in range(amount)]
+            feeds.append(batch.encoder_feeds(np.concatenate([np.zeros((1, width), dtype=np.float32), *mine])))
+            modalities.append(modality)
+    return {"vision": vision, "encoder": scan(models["encoder"], feeds, modalities)}
 
 
-def scan(model: ir.Model, feeds: Sequence[Feeds], budget: int = BUDGET) -> tuple[dict[str, float], list[Feeds]]:
-    """Largest absolute value of every float tensor of a graph: inputs, weights and what nodes compute.
+def scan(model: ir.Model, feeds: Sequence[Feeds], modalities: Sequence[str] | None = None, budget: int = BUDGET) -> Scan:
+    """Measures a graph on some inputs.
 
     The mask's constant and the scores it was written into are left out: neither is a measurement.
 
     Args:
         model: an FP32 graph.
         feeds: inputs of the runs.
+        modalities: what kind of input each run is; None for one kind.
         budget: bytes of weights held at a time.
-
-    Returns:
-        Amax by value name, and the graph's outputs per run.
     """
+    modalities = ["all"] * len(feeds) if modalities is None else modalities
     masks = {constant.name for node in model.graph if (constant := _mask_of(node)) is not None}
-    amax: dict[str, float] = {}
+    read = {node.inputs[0].name or "" for node in linear_layers(model.graph) if node.inputs[0] is not None}
+    found = Scan()
+    tokens: dict[str, dict[str, list[Floats]]] = defaultdict(lambda: defaultdict(list))
+
+    def note(name: str, value: npt.NDArray[Any]) -> None:
+        found.amax[name] = max(found.amax.get(name, 0.0), _largest(value))
+
+    def watch_activation(name: str, modality: str, channels: Floats, per_token: Floats) -> None:
+        found.channels[name] = np.maximum(found.channels[name], channels) if name in found.channels else channels
+        tokens[modality][name].append(per_token.reshape(-1))
+
     for value in model.graph.inputs:
         if value.dtype == ir.DataType.FLOAT:
-            amax[value.name or ""] = max((_largest(feed[value.name or ""]) for feed in feeds), default=0.0)
+            name = value.name or ""
+            for feed, modality in zip(feeds, modalities, strict=True):
+                note(name, feed[name])
+                if name in read:
+                    size = np.abs(feed[name])
+                    watch_activation(name, modality, size.reshape(-1, size.shape[-1]).max(axis=0), size.max(axis=-1))
 
     def watch(piece: Piece, _: int) -> Callable[[Feeds], None]:
         for name, value in piece.model.graph.initializers.items():
             if value.dtype == ir.DataType.FLOAT and value.const_value is not None and name not in masks:
-                amax[name] = _largest(value.const_value.numpy())
-        _add_amax(piece.model)
+                note(name, value.const_value.numpy())
+        _add_measures(piece.model, read)
+        kinds = iter(modalities)
 
-        def report(found: Feeds) -> None:
-            for name, value in found.items():
-                if name.startswith(AMAX):
-                    key = name.removeprefix(AMAX)
-                    amax[key] = max(amax.get(key, 0.0), float(value))
+        def report(values: Feeds) -> None:
+            modality = next(kinds)
+            for key, value in values.items():
+                if key.startswith(AMAX):
+                    note(key.removeprefix(AMAX), value)
+                elif key.startswith(CHANNELS):
+                    name = key.removeprefix(CHANNELS)
+                    watch_activation(name, modality, value, values[f"{TOKENS}{name}"])
 
         return report
 
-    outputs = [value.name or "" for value in model.graph.outputs]
-    return amax, run(cut(model, budget), feeds, outputs, watch=watch)
+    found.outputs = run(cut(model, budget), feeds, [value.name or "" for value in model.graph.outputs], watch=watch)
+    for modality, by_name in tokens.items():
+        found.tokens[modality] = {name: np.concatenate(parts) for name, parts in by_name.items()}
+    return found
 
 
 def _largest(array: npt.NDArray[Any]) -> float:
@@ -71,20 +124,32 @@ def _largest(array: npt.NDArray[Any]) -> float:
     return max(float(array.max(initial=0.0)), -float(array.min(initial=0.0)))
 
 
-AMAX = "amax:"
+AMAX, CHANNELS, TOKENS = "amax:", "channels:", "tokens:"
 
 
-def _add_amax(model: ir.Model) -> None:
-    """An output with the largest absolute value of everything the graph's nodes compute in FP32, masked scores aside."""
+def _add_measures(model: ir.Model, read: set[str]) -> None:
+    """Outputs with the largest absolute values of what the graph's nodes compute in FP32, masked scores aside."""
     graph = model.graph
     for node in [each for each in graph if _mask_of(each) is None]:
         for value in (each for each in node.outputs if each.dtype == ir.DataType.FLOAT):
             absolute = ir.Node("", "Abs", [value], num_outputs=1)
-            largest = ir.Node("", "ReduceMax", absolute.outputs, [ir.AttrInt64("keepdims", 0)], num_outputs=1)
-            largest.outputs[0].name = f"{AMAX}{value.name}"
-            largest.outputs[0].dtype, largest.outputs[0].shape = ir.DataType.FLOAT, ir.Shape([])
-            graph.insert_after(node, [absolute, largest])  # at once, or every value would live until the end
-            graph.outputs.append(largest.outputs[0])
+            wanted: dict[str, list[int] | None] = {AMAX: None}
+            if value.name in read and value.shape is not None:
+                rank = len(value.shape)
+                wanted |= {CHANNELS: list(range(rank - 1)), TOKENS: [rank - 1]}
+            nodes = [absolute]
+            for prefix, axes in wanted.items():
+                inputs = [absolute.outputs[0]]
+                if axes is not None:
+                    constant = ir.Node("", "Constant", [], [ir.AttrInt64s("value_ints", axes)], num_outputs=1)
+                    nodes.append(constant)
+                    inputs.append(constant.outputs[0])
+                largest = ir.Node("", "ReduceMax", inputs, [ir.AttrInt64("keepdims", 0)], num_outputs=1)
+                output = largest.outputs[0]
+                output.name, output.dtype = f"{prefix}{value.name}", ir.DataType.FLOAT
+                nodes.append(largest)
+                graph.outputs.append(output)
+            graph.insert_after(node, nodes)  # at once, or every value would live until the end
 
 
 def _mask_of(node: ir.Node) -> ir.Value | None:

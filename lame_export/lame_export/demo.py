@@ -22,7 +22,7 @@ from rich.table import Table
 
 from lame_export.errors import ExportError
 from lame_export.page import write_page
-from lame_export.plan import GRAPHS, PLAN, export
+from lame_export.plan import PLAN, USUAL, export
 
 FORBIDDEN = frozenset({"torch", "transformers", "onnx", "lame_training", "lame_export"})
 """What the process that serves must not have imported."""
@@ -126,7 +126,7 @@ def _export(console: Console, checkpoint: Path, bundle: Path, data: Path) -> Non
 def _search(bundle: Path, data: Path, folder: Path) -> dict[str, dict[str, Any]]:
     """Every graph in a process of its own, which must not have imported PyTorch."""
     reports = {}
-    for graph in GRAPHS:
+    for graph in USUAL:
         out = folder / f"search-{graph}.json"
         command = [sys.executable, "-m", "lame_runtime.retrieval", str(bundle), str(data), "--graph", graph, "--out", str(out)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

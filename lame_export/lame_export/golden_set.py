@@ -18,7 +18,7 @@ from lame_runtime.encoder import Encoder
 from lame_runtime.errors import InputError
 from lame_runtime.golden import EXTREMES, fingerprint
 from lame_runtime.inputs import as_input, as_json
-from lame_runtime.retrieval import distinct, key, read_rows, tasks
+from lame_runtime.retrieval import key, read_rows, tasks
 from lame_training.data import DataSet, read_pairs
 from PIL import Image
 
@@ -105,14 +105,57 @@ def sampled(item: Input, preparer: Preparer) -> Input:
     return Input(content=tuple(parts), instruction=item.instruction)
 
 
-def calibration_inputs(data: Path, amount: int, preparer: Preparer, seed: int = 0) -> list[Input]:
+ANY = "any text"
+"""The modality of texts of random tokens."""
+ANY_TEXTS = 8
+"""Texts of random tokens that quantisation is tried on."""
+Asked = tuple[str, Input]
+"""An input and the role it is embedded in."""
+
+
+def calibration_inputs(data: Path, amount: int, preparer: Preparer, seed: int = 0) -> list[Asked]:
     """Training inputs of every modality, `amount` of each: queries and positives of all tasks, and what is composed of them."""
-    by_modality: dict[str, list[Input]] = defaultdict(list)
-    for item in distinct(_training_inputs(data)):
-        by_modality[item.modality].append(item)
+    by_modality: dict[str, list[Asked]] = defaultdict(list)
+    seen = set()
+    for role, item in _training_inputs(data):
+        if key(item) not in seen:
+            seen.add(key(item))
+            by_modality[item.modality].append((role, item))
     rng = np.random.default_rng(seed)
     picked = [items[int(i)] for items in by_modality.values() for i in rng.permutation(len(items))[:amount]]
-    return picked + composed(picked, amount, preparer, seed)
+    return picked + [("document", item) for item in composed([item for _, item in picked], amount, preparer, seed)]
+
+
+def held_out(
+    inputs: Sequence[Asked], preparer: Preparer, share: int = 4, most: int = 16
+) -> tuple[dict[str, list[Asked]], dict[str, list[Asked]]]:
+    """By modality, inputs to calibrate on and those to try the outcome on: every `share`-th, `most` at most.
+
+    A modality with fewer inputs than `share` is used for both. Both have, as modalities of their own, a text as long and a
+    picture as large as the contract allows, and texts of random tokens: users' inputs are not all like the data.
+    """
+    by_modality: dict[str, list[Asked]] = defaultdict(list)
+    for role, item in inputs:
+        by_modality[item.modality].append((role, item))
+    measured: dict[str, list[Asked]] = {}
+    trial: dict[str, list[Asked]] = {}
+    for modality, items in by_modality.items():
+        kept = range(0, len(items), share)[:most] if len(items) >= share else range(0)
+        trial[modality] = [items[place] for place in kept] or items
+        measured[modality] = [item for place, item in enumerate(items) if place not in kept]
+    for some in (measured, trial):
+        parts = [part for items in list(some.values()) for _, item in items for part in item.parts]
+        texts = [part for part in parts if isinstance(part, str)]
+        pictures = [part for part in parts if isinstance(part, Picture)]
+        if texts:
+            some[EXTREMES[0]] = [("query", Input(text=longest_text(texts, preparer), instruction=""))]
+        if pictures:
+            some[EXTREMES[1]] = [("document", Input(image=largest_picture(pictures[0], preparer), instruction=""))]
+    rng = np.random.default_rng(0)
+    measured[ANY], trial[ANY] = (
+        [("query", Input(text=any_text(preparer, rng), instruction="")) for _ in range(count)] for count in (3 * ANY_TEXTS, ANY_TEXTS)
+    )
+    return measured, trial
 
 
 def composed(items: Sequence[Input], amount: int, preparer: Preparer, seed: int = 0) -> list[Input]:
@@ -164,7 +207,7 @@ def _choose(data: Path, per_modality: int, seed: int = 0) -> list[tuple[str, Inp
     evaluated = [("query", row.query) for row in rows] + [("document", item) for row in rows for item in row.candidates]
     pools: dict[str, list[tuple[str, Input]]] = defaultdict(list)
     seen = set()
-    for role, item in [*evaluated, *(("query", item) for item in _training_inputs(data))]:
+    for role, item in [*evaluated, *(("query", item) for _, item in _training_inputs(data))]:
         filled = len(pools[item.modality]) >= per_modality and role == "query" and item.instruction is None
         if key(item) not in seen and not filled:  # training rows only fill up
             seen.add(key(item))
@@ -179,14 +222,26 @@ def _choose(data: Path, per_modality: int, seed: int = 0) -> list[tuple[str, Inp
     return chosen
 
 
-def _training_inputs(data: Path) -> Iterator[Input]:
+def _training_inputs(data: Path) -> Iterator[Asked]:
     paths = sorted((data / "train").glob("*.parquet"))
     if not paths:
         raise InputError(f"{data}: has no train/TASK.parquet to calibrate on; --data must name the root of an MMEB-style data set")
     for path in paths:
         for pair in read_pairs(data, DataSet(path.stem, "none")):
-            yield pair.query
-            yield pair.positive
+            yield "query", pair.query
+            yield "document", pair.positive
+
+
+def any_text(preparer: Preparer, rng: np.random.Generator) -> str:
+    """A text of random tokens of the whole vocabulary, up to 32 of them and no longer than the contract allows."""
+    for length in (32, 16, 8, 4, 2, 1):
+        text = preparer.tokenizer.decode([int(each) for each in rng.integers(preparer.tokenizer.size, size=length)])
+        try:
+            preparer(Input(text=text, instruction=""), "query")
+        except InputError:
+            continue
+        return text
+    return ""
 
 
 def longest_text(texts: list[str], preparer: Preparer) -> str:

@@ -18,6 +18,7 @@ from lame_runtime.errors import InputError, LameError
 from lame_runtime.gates import Result
 
 from lame_export import steps
+from lame_export.choice import STRENGTHS, Trial, Way
 from lame_export.errors import ExportError
 from lame_export.golden_set import CALIBRATION, PER_MODALITY
 
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
     from lame_runtime.golden import Golden
     from lame_training.model import LaMEModel
 
-GRAPHS = ("fp32", "fp16", "int8", "int8-cpu")
+    from lame_export.calibration import Scan
+    from lame_export.quantise import Quantiser
+
+GRAPHS = ("fp32", "fp16", "int8", "int8-cpu", "w8-cpu", "w4-cpu")
+USUAL = GRAPHS[:4]
+"""What a bundle holds where nothing else is asked for."""
 
 
 @dataclass
@@ -50,10 +56,14 @@ class Export:
     golden: Golden = field(init=False)
     traced: dict[str, ir.Model] = field(default_factory=dict)
     """The FP32 graphs by part, their weights still in the checkpoint."""
-    typed: dict[tuple[str, str], ir.Model] = field(default_factory=dict)
-    """What was typed from them, by graph and part."""
-    amax: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Per part ("vision", "encoder"), the largest absolute value by value name."""
+    scans: dict[str, Scan] = field(default_factory=dict)
+    """What calibration inputs reached in them, by part."""
+    quantiser: Quantiser = field(init=False)
+    strengths: tuple[float, ...] = STRENGTHS
+    """Of smoothing, to try; a single one is taken as it is."""
+    ways: dict[str, Way] = field(default_factory=dict)
+    """How each INT8 graph is quantised."""
+    tried: list[Trial] = field(default_factory=list)
     islands: list[dict[str, object]] = field(default_factory=list)
     rows: list[Result] = field(default_factory=list)
     facts: set[str] = field(default_factory=set)
@@ -89,14 +99,16 @@ PLAN = (
     _pass("golden", "model", "golden", steps.golden),
     _pass("trace", "model", "fp32", steps.trace),
     _pass("contract", "model golden", "contract-proved", steps.prove_contract),
-    _pass("scan", "fp32", "amax", steps.scan),
-    _pass("fp16", "fp32 amax", "fp16", steps.fp16),
-    _pass("int8", "fp16 amax", "int8", steps.int8),
-    _pass("int8-cpu", "fp32", "int8-cpu", steps.int8_cpu),
-    _pass("lint", "fp32 fp16 int8 int8-cpu", "linted", steps.lint),
+    _pass("scan", "fp32", "ranges", steps.scan),
+    _pass("fp16", "fp32 ranges", "fp16", steps.fp16),
+    _pass("choose", "fp32 ranges", "ways", steps.choose),
+    _pass("int8", "ways", "int8", steps.int8),
+    _pass("int8-cpu", "ways", "int8-cpu", steps.int8_cpu),
+    _pass("weight-only", "ways", "weight-only", steps.weight_only),
+    _pass("lint", "fp32 fp16 int8 int8-cpu weight-only", "linted", steps.lint),
     _pass("engine", "linted", "engines", steps.engine),
-    _pass("parity", "golden fp32 fp16 int8 int8-cpu", "proved", steps.prove_graphs),
-    _pass("retrieval", "fp32 fp16 int8 int8-cpu", "retrieval-proved", steps.prove_retrieval),
+    _pass("parity", "golden fp32 fp16 int8 int8-cpu weight-only", "proved", steps.prove_graphs),
+    _pass("retrieval", "fp32 fp16 int8 int8-cpu weight-only", "retrieval-proved", steps.prove_retrieval),
     _pass("write", "contract-proved linted engines proved retrieval-proved", "bundle", steps.write),
 )
 
@@ -105,10 +117,11 @@ def export(
     checkpoint: Path,
     bundle: Path,
     data: Path,
-    graphs: tuple[str, ...] = GRAPHS,
+    graphs: tuple[str, ...] = USUAL,
     *,
     per_modality: int = PER_MODALITY,
     calibration: int = CALIBRATION,
+    strengths: tuple[float, ...] = STRENGTHS,
     on_pass: Callable[[str], None] = lambda name: None,
     plan: tuple[Pass, ...] = PLAN,
 ) -> list[Result]:
@@ -121,6 +134,7 @@ def export(
         graphs: which graphs the bundle holds.
         per_modality: golden inputs of each modality; the certificate says how many there were.
         calibration: calibration inputs of each modality.
+        strengths: of the smoothing before INT8, from 0 to 1, to try; a single one is taken as it is.
         on_pass: called with the name of each pass before it runs.
         plan: the passes.
 
@@ -142,7 +156,7 @@ def export(
         raise InputError(f"{bundle}: cannot be made ({error.strerror}); choose another folder") from None
     try:
         state = Export(checkpoint, data, tuple(graph for graph in GRAPHS if graph in graphs), workplace / "bundle", workplace / "scratch")
-        state.per_modality, state.calibration = per_modality, calibration
+        state.per_modality, state.calibration, state.strengths = per_modality, calibration, strengths
         (state.folder / "graphs").mkdir(parents=True)
         state.scratch.mkdir()
         run_plan(state, plan, on_pass)

@@ -25,16 +25,15 @@ from lame_runtime.gates import judge
 from lame_runtime.golden import read_golden
 from lame_runtime.retrieval import Vectors, embed_rows, read_rows, tasks
 
-from lame_export import __version__, calibration, golden_set, parity
+from lame_export import __version__, calibration, choice, golden_set, parity
 from lame_export.engine.build import BUILDABLE
 from lame_export.engine.network import Options, build_plan
 from lame_export.engine.profiles import Widths, derive
 from lame_export.errors import ExportError
-from lame_export.passes import dynamic
 from lame_export.passes import emulate as emulation
 from lame_export.passes import fp16 as half
-from lame_export.passes import int8 as static
 from lame_export.passes import lint as linter
+from lame_export.quantise import Quantiser
 from lame_export.streamed import StreamedBackend, copy_of
 
 if TYPE_CHECKING:
@@ -47,6 +46,8 @@ TRIAL_MEMORY = 1 << 50
 """A trial plan is never run, so its profiles need not fit any GPU."""
 EMULATED = ("fp16", "int8")
 """Graphs that ONNX Runtime's CPU provider would flatter; judged on their emulation."""
+WEIGHT_ONLY = {"w8-cpu": 8, "w4-cpu": 4}
+"""Bits by graph."""
 
 
 def load(state: Export) -> None:
@@ -88,42 +89,61 @@ def prove_contract(state: Export) -> None:
 
 
 def scan(state: Export) -> None:
-    """Runs calibration inputs through the FP32 graphs and records amax."""
+    """Runs calibration inputs through the FP32 graphs, modality by modality, and keeps some back to try quantisation on."""
     preparer = state.reference.preparer
-    inputs = golden_set.calibration_inputs(state.data, state.calibration, preparer)
-    prepared = [preparer(golden_set.sampled(item, preparer)) for item in inputs]
-    batches = [assemble([prepared[i] for i in chosen], preparer.contract) for chosen in plan_batches(prepared, 32)]
-    state.amax = calibration.scan_batches(state.traced, batches)
+    measured, trial = golden_set.held_out(golden_set.calibration_inputs(state.data, state.calibration, preparer), preparer)
+    batches = {}
+    for modality, inputs in measured.items():
+        prepared = [preparer(golden_set.sampled(item, preparer), role) for role, item in inputs]
+        batches[modality] = [assemble([prepared[i] for i in chosen], preparer.contract) for chosen in plan_batches(prepared, 32)]
+    state.scans = calibration.scan_batches(state.traced, batches)
+    trial = {modality: [(role, golden_set.sampled(item, preparer)) for role, item in inputs] for modality, inputs in trial.items()}
+    state.quantiser = Quantiser(state.traced, state.scans, batches, state.reference, trial)
 
 
 def fp16(state: Export) -> None:
     """Types the graphs for half precision."""
-    for part in PARTS:
-        model = state.typed["fp16", part] = copy_of(state.traced[part])
-        islands = half.type_fp16(model, state.amax[part])
-        state.islands += [{"part": part, "node": each.node, "value": each.value, "amax": each.amax} for each in islands]
-        if "fp16" in state.graphs:
-            save(model, state.path(part, "fp16"))
-
-
-def int8(state: Export) -> None:
-    """Puts Q/DQ around the linear layers of the half-typed graphs."""
-    if "int8" not in state.graphs:
-        return
-    for part in PARTS:
-        model = state.typed["int8", part] = copy_of(state.typed["fp16", part])
-        static.quantise_static(model, state.amax[part])
-        save(model, state.path(part, "int8"))
-
-
-def int8_cpu(state: Export) -> None:
-    """Dynamic INT8 for ONNX Runtime's CPU provider."""
-    if "int8-cpu" not in state.graphs:
+    if "fp16" not in state.graphs:
         return
     for part in PARTS:
         model = copy_of(state.traced[part])
-        dynamic.quantise_dynamic(model)
-        save(model, state.path(part, "int8-cpu"))
+        _note_islands(state, "fp16", part, half.type_fp16(model, state.scans[part].amax))
+        save(model, state.path(part, "fp16"))
+
+
+def _note_islands(state: Export, graph: str, part: str, islands: list[half.Island]) -> None:
+    state.islands += [{"graph": graph, "part": part, "node": each.node, "value": each.value, "amax": each.amax} for each in islands]
+
+
+def choose(state: Export) -> None:
+    """Tries ways to quantise to INT8 and takes one for each graph; see `choice`."""
+    graphs = [graph for graph in ("int8", "int8-cpu") if graph in state.graphs]
+    state.ways, state.tried = choice.choose(graphs, state.quantiser.measure, state.strengths)
+
+
+def int8(state: Export) -> None:
+    """Puts Q/DQ around linear layers of half-typed graphs."""
+    if "int8" in state.graphs:
+        models, islands = state.quantiser.int8(state.ways["int8"])
+        for part in PARTS:
+            _note_islands(state, "int8", part, islands[part])
+            save(models[part], state.path(part, "int8"))
+
+
+def int8_cpu(state: Export) -> None:
+    """INT8 for ONNX Runtime's CPU provider."""
+    if "int8-cpu" in state.graphs:
+        for part, model in state.quantiser.int8_cpu(state.ways["int8-cpu"]).items():
+            save(model, state.path(part, "int8-cpu"))
+
+
+def weight_only(state: Export) -> None:
+    """Weights in 8 or 4 bits, for CPUs short of memory, smoothed as strongly as INT8 was."""
+    strength = max((way.strength for way in state.ways.values()), default=0.0)
+    for graph, bits in WEIGHT_ONLY.items():
+        if graph in state.graphs:
+            for part, model in state.quantiser.weight_only(strength, bits).items():
+                save(model, state.path(part, graph))
 
 
 def lint(state: Export) -> None:
@@ -214,6 +234,7 @@ def write(state: Export) -> None:
         "passed": all(row.passed is not False for row in state.rows),
         "rows": [row.to_json() for row in state.rows],
         "fp16_islands": state.islands,
+        "int8": {"chosen": {graph: way.to_json() for graph, way in state.ways.items()}, "tried": [each.to_json() for each in state.tried]},
         "golden_spread": golden_set.spread(state.golden.embeddings),
         "environment": environment(),
         "hashes": {path.relative_to(state.folder).as_posix(): sha256_file(path) for path in hashed},

@@ -27,6 +27,8 @@ GRAPH_VS_PYTORCH: dict[str, Bounds] = {
     "fp16": {"min_cosine": (">=", 0.999), "mean_cosine": (">=", 0.9995)},
     "int8": {"mean_cosine": (">=", 0.99), "min_cosine": (">=", 0.97)},
     "int8-cpu": {"mean_cosine": (">=", 0.99), "min_cosine": (">=", 0.97)},
+    "w8-cpu": {"mean_cosine": (">=", 0.99), "min_cosine": (">=", 0.97)},
+    "w4-cpu": {"mean_cosine": (">=", 0.95), "min_cosine": (">=", 0.9)},
 }
 """Per graph, its embeddings against PyTorch's in FP32."""
 ALONE_VS_BATCH: dict[str, Bounds] = {
@@ -34,6 +36,8 @@ ALONE_VS_BATCH: dict[str, Bounds] = {
     "fp16": {"min_cosine": (">=", 0.9999)},
     "int8": {"min_cosine": (">=", 0.9999)},
     "int8-cpu": {"min_cosine": (">=", 0.9999)},
+    "w8-cpu": {"min_cosine": (">=", 0.9999)},
+    "w4-cpu": {"min_cosine": (">=", 0.9999)},
 }
 """Per graph, an input alone against the same input padded among others."""
 GOLDEN_VS_PYTORCH: Bounds = {"max_abs": ("<=", 1e-5)}

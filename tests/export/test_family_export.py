@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
+from lame_export.calibration import Scan, scan_batches
 from lame_export.errors import ExportError
 from lame_export.forward import encoder as forward
+from lame_export.passes.fused import fuse
+from lame_export.passes.smooth import smooth
 from lame_export.plan import export
-from lame_runtime import Encoder, batching
+from lame_export.streamed import StreamedBackend, copy_of
+from lame_runtime import Encoder, Input, batching
+from lame_runtime.batching import assemble
+from lame_runtime.bundle import PARTS
+from lame_runtime.contract import Preparer
 from lame_runtime.contract.tower import window_tables
 from lame_runtime.golden import read_golden
 from lame_training.backbones import FAMILIES
@@ -44,7 +52,7 @@ def made(request: pytest.FixtureRequest, backbones: dict[str, Path], data: Path,
     """Initialised, not trained: a few steps would make all embeddings alike, and parity easy."""
     root = tmp_path_factory.mktemp(request.param)
     initialise(find_recipe("digits-tiny"), root / "checkpoint", backbones[request.param])
-    export(root / "checkpoint", root / "bundle", data, per_modality=8, calibration=16)
+    export(root / "checkpoint", root / "bundle", data, per_modality=8, calibration=16, strengths=(0.5,))
     return Made(request.param, root / "checkpoint", root / "bundle")
 
 
@@ -101,6 +109,49 @@ def test_a_bundle_of_any_family_embeds_without_pytorch(made: Made, tmp_path: Pat
     vectors = np.load(tmp_path / "v.npy")
     assert vectors.shape == (5, 64)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+SMOOTHED = {
+    "qwen2_vl": {"vision": 8, "encoder": 12},
+    "qwen2_5_vl": {"vision": 12, "encoder": 12},  # its gated MLP has a place for `down` too
+    "qwen3_vl": {"vision": 10, "encoder": 12},  # its deepstack norms what is merged already
+}
+"""Activations: two norms a block, `o` and `down` where something in front of them takes the factors."""
+IN_THE_ENCODER = {"Attention": 2, "MultiHeadAttention": 0, "SkipSimplifiedLayerNormalization": 6}
+FUSED = {
+    "qwen2_vl": {"Attention": 0, "MultiHeadAttention": 4, "SkipSimplifiedLayerNormalization": 0},
+    "qwen2_5_vl": {"Attention": 0, "MultiHeadAttention": 2, "SkipSimplifiedLayerNormalization": 8},  # two blocks see windows
+    "qwen3_vl": {"Attention": 0, "MultiHeadAttention": 4, "SkipSimplifiedLayerNormalization": 0},
+}
+"""In the vision tower."""
+
+
+def test_smoothed_and_fused_graphs_compute_the_same(made: Made) -> None:
+    """Every activation that has a place to fold the factors into is smoothed, every full attention fused; the vectors stay."""
+    preparer, golden = Preparer.load(made.bundle), read_golden(made.bundle)
+    models = {part: ir.load(made.bundle / f"graphs/{part}.fp32.onnx") for part in PARTS}
+    items = [golden.inputs[index].item for modality in golden.modalities for index in golden.of(modality)[:2]]
+    batch = assemble([preparer(item) for item in items], preparer.contract)
+    scans = scan_batches(models, {"mixed": [batch]})
+    plain = embedded(preparer, models, items)
+    smoothed = {part: copy_of(model) for part, model in models.items()}
+    assert {part: smooth(model, scans[part].channels, 0.6) for part, model in smoothed.items()} == SMOOTHED[made.family]
+    flat = scan_batches(smoothed, {"mixed": [batch]})
+    assert all(unevenness(flat[part]) < unevenness(scans[part]) - 0.05 for part in PARTS)
+    fused = {part: copy_of(model) for part, model in smoothed.items()}
+    assert {part: fuse(model) for part, model in fused.items()} == {"vision": FUSED[made.family], "encoder": IN_THE_ENCODER}
+    for changed in (smoothed, fused):
+        assert np.abs(embedded(preparer, changed, items) - plain).max() < 1e-6
+
+
+def embedded(preparer: Preparer, models: dict[str, ir.Model], items: list[Input]) -> np.ndarray:
+    with Encoder(preparer, StreamedBackend(models["vision"], models["encoder"], optimise=False)) as encoder:
+        return encoder.encode(items, batch_size=64)
+
+
+def unevenness(scan: Scan) -> float:
+    """How far the largest channel of an activation reaches beyond the median one: the mean logarithm."""
+    return float(np.mean([np.log(each.max() / max(np.median(each), 1e-9)) for each in scan.channels.values()]))
 
 
 def traced_fails(made: Made) -> set[str]:

@@ -11,12 +11,13 @@ import onnxruntime as ort
 import pytest
 from lame_export.calibration import scan
 from lame_export.forward import MASKED
-from lame_export.passes.dynamic import quantise_dynamic
 from lame_export.passes.emulate import emulate
 from lame_export.passes.fp16 import LIMIT, type_fp16
 from lame_export.passes.int8 import quantise_static
+from lame_export.passes.int8_cpu import quantise_cpu
 from lame_export.passes.lint import lint
 from lame_export.passes.scopes import MODULE
+from lame_export.passes.weight_only import BLOCK, quantise_weights
 from lame_export.streamed import cut
 from lame_export.streamed import run as run_pieces
 from lame_runtime.contract import Contract
@@ -78,7 +79,7 @@ INPUT = np.random.default_rng(1).standard_normal((5, WIDTH)).astype(np.float32)
 
 
 def amax_of(model: ir.Model) -> dict[str, float]:
-    return scan(model, [{"x": INPUT}])[0]
+    return scan(model, [{"x": INPUT}]).amax
 
 
 def test_the_scan_measures_every_float_tensor(save: Save) -> None:
@@ -88,6 +89,19 @@ def test_the_scan_measures_every_float_tensor(save: Save) -> None:
     assert amax["x"] == pytest.approx(np.abs(INPUT).max())
     assert amax["w1"] == pytest.approx(np.abs(w1).max())
     assert amax["scaled"] == pytest.approx(np.abs(INPUT @ w1 * 100).max(), rel=1e-5)
+
+
+def test_ranges_are_taken_per_channel_token_and_modality() -> None:
+    """A percentile is one of a modality's tokens, and the modality that reaches furthest decides."""
+    few, many = INPUT[:2] * 3, np.random.default_rng(2).standard_normal((400, WIDTH)).astype(np.float32)
+    many[7] *= 1000
+    found = scan(chain(), [{"x": few}, {"x": many}], ["text", "image"])
+    assert np.array_equal(found.channels["x"], np.abs(np.concatenate([few, many])).max(axis=0))
+    assert np.array_equal(found.tokens["image"]["x"], np.abs(many).max(axis=1))
+    assert found.ranges()["x"] == np.abs(many).max()
+    expected = max(np.percentile(np.abs(few).max(axis=1), 99), np.percentile(np.abs(many).max(axis=1), 99))
+    assert found.ranges(99)["x"] == pytest.approx(expected)
+    assert found.ranges(99)["x"] < found.ranges()["x"] / 100
 
 
 def encoder_feeds() -> dict[str, np.ndarray]:
@@ -122,9 +136,11 @@ def test_a_graph_cut_into_pieces_computes_the_same(graph: str, exported: Path) -
     assert len(pieces) > 5
     assert sum(len(list(piece.model.graph)) for piece in pieces) == len(list(model.graph))
     assert np.abs(whole[name] - parts[name]).max() < 1e-5  # weights are packed for one of them and not for the other
-    one, several = scan(model, [feeds])[0], scan(model, [feeds], 20_000)[0]
-    assert one.keys() == several.keys()
-    assert all(several[key] == pytest.approx(value, rel=1e-4, abs=1e-6) for key, value in one.items())
+    one, several = scan(model, [feeds]), scan(model, [feeds], budget=20_000)
+    assert one.amax.keys() == several.amax.keys()
+    assert all(several.amax[key] == pytest.approx(value, rel=1e-4, abs=1e-6) for key, value in one.amax.items())
+    assert one.channels.keys() == several.channels.keys() == several.ranges().keys()
+    assert all(one.channels[name].max() == pytest.approx(reach, rel=1e-4) for name, reach in several.ranges().items())
 
 
 def test_plain_values_become_half_and_the_interface_stays(save: Save) -> None:
@@ -178,7 +194,7 @@ def test_without_the_scan_the_emulation_overflows_where_onnx_runtime_hides_it(sa
 def test_masked_scores_make_no_island(exported: Path) -> None:
     """The mask's constant is half's lowest value; the scan knows that it is no measurement."""
     feeds = encoder_feeds()
-    amax, _ = scan(ir.load(exported / "graphs/encoder.fp32.onnx"), [feeds])
+    amax = scan(ir.load(exported / "graphs/encoder.fp32.onnx"), [feeds]).amax
     assert max(amax.values()) < LIMIT < -MASKED
 
 
@@ -215,27 +231,64 @@ def test_layers_named_so_keep_their_type(save: Save) -> None:
     assert sum(node.op_type == "QuantizeLinear" for node in static.graph) == 1
 
 
-def test_dynamic_int8_is_blind_to_other_tokens(save: Save) -> None:
-    """An outlier in one row leaves the others exactly as they were, which one scale for the whole tensor would not."""
+def ranges_of(model: ir.Model) -> dict[str, float]:
+    return scan(model, [{"x": INPUT}]).ranges()
+
+
+@pytest.mark.parametrize("static", [frozenset(), frozenset({"first", "y"})])
+def test_cpu_int8_is_blind_to_other_tokens(static: frozenset[str], save: Save) -> None:
+    """An outlier in one row leaves the others exactly as they were, which one scale measured over the tensor would not."""
     wild = INPUT.copy()
     wild[0] *= 1000
     model = chain()
-    quantise_dynamic(model)
+    quantise_cpu(model, ranges_of(chain()), static)
     path = save(model)
     assert np.array_equal(run(path, wild)[1:], run(path, INPUT)[1:])
     step = np.abs(wild).max() / 127
     assert not np.allclose(np.rint(wild[1:] / step) * step, wild[1:], atol=0.1)
 
 
-def test_dynamic_int8_is_close_and_standard_onnx(save: Save) -> None:
-    """MatMulInteger on both layers, 7-bit weights."""
+@pytest.mark.parametrize("static", [frozenset(), frozenset({"first", "y"})])
+def test_cpu_int8_is_close_and_one_product_a_layer(static: frozenset[str], save: Save) -> None:
+    """MatMulIntegerToFloat on both layers, 7-bit weights; a static layer needs no node to measure anything."""
     model = chain()
-    assert quantise_dynamic(model) == 2
+    assert quantise_cpu(model, ranges_of(chain()), static) == 2
     stored = [value.const_value.numpy() for value in model.graph.initializers.values() if value.dtype == ir.DataType.INT8]
     assert max(np.abs(each.astype(int)).max() for each in stored) == 63  # type: ignore[union-attr]
-    assert {node.domain for node in model.graph} == {""}
+    ops = [node.op_type for node in model.graph]
+    assert ops.count("MatMulIntegerToFloat") == 2
+    assert ops.count("ReduceMax") == (0 if static else 2)
     for optimise in (False, True):
         assert cosine(run(save(model), INPUT, optimise=optimise), run(save(chain()), INPUT)).min() > 0.99
+
+
+def test_a_wrong_range_fails_the_cpu_int8_gate(save: Save) -> None:
+    """The control of the static form: a range thirty times too small clips nearly everything."""
+    model = chain()
+    quantise_cpu(model, {name: reach / 30 for name, reach in ranges_of(chain()).items()}, {"first", "y"})
+    assert cosine(run(save(model), INPUT), run(save(chain()), INPUT)).mean() < 0.99
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_weights_alone_are_quantised_block_by_block(bits: int, save: Save) -> None:
+    """ONNX Runtime reads the steps as they were written: its product is that of the restored weights, but for its own 8-bit rounding."""
+    model = chain()
+    assert quantise_weights(model, bits) == 2
+    restored = chain()
+    for name, value in restored.graph.initializers.items():
+        if name in ("w1", "w2"):
+            assert value.const_value is not None
+            weight = value.const_value.numpy()  # (in, out), one block: eight rows are fewer than a block holds
+            assert len(weight) <= BLOCK[bits]
+            middle = 1 << (bits - 1)
+            largest = np.take_along_axis(weight, np.abs(weight).argmax(axis=0)[None], axis=0)
+            step = -largest / middle
+            value.const_value = ir.tensor(np.clip(np.rint(weight / step), -middle, middle - 1).astype(np.float32) * step, name=name)
+    ours, exact = run(save(model), INPUT), run(save(restored), INPUT)
+    assert np.abs(ours - exact).max() < 0.02 * np.abs(exact).max()
+    assert not np.allclose(exact, run(save(chain()), INPUT), atol=1e-4)
+    sizes = [value.const_value.nbytes for value in model.graph.initializers.values() if value.dtype == ir.DataType.UINT8]  # type: ignore[union-attr]
+    assert sizes == [WIDTH * BLOCK[bits] * bits // 8] * 2
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -250,6 +303,13 @@ def test_exported_graphs_are_clean(part: str, graph: str, exported: Path) -> Non
     assert lint(path, part, graph, Contract.load(exported / "contract.json")) == []
     assert b"/" + b"site-packages" not in path.read_bytes()
     assert b"forward.py" not in path.read_bytes()
+
+
+def test_a_graph_for_cpus_with_nothing_quantised_is_found(exported: Path) -> None:
+    """By what its name promises."""
+    contract = Contract.load(exported / "contract.json")
+    assert lint(exported / "graphs/encoder.fp32.onnx", "encoder", "int8-cpu", contract) == ["int8-cpu: nothing is quantised"]
+    assert "w4-cpu: nothing is quantised" in lint(exported / "graphs/encoder.int8-cpu.onnx", "encoder", "w4-cpu", contract)
 
 
 def corrupt(model: ir.Model, kind: str) -> None:
@@ -272,6 +332,24 @@ def corrupt(model: ir.Model, kind: str) -> None:
     elif kind == "zero point":
         quantise = next(each for each in graph if each.op_type == "QuantizeLinear")
         quantise.inputs[2].const_value = ir.tensor(np.asarray(3, dtype=np.int8))  # type: ignore[union-attr]
+    elif kind in ("scale", "type", "reader"):
+        quantise = next(each for each in graph if each.op_type == "QuantizeLinear")
+        restore = quantise.outputs[0].uses()[0][0]
+        if kind == "scale":
+            quantise.replace_input_with(1, quantise.inputs[0])
+        elif kind == "type":
+            restore.inputs[0].dtype = ir.DataType.UINT8  # type: ignore[union-attr]
+        else:
+            restore.op_type = "Identity"
+    elif kind == "nothing":
+        for each in list(graph):
+            if each.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                each.op_type = "Identity"
+    elif kind == "foreign operator":
+        node.op_type, node.domain = "FusedGelu", "com.microsoft"
+    elif kind == "half":
+        for value in node.inputs:
+            value.dtype = ir.DataType.FLOAT16  # type: ignore[union-attr]
     elif kind == "float only":
         for each in list(graph):
             if each.op_type == "MatMul":
@@ -280,22 +358,29 @@ def corrupt(model: ir.Model, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("kind", "graph", "message"),
     [
-        ("opset", "opset 23"),
-        ("operator", "not known to TensorRT 10.3"),
-        ("domain", "not standard ONNX"),
-        ("data-dependent", "depend on data"),
-        ("name", "the runtime expects"),
-        ("dimension", "the runtime expects"),
-        ("path", "paths of the exporting machine"),
-        ("zero point", "zero point is not zero"),
-        ("float only", "no MatMul computes in half"),
+        ("opset", "int8", "opset 23"),
+        ("operator", "int8", "not known to TensorRT 10.3"),
+        ("domain", "int8", "not standard ONNX"),
+        ("data-dependent", "int8", "depend on data"),
+        ("name", "int8", "the runtime expects"),
+        ("dimension", "int8", "the runtime expects"),
+        ("path", "int8", "paths of the exporting machine"),
+        ("zero point", "int8", "zero point is not zero"),
+        ("scale", "int8", "scale is not a constant"),
+        ("type", "int8", "TensorRT restores INT8 only"),
+        ("reader", "int8", "feeds something other than DequantizeLinear"),
+        ("nothing", "int8", "nothing is quantised"),
+        ("float only", "int8", "no MatMul computes in half"),
+        ("half", "fp32", "a MatMul computes in half"),
+        ("foreign operator", "int8-cpu", "not standard ONNX"),
+        ("operator", "int8-cpu", "not known to TensorRT 10.3"),
     ],
 )
-def test_lint_finds(kind: str, message: str, exported: Path, save: Save) -> None:
-    """The control of lint: one thing wrong, one finding about it."""
-    model = ir.load(exported / "graphs/encoder.int8.onnx")
+def test_lint_finds(kind: str, graph: str, message: str, exported: Path, save: Save) -> None:
+    """The control of lint: every rule has a graph that breaks it, with one thing wrong and a finding about it."""
+    model = ir.load(exported / f"graphs/encoder.{graph}.onnx")
     corrupt(model, kind)
-    found = lint(save(model), "encoder", "int8", Contract.load(exported / "contract.json"))
+    found = lint(save(model), "encoder", graph, Contract.load(exported / "contract.json"))
     assert any(message in finding for finding in found)

@@ -7,7 +7,7 @@ layers behind the largest jumps are then computed more carefully, one after the 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from lame_export.bisect.device import Probe
 from lame_export.bisect.values import Point, RunPart, Values, as_run, graph_errors, on_cpu, points_of, torch_values
 from lame_export.engine.build import BUILDABLE
 from lame_export.parity import TracedBackend
+from lame_export.passes.scopes import SCALED
 from lame_export.steps import EMULATED
 from lame_export.streamed import Feeds
 
-LEAVES = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.25, "int8-cpu": 0.25}
+LEAVES = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.25, "int8-cpu": 0.25, "w8-cpu": 0.25, "w4-cpu": 0.5}
 """Relative error of a value from which on a graph has left PyTorch; errors below a hundredth of it are how the graph is."""
 MOST_ISLANDS = 8
 
@@ -137,7 +138,12 @@ def compare(
         batches: inputs by modality.
         on_device: runs a part elsewhere than on ONNX Runtime.
     """
-    points = [point for part in PARTS for point in points_of(part, names[part], reference.module(part))]
+    scaled = {part: {node.outputs[0].name for node in models[part].graph if SCALED in node.metadata_props} for part in PARTS}
+    points = [
+        replace(point, scaled=point.value in scaled[part])
+        for part in PARTS
+        for point in points_of(part, names[part], reference.module(part))
+    ]
     run_part = on_device or on_cpu({part: as_run(models[part], graph, ()) for part in PARTS}, points)
     found = []
     truths = {}

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import torch
 from lame_runtime.backends.base import Batch, Floats
@@ -32,6 +33,8 @@ class Point:
     module: str
     value: str
     """Its name in the graph."""
+    scaled: bool = False
+    """Whether the graph holds it divided by a factor per channel (`passes.smooth`)."""
 
     @property
     def name(self) -> str:
@@ -142,5 +145,14 @@ def _measure(found: Feeds, *, wanted: dict[str, Point], values: Values, number: 
         if point is None or values[point.name][number].shape != array.shape:
             continue  # an output that is no point, or a module whose last value is not what it returns
         expected = values[point.name][number].astype(np.float64)
-        error = float(np.linalg.norm(array.astype(np.float64) - expected)) / max(float(np.linalg.norm(expected)), 1e-12)
+        found_value = array.astype(np.float64)
+        if point.scaled:
+            found_value = _unscaled(found_value, expected)
+        error = float(np.linalg.norm(found_value - expected)) / max(float(np.linalg.norm(expected)), 1e-12)
         errors[point.name] = max(errors.get(point.name, 0.0), error if np.isfinite(error) else np.inf)
+
+
+def _unscaled(found: npt.NDArray[np.float64], expected: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A value times the factor per channel that brings it closest to the expected one: smoothing's own factors are not kept."""
+    axes = tuple(range(found.ndim - 1))
+    return found * ((found * expected).sum(axis=axes) / np.maximum((found * found).sum(axis=axes), 1e-30))

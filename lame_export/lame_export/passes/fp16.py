@@ -125,6 +125,13 @@ def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir
     return value
 
 
+def type_like(value: ir.Value, like: ir.Value) -> None:
+    """Gives a value another's dtype and shape, its type object not: passes change those in place."""
+    if like.dtype is not None:
+        value.dtype = like.dtype
+    value.shape = like.shape
+
+
 def drop_unused_initializers(graph: ir.Graph) -> None:
     """Removes constants no node reads any more."""
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:

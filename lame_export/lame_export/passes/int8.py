@@ -36,19 +36,26 @@ def linear_layers(graph: ir.Graph) -> list[ir.Node]:
     ]
 
 
+def path_of(node: ir.Node) -> str:
+    """The path of the module a node belongs to: "blocks.0.down" for `blocks.0.down/MatMul`."""
+    return (node.name or "").split("/")[0]
+
+
 def layer_name(node: ir.Node) -> str:
-    """The last part of the module path a node belongs to: "down" for `blocks.0.down/MatMul`."""
-    return (node.name or "").split("/")[0].rsplit(".", 1)[-1]
+    """The last part of that path: "down" for `blocks.0.down/MatMul`."""
+    return path_of(node).rsplit(".", 1)[-1]
 
 
-def quantise_static(model: ir.Model, amax: dict[str, float], keep: frozenset[str] = KEPT) -> int:
+def quantise_static(model: ir.Model, ranges: dict[str, float], keep: frozenset[str] = KEPT, *, ends: bool = False) -> int:
     """Puts Q/DQ around the linear layers of an FP16-typed graph, in place.
 
     Args:
         model: the graph.
-        amax: largest absolute value per value name of the FP32 graph; a value's half copy is looked up
-            under the name it was cast from.
-        keep: layers that stay as they are.
+        ranges: how far each activation of the FP32 graph reaches, by name (see `Scan.ranges`); a value's half copy is
+            looked up under the name it was cast from.
+        keep: layers that stay as they are, by name.
+        ends: whether the first and the last block, and what is in no block, stay as they are; in a graph of two blocks
+            they do not.
 
     Returns:
         How many layers were quantised.
@@ -56,12 +63,16 @@ def quantise_static(model: ir.Model, amax: dict[str, float], keep: frozenset[str
     graph = model.graph
     quantised: dict[ir.Value, ir.Value] = {}
     layers = [node for node in linear_layers(graph) if layer_name(node) not in keep]
+    if ends:
+        blocks = {block for node in graph if (block := _block(node)) is not None}
+        inner = [node for node in layers if _block(node) not in (None, min(blocks, default=0), max(blocks, default=0))]
+        layers = inner or layers
     for node in layers:
         activation, weight = node.inputs
         assert activation is not None
         assert weight is not None
         if activation not in quantised:
-            largest = amax[_source_name(activation)]
+            largest = ranges[_source_name(activation)]
             quantised[activation] = _quantise_activation(graph, activation, largest, node)
         node.replace_input_with(0, quantised[activation])
         node.replace_input_with(1, _quantise_weight(graph, weight, node))
@@ -69,10 +80,16 @@ def quantise_static(model: ir.Model, amax: dict[str, float], keep: frozenset[str
     return len(layers)
 
 
+def _block(node: ir.Node) -> int | None:
+    """The number of the block a node belongs to."""
+    head, _, rest = path_of(node).partition(".")
+    return int(rest.split(".")[0]) if head == "blocks" else None
+
+
 def bypass(model: ir.Model, paths: Sequence[str]) -> None:
     """Takes the activations of linear layers past their Q/DQ, in place, to see what quantising them costs."""
     for node in model.graph:
-        if node.op_type != "MatMul" or (node.name or "").split("/")[0] not in paths:
+        if node.op_type != "MatMul" or path_of(node) not in paths:
             continue
         restored = node.inputs[0].producer() if node.inputs[0] is not None else None
         steps = restored.inputs[0].producer() if restored is not None and restored.inputs[0] is not None else None

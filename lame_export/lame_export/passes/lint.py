@@ -11,7 +11,12 @@ from pathlib import Path
 import onnx_ir as ir
 from lame_runtime.contract import Contract
 
+from lame_export.passes.fused import CONTRIB
+from lame_export.passes.scopes import MODULE
+
 MAX_OPSET = 20
+CPU_OPSET = 23
+"""For graphs that only ONNX Runtime's CPU provider runs: the first with Attention and RotaryEmbedding."""
 
 TENSORRT_10_3 = frozenset(
     """
@@ -23,8 +28,11 @@ TENSORRT_10_3 = frozenset(
     Transpose Unsqueeze Where Xor
     """.split()  # noqa: SIM905 - a list of ninety quoted names is no easier to read
 )
-ONNXRUNTIME_ONLY = frozenset({"MatMulInteger"})
-"""What `int8-cpu` adds; that graph is for CPUs and never meets TensorRT."""
+PRODUCT = {"int8-cpu": "MatMulIntegerToFloat", "w8-cpu": "MatMulNBits", "w4-cpu": "MatMulNBits"}
+"""The product of each graph that is for CPUs and never meets TensorRT."""
+STANDARD_ON_CPU = frozenset({"Attention", "RotaryEmbedding"})
+CONTRIBUTED = frozenset({"MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention", "SkipSimplifiedLayerNormalization"})
+"""ONNX Runtime's own operators that those graphs may use."""
 DATA_DEPENDENT = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression", "Loop", "If", "Scan"})
 """Shapes that depend on values have no optimisation profile."""
 
@@ -58,27 +66,30 @@ def lint(path: Path, part: str, graph: str, contract: Contract) -> list[str]:
     Args:
         path: the ONNX file.
         part: "vision" or "encoder".
-        graph: "fp32", "fp16", "int8" or "int8-cpu".
+        graph: its name, as in `plan.GRAPHS`.
         contract: for the tables the vision graph takes.
     """
     model = ir.load(path)
     found = []
     opset = model.opset_imports.get("", 0)
-    if opset > MAX_OPSET:
-        found.append(f"opset {opset}: TensorRT 10.3 reads up to {MAX_OPSET}")
-    allowed = TENSORRT_10_3 | (ONNXRUNTIME_ONLY if graph == "int8-cpu" else frozenset())
+    on_cpu = graph in PRODUCT
+    if opset > (CPU_OPSET if on_cpu else MAX_OPSET):
+        found.append(f"opset {opset}: TensorRT 10.3 reads up to {MAX_OPSET}, and graphs for CPUs have {CPU_OPSET}")
+    allowed = TENSORRT_10_3 | (STANDARD_ON_CPU if on_cpu else frozenset())
     for node in model.graph:
         where = node.name or node.op_type
-        if node.domain:
+        if on_cpu and node.domain == CONTRIB and node.op_type in CONTRIBUTED:
+            pass
+        elif node.domain:
             found.append(f"{where}: operator {node.domain}::{node.op_type} is not standard ONNX")
         elif node.op_type in DATA_DEPENDENT:
             found.append(f"{where}: {node.op_type} makes shapes depend on data")
         elif node.op_type not in allowed:
             found.append(f"{where}: {node.op_type} is not known to TensorRT 10.3")
-        if any("/" in value for key, value in node.metadata_props.items() if key != "lame.module"):
+        if any("/" in value for key, value in node.metadata_props.items() if key != MODULE):
             found.append(f"{where}: carries paths of the exporting machine")
     found += _interface(model, part, ENCODER if part == "encoder" else vision_interface(contract))
-    if graph != "int8-cpu":
+    if not on_cpu:
         found += _quantisation(model)
     found += _types(model, graph)
     return found
@@ -125,8 +136,8 @@ def _types(model: ir.Model, graph: str) -> list[str]:
         return [f"{graph}: no MatMul computes in half"]
     if graph == "int8" and "QuantizeLinear" not in ops:
         return ["int8: nothing is quantised"]
-    if graph == "int8-cpu" and "MatMulInteger" not in ops:
-        return ["int8-cpu: nothing is quantised"]
+    if graph in PRODUCT and PRODUCT[graph] not in ops:
+        return [f"{graph}: nothing is quantised"]
     if graph == "fp32" and ir.DataType.FLOAT16 in kinds:
         return ["fp32: a MatMul computes in half"]
     return []

@@ -14,6 +14,8 @@ import onnx_ir as ir
 
 MODULE = "lame.module"
 """Metadata key: class name of the module of `lame_export.forward` a node belongs to."""
+SCALED = "lame.scaled"
+"""Metadata key of a node whose result was divided, channel by channel, by what the weights behind it were multiplied by."""
 
 
 def keep_scopes(model: ir.Model) -> None:
