@@ -1,11 +1,11 @@
 """INT8 with Q/DQ: static symmetric activations, per-channel weights, linear layers only.
 
-Works on the FP16-typed graph: attention, norms and residuals keep the types they have there, and so do the
-linear layers that read no norm's output (`KEPT`): a few of their activations reach far beyond the others,
-so that one scale for all makes steps so coarse that a last-bit difference between two batch shapes, where it
-flips one rounding, shows in the embedding. Weight and activation of every other linear layer pass through
-QuantizeLinear → DequantizeLinear, which TensorRT turns into INT8 kernels. No bias is quantised (TensorRT refuses
-INT32 biases behind Q/DQ).
+Works on the FP16-typed graph: attention, norms and residuals keep the types they have there, and so do the linear
+layers that `choice` keeps, `KEPT` in most models: they read no norm's output, and where a few of their activations
+reach far beyond the others, one scale for all makes steps so coarse that a last-bit difference between two batch
+shapes, where it flips one rounding, shows in the embedding. Weight and activation of every other linear layer pass
+through QuantizeLinear → DequantizeLinear, which TensorRT turns into INT8 kernels. No bias is quantised (TensorRT
+refuses INT32 biases behind Q/DQ).
 """
 
 from __future__ import annotations
