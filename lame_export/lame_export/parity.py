@@ -214,15 +214,18 @@ def _recall(rows: dict[str, list[Row]], vectors: Vectors) -> float:
 
 
 def _agreement(queries: list, documents: list, reference: Vectors, found: Vectors) -> dict[str, float]:  # type: ignore[type-arg]
-    """Share of the ten nearest documents both find, and of queries whose nearest is the same."""
+    """Share of the ten nearest documents both find, of queries whose nearest is the same; cosines where lengths are equal."""
     unique = list({key(query): query for query in queries}.values())
-    tops = []
-    for vectors in (reference, found):
-        scores = np.stack([vectors.query(query) for query in unique]) @ vectors.documents(documents).T
-        tops.append(np.argsort(-scores, axis=1, kind="stable")[:, :TOP])
+    rows = [(np.stack([each.query(query) for query in unique]), each.documents(documents)) for each in (reference, found)]
+    tops = [np.argsort(-(asked @ told.T), axis=1, kind="stable")[:, :TOP] for asked, told in rows]
     overlap = [len(set(a) & set(b)) / len(a) for a, b in zip(*tops, strict=True)]
     same = float(np.mean(tops[0][:, 0] == tops[1][:, 0]))
-    return {"top10_overlap": float(np.mean(overlap)), "top1_agreement": same, "distinct_queries": len(unique)}
+    figure = {"top10_overlap": float(np.mean(overlap)), "top1_agreement": same, "distinct_queries": len(unique)}
+    exact, graph = (np.concatenate(pair) for pair in rows)
+    if exact.shape == graph.shape:  # shorter vectors have no cosine to whole ones
+        cosines = similarity(graph, exact)
+        figure |= {name: cosines[name] for name in ("mean_cosine", "min_cosine")}
+    return figure
 
 
 def check_rows(graph: str, findings: dict[str, list[str]]) -> list[Result]:

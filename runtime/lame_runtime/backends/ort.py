@@ -93,6 +93,8 @@ def open_session(
     """
     ort = _onnxruntime()
     options = ort.SessionOptions()
+    # the vision tower's threads would go on waiting busily, on the cores on which the encoder runs next
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if lean:
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         options.add_session_config_entry("session.disable_prepacking", "1")
