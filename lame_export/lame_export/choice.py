@@ -13,7 +13,7 @@ how far they lie apart; where none does, to the set that loses least.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -107,40 +107,41 @@ Measure = Callable[[str, Way], Cost]
 """Quantises a graph ("int8" or "int8-cpu") in a way and measures what that costs."""
 
 
-def choose(graphs: Iterable[str], measure: Measure, strengths: tuple[float, ...] = STRENGTHS) -> tuple[dict[str, Way], list[Trial]]:
+SETS = {"int8": INT8_SETS, "int8-cpu": CPU_SETS}
+
+
+def choose(graphs: Sequence[str], measure: Measure, strengths: Sequence[float] = STRENGTHS) -> tuple[dict[str, Way], list[Trial]]:
     """The way for each of the graphs, and everything that was tried.
 
     Strength and percentile are found on the first graph and hold for all: the graphs share one smoothed model.
 
     Args:
-        graphs: of "int8" and "int8-cpu", in that order.
+        graphs: of "int8" and "int8-cpu"; none is fine.
         measure: what a way costs.
         strengths: to try; a single one is taken as it is.
     """
-    sets = {"int8": INT8_SETS, "int8-cpu": CPU_SETS}
-    tried: list[Trial] = []
     found: dict[tuple[str, Way], Cost] = {}
 
     def cost(graph: str, way: Way) -> Cost:
         if (graph, way) not in found:
             found[graph, way] = measure(graph, way)
-            tried.append(Trial(graph, way, found[graph, way]))
         return found[graph, way]
 
-    chosen: dict[str, Way] = {}
-    shared = Way(strength=strengths[0])
-    for number, graph in enumerate(graphs):
-        if not number:
-            base = sets[graph][0]  # which has the most to lose
-            if len(strengths) > 1:
-                shared = min((replace(base, strength=each) for each in strengths), key=lambda way: cost(graph, way).loss)
-            plain = replace(base, strength=shared.strength)
-            cut = min((replace(plain, percentile=each) for each in PERCENTILES[1:]), key=lambda way: cost(graph, way).loss)
-            shared = cut if cost(graph, cut).loss < CLEARLY * cost(graph, plain).loss else plain
-        ways = [replace(each, strength=shared.strength, percentile=shared.percentile) for each in sets[graph]]
+    chosen = {}
+    shared = _ranges(graphs[0], cost, strengths) if graphs else Way()
+    for graph in graphs:
+        ways = [replace(each, strength=shared.strength, percentile=shared.percentile) for each in SETS[graph]]
         fastest = next((way for way in ways if cost(graph, way).within), None)
-        chosen[graph] = min(ways, key=lambda way: cost(graph, way).loss) if fastest is None else fastest
-    return chosen, tried
+        chosen[graph] = fastest or min(ways, key=lambda way: cost(graph, way).loss)
+    return chosen, [Trial(graph, way, each) for (graph, way), each in found.items()]
+
+
+def _ranges(graph: str, cost: Measure, strengths: Sequence[float]) -> Way:
+    """Strength and percentile that lose least, on the set of layers that has the most to lose."""
+    ways = [replace(SETS[graph][0], strength=strength) for strength in strengths]
+    plain = min(ways, key=lambda way: cost(graph, way).loss) if len(ways) > 1 else ways[0]
+    cut = min((replace(plain, percentile=each) for each in PERCENTILES[1:]), key=lambda way: cost(graph, way).loss)
+    return cut if cost(graph, cut).loss < CLEARLY * cost(graph, plain).loss else plain
 
 
 def cost_of(modalities: Sequence[str], found: Floats, expected: Floats, alone: Floats) -> Cost:

@@ -9,6 +9,7 @@ block) stays as it is. The graph computes what it did, and is for ONNX Runtime a
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,8 +42,12 @@ def fuse(model: ir.Model) -> dict[str, int]:
             _picture_attention(graph, stem, last, tables)
             put["MultiHeadAttention"] += 1
     _remove_dead(graph)
-    for path, node in [(path_of(node), node) for node in graph if module_of(node) == "RMSNorm"]:
-        put["SkipSimplifiedLayerNormalization"] += _norm(graph, path, node)
+    norms: dict[str, list[ir.Node]] = defaultdict(list)
+    for node in graph:
+        if module_of(node) == "RMSNorm":
+            norms[path_of(node)].append(node)
+    for path, inside in norms.items():
+        put["SkipSimplifiedLayerNormalization"] += _norm(graph, path, inside)
     _remove_dead(graph)
     model.opset_imports[""] = OPSET
     model.opset_imports[CONTRIB] = 1
@@ -140,11 +145,9 @@ def _picture_tables(graph: ir.Graph, tables: list[ir.Value], packed: ir.Value) -
     return [each.outputs[0] for each in wide]
 
 
-def _norm(graph: ir.Graph, path: str, node: ir.Node) -> bool:
-    """One RMS norm whose input is a sum that is computed for it; called with each node of it, acts on the last."""
-    inside = [each for each in graph if path_of(each) == path]
-    if node is not inside[-1]:
-        return False
+def _norm(graph: ir.Graph, path: str, inside: list[ir.Node]) -> bool:
+    """One RMS norm, given its nodes, and the sum it reads; whether there is such a sum."""
+    node = inside[-1]
     source, weight = inside[0].inputs[0], node.inputs[1]
     assert source is not None
     total = source.producer()
