@@ -4,7 +4,8 @@ Rotary embedding, masking, softmax and transposes take a third of the time of an
 Attention becomes `Attention` (opset 23) or ONNX Runtime's `MultiHeadAttention`, rotary embedding one `RotaryEmbedding`
 whose tables are made in the graph, so that M-RoPE needs nothing special, and an addition with the RMS norm behind it one
 `SkipSimplifiedLayerNormalization`. What has no fused form (windows of Qwen2.5-VL's tower, the rows taken in the last
-block) stays as it is. The graph computes what it did, and is for ONNX Runtime alone.
+block) stays as it is. The graph computes what it did, and is for ONNX Runtime alone. Its `GroupQueryAttention` is of no
+use here: it turns the rows of a prompt by their places and does not read `position_ids` (1.31).
 """
 
 from __future__ import annotations
