@@ -33,8 +33,8 @@ FORMS = {
     "int8-cpu, ranges where a norm is read": ("int8-cpu", Way(STRENGTH, static=NORMED)),
     "int8-cpu, ranges in the language model": ("int8-cpu", Way(STRENGTH, static=NORMED | INSIDE)),
     "int8, for TensorRT": ("int8", Way(STRENGTH)),
-    "w8-cpu": ("w8-cpu", Way(STRENGTH)),
-    "w4-cpu": ("w4-cpu", Way(STRENGTH)),
+    "w8-cpu": ("w8-cpu", Way()),
+    "w4-cpu": ("w4-cpu", Way()),
 }
 """What is measured: a graph, and how it is quantised, whichever way an export would choose."""
 

@@ -104,7 +104,7 @@ PLAN = (
     _pass("choose", "fp32 ranges", "ways", steps.choose),
     _pass("int8", "ways", "int8", steps.int8),
     _pass("int8-cpu", "ways", "int8-cpu", steps.int8_cpu),
-    _pass("weight-only", "ways", "weight-only", steps.weight_only),
+    _pass("weight-only", "fp32", "weight-only", steps.weight_only),
     _pass("lint", "fp32 fp16 int8 int8-cpu weight-only", "linted", steps.lint),
     _pass("engine", "linted", "engines", steps.engine),
     _pass("parity", "golden fp32 fp16 int8 int8-cpu weight-only", "proved", steps.prove_graphs),

@@ -20,7 +20,6 @@ from lame_export.passes.fused import fuse
 from lame_export.passes.int8 import quantise_static
 from lame_export.passes.int8_cpu import quantise_cpu
 from lame_export.passes.smooth import smooth
-from lame_export.passes.weight_only import quantise_weights
 from lame_export.streamed import StreamedBackend, copy_of
 
 Models = dict[str, ir.Model]
@@ -73,15 +72,6 @@ class Quantiser:
             made[part] = copy_of(models[part])
             fuse(made[part])
             quantise_cpu(made[part], scans[part].ranges(way.percentile), way.static)
-        return made
-
-    def weight_only(self, strength: float, bits: int) -> Models:
-        """Weights in fewer bits, the activations as they are."""
-        models, _ = self.smoothed(strength)
-        made = {part: copy_of(models[part]) for part in PARTS}
-        for model in made.values():
-            fuse(model)
-            quantise_weights(model, bits)
         return made
 
     def measure(self, graph: str, way: Way) -> Cost:

@@ -33,6 +33,8 @@ from lame_export.errors import ExportError
 from lame_export.passes import emulate as emulation
 from lame_export.passes import fp16 as half
 from lame_export.passes import lint as linter
+from lame_export.passes.fused import fuse
+from lame_export.passes.weight_only import quantise_weights
 from lame_export.quantise import Quantiser
 from lame_export.streamed import StreamedBackend, copy_of
 
@@ -138,12 +140,13 @@ def int8_cpu(state: Export) -> None:
 
 
 def weight_only(state: Export) -> None:
-    """Weights in 8 or 4 bits, for CPUs short of memory, smoothed as strongly as INT8 was."""
-    strength = max((way.strength for way in state.ways.values()), default=0.0)
+    """Weights in 8 or 4 bits, for CPUs short of memory."""
     for graph, bits in WEIGHT_ONLY.items():
-        if graph in state.graphs:
-            for part, model in state.quantiser.weight_only(strength, bits).items():
-                save(model, state.path(part, graph))
+        for part in PARTS if graph in state.graphs else ():
+            model = copy_of(state.traced[part])
+            fuse(model)
+            quantise_weights(model, bits)
+            save(model, state.path(part, graph))
 
 
 def lint(state: Export) -> None:

@@ -274,21 +274,27 @@ def test_weights_alone_are_quantised_block_by_block(bits: int, save: Save) -> No
     """ONNX Runtime reads the steps as they were written: its product is that of the restored weights, but for its own 8-bit rounding."""
     model = chain()
     assert quantise_weights(model, bits) == 2
-    restored = chain()
-    for name, value in restored.graph.initializers.items():
-        if name in ("w1", "w2"):
-            assert value.const_value is not None
-            weight = value.const_value.numpy()  # (in, out), one block: eight rows are fewer than a block holds
-            assert len(weight) <= BLOCK[bits]
-            middle = 1 << (bits - 1)
-            largest = np.take_along_axis(weight, np.abs(weight).argmax(axis=0)[None], axis=0)
-            step = -largest / middle
-            value.const_value = ir.tensor(np.clip(np.rint(weight / step), -middle, middle - 1).astype(np.float32) * step, name=name)
+    restored, written = chain(), model.graph.initializers
+    for name in ("w1", "w2"):
+        value = restored.graph.initializers[name]
+        weight = constant(value)  # (in, out), one block: eight rows are fewer than a block holds
+        steps, scales = constant(written[f"{name}.int{bits}"])[:, 0], constant(written[f"{name}.scale"])
+        if bits == 4:
+            steps = np.stack([steps & 15, steps >> 4], axis=-1).reshape(len(steps), -1)
+        found = ((steps.astype(np.float32) - (1 << (bits - 1))) * scales)[:, : len(weight)].T
+        largest = np.abs(weight).max(axis=0)
+        assert (np.square(found - weight).sum(axis=0) <= len(weight) * np.square(largest / (1 << bits))).all()
+        value.const_value = ir.tensor(found, name=name)
     ours, exact = run(save(model), INPUT), run(save(restored), INPUT)
     assert np.abs(ours - exact).max() < 0.02 * np.abs(exact).max()
     assert not np.allclose(exact, run(save(chain()), INPUT), atol=1e-4)
     sizes = [value.const_value.nbytes for value in model.graph.initializers.values() if value.dtype == ir.DataType.UINT8]  # type: ignore[union-attr]
     assert sizes == [WIDTH * BLOCK[bits] * bits // 8] * 2
+
+
+def constant(value: ir.Value) -> np.ndarray:
+    assert value.const_value is not None
+    return value.const_value.numpy()
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
