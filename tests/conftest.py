@@ -128,7 +128,7 @@ def exported(data: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFact
     from lame_export.plan import export
 
     target = tmp_path_factory.mktemp("export") / "bundle"
-    export(checkpoint, target, data)
+    export(checkpoint, target, data, calibration=32, strengths=(0.0, 0.5))
     return target
 
 
