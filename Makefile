@@ -6,6 +6,9 @@ RUN ?= runs/demo
 # TensorRT's Python bindings, which tests hold our use of them against; TensorRT itself needs a GPU and is not installed
 BINDINGS := tensorrt_cu12_bindings==10.3.0 tensorrt_cu13_bindings==10.16.1.11 tensorrt_cu13_bindings==11.4.0.106
 
+# the oldest ONNX Runtime that graphs for CPUs are promised to run on
+FLOOR := onnxruntime==1.23.2
+
 .PHONY: help demo test check ablation paradigms realsize clean
 
 help:  ## what there is
@@ -42,4 +45,5 @@ $(VENV)/ready: constraints.txt pyproject.toml runtime/pyproject.toml training/py
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e 'runtime[onnxruntime,pdf,video]' -e training -e 'lame_export[graph,tensorrt-rtx]' -e '.[test]'
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt --target $(VENV)/oracle --upgrade torchvision
 	for binding in $(BINDINGS); do $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/bindings/$${binding#*==} --upgrade $$binding || exit 1; done
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/floor --upgrade $(FLOOR)
 	touch $@

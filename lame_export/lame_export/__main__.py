@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     bisect = commands.add_parser("bisect", help="where a graph leaves PyTorch, layer by layer, and what brings it back")
     bisect.add_argument("bundle", type=path)
     bisect.add_argument("checkpoint", type=path)
-    bisect.add_argument("--graph", default="int8", help="fp32, fp16, int8 or int8-cpu (int8)")
+    bisect.add_argument("--graph", default="int8", help="one of the bundle's (int8)")
     bisect.add_argument("--inputs", type=int, default=4, metavar="N", help="golden inputs of each modality (4)")
     bisect.add_argument("--module", choices=MODULES, help="run the graph on the GPU by TensorRT; without it on ONNX Runtime")
     bisect.add_argument("--plot", type=path, metavar="PNG", help="also draw the error against depth")

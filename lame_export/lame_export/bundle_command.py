@@ -27,9 +27,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--graphs",
         nargs="+",
-        default=["fp32", "fp16", "int8", "int8-cpu"],
         metavar="GRAPH",
-        help="fp32 fp16 int8 int8-cpu (all four), and w8-cpu w4-cpu: weights alone in 8 or 4 bits",
+        help="fp32 fp16 int8 int8-cpu (without it these four), and w8-cpu w4-cpu: weights alone in 8 or 4 bits",
     )
     parser.add_argument("--golden", type=int, default=64, metavar="N", help="golden inputs of each modality (64)")
     parser.add_argument("--calibration", type=int, default=128, metavar="N", help="calibration inputs of each modality (128)")
@@ -53,7 +52,7 @@ def run_optimum(options: argparse.Namespace) -> int:
 
 def _export(checkpoint: Path, bundle: Path, options: argparse.Namespace) -> int:
     from lame_export.choice import STRENGTHS
-    from lame_export.plan import export
+    from lame_export.plan import USUAL, export
 
     for name in ("golden", "calibration"):
         if getattr(options, name) < 1:
@@ -64,7 +63,7 @@ def _export(checkpoint: Path, bundle: Path, options: argparse.Namespace) -> int:
         checkpoint,
         bundle,
         options.data,
-        tuple(options.graphs),
+        USUAL if options.graphs is None else tuple(options.graphs),
         per_modality=options.golden,
         calibration=options.calibration,
         strengths=STRENGTHS if options.strength is None else (options.strength,),

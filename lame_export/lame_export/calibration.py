@@ -29,8 +29,6 @@ class Scan:
     """The same for every channel (last axis), by name of what a linear layer reads."""
     tokens: dict[str, dict[str, Floats]] = field(default_factory=lambda: defaultdict(dict))
     """The same for every token, by modality of the input and name of what a linear layer reads."""
-    outputs: list[Feeds] = field(default_factory=list)
-    """What the graph gave, run after run."""
 
     def ranges(self, percentile: float = 100.0) -> dict[str, float]:
         """What activations are quantised over: per modality that many percent of the tokens stay within it.
@@ -49,9 +47,9 @@ def scan_batches(models: Mapping[str, ir.Model], batches: Mapping[str, Sequence[
     groups = [
         (modality, piece) for modality, some in batches.items() for batch in some for group in batch.groups for piece in group.pieces()
     ]
-    vision = scan(models["vision"], [piece.vision_feeds() for _, piece in groups], [modality for modality, _ in groups])
+    vision, outputs = scan(models["vision"], [piece.vision_feeds() for _, piece in groups], [modality for modality, _ in groups])
     width = feature_width(models["vision"])
-    features = iter(vision.outputs)
+    features = iter(outputs)
     feeds, modalities = [], []
     for modality, some in batches.items():
         for batch in some:
@@ -59,10 +57,12 @@ def scan_batches(models: Mapping[str, ir.Model], batches: Mapping[str, Sequence[
             mine = [next(features)["features"].reshape(-1, width) for _ in range(amount)]
             feeds.append(batch.encoder_feeds(np.concatenate([np.zeros((1, width), dtype=np.float32), *mine])))
             modalities.append(modality)
-    return {"vision": vision, "encoder": scan(models["encoder"], feeds, modalities)}
+    return {"vision": vision, "encoder": scan(models["encoder"], feeds, modalities)[0]}
 
 
-def scan(model: ir.Model, feeds: Sequence[Feeds], modalities: Sequence[str] | None = None, budget: int = BUDGET) -> Scan:
+def scan(
+    model: ir.Model, feeds: Sequence[Feeds], modalities: Sequence[str] | None = None, budget: int = BUDGET
+) -> tuple[Scan, list[Feeds]]:
     """Measures a graph on some inputs.
 
     The mask's constant and the scores it was written into are left out: neither is a measurement.
@@ -72,6 +72,9 @@ def scan(model: ir.Model, feeds: Sequence[Feeds], modalities: Sequence[str] | No
         feeds: inputs of the runs.
         modalities: what kind of input each run is; None for one kind.
         budget: bytes of weights held at a time.
+
+    Returns:
+        What was measured, and the graph's outputs per run.
     """
     modalities = ["all"] * len(feeds) if modalities is None else modalities
     masks = {constant.name for node in model.graph if (constant := _mask_of(node)) is not None}
@@ -113,10 +116,10 @@ def scan(model: ir.Model, feeds: Sequence[Feeds], modalities: Sequence[str] | No
 
         return report
 
-    found.outputs = run(cut(model, budget), feeds, [value.name or "" for value in model.graph.outputs], watch=watch)
+    outputs = run(cut(model, budget), feeds, [value.name or "" for value in model.graph.outputs], watch=watch)
     for modality, by_name in tokens.items():
         found.tokens[modality] = {name: np.concatenate(parts) for name, parts in by_name.items()}
-    return found
+    return found, outputs
 
 
 def _largest(array: npt.NDArray[Any]) -> float:

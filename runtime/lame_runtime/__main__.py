@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     embed.add_argument("--text", action="append", default=[], help="a text; may be repeated")
     embed.add_argument("-o", "--output", type=path, required=True, help="(n, dim) .npy file, rows in input order: paths, then texts")
-    embed.add_argument("--graph", help="fp32, fp16, int8 or int8-cpu")
+    embed.add_argument("--graph", help="one of the bundle's: fp32, fp16, int8, int8-cpu, w8-cpu, w4-cpu")
     embed.add_argument("--role", help="query or document: adds the contract's instruction of that role")
     embed.add_argument("--instruction", help="an instruction for every input that brings none")
     embed.add_argument("--batch-size", type=int, default=32)
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--precision", default="float32", choices=PRECISIONS, help="fewer bits; binary and ubinary hold eight values a byte")
 
     info = command("info", "what a bundle holds and what would run here", _info)
-    info.add_argument("--graph", help="fp32, fp16, int8 or int8-cpu")
+    info.add_argument("--graph", help="one of the bundle's: fp32, fp16, int8, int8-cpu, w8-cpu, w4-cpu")
 
     verify = command("verify", "the certificate's checks on this device", _verify)
     verify.add_argument("--graph", action="append", help="one graph; may be repeated; all without it")

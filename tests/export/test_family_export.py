@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import floor
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -152,6 +153,16 @@ def embedded(preparer: Preparer, models: dict[str, ir.Model], items: list[Input]
 def unevenness(scan: Scan) -> float:
     """How far the largest channel of an activation reaches beyond the median one: the mean logarithm."""
     return float(np.mean([np.log(each.max() / max(np.median(each), 1e-9)) for each in scan.channels.values()]))
+
+
+@pytest.mark.parametrize("graph", ["fp32", "int8-cpu"])
+def test_graphs_run_on_the_oldest_onnx_runtime(graph: str, made: Made, data: Path) -> None:
+    """The extras promise it; every operator of the fused graphs has a kernel there that computes the same."""
+    picture = str(data / "images/eval/3-00001.png")
+    items: list[object] = ["fifteen", {"image": picture}, {"image": [picture, picture], "text": "compare"}]
+    with Encoder.load(made.bundle, graph=graph) as encoder:
+        cosine = (floor.embed(made.bundle, graph, items) * encoder.encode(items)).sum(axis=1)
+    assert cosine.min() > 0.99999
 
 
 def traced_fails(made: Made) -> set[str]:

@@ -79,7 +79,7 @@ INPUT = np.random.default_rng(1).standard_normal((5, WIDTH)).astype(np.float32)
 
 
 def amax_of(model: ir.Model) -> dict[str, float]:
-    return scan(model, [{"x": INPUT}]).amax
+    return scan(model, [{"x": INPUT}])[0].amax
 
 
 def test_the_scan_measures_every_float_tensor(save: Save) -> None:
@@ -95,7 +95,7 @@ def test_ranges_are_taken_per_channel_token_and_modality() -> None:
     """A percentile is one of a modality's tokens, and the modality that reaches furthest decides."""
     few, many = INPUT[:2] * 3, np.random.default_rng(2).standard_normal((400, WIDTH)).astype(np.float32)
     many[7] *= 1000
-    found = scan(chain(), [{"x": few}, {"x": many}], ["text", "image"])
+    found, _ = scan(chain(), [{"x": few}, {"x": many}], ["text", "image"])
     assert np.array_equal(found.channels["x"], np.abs(np.concatenate([few, many])).max(axis=0))
     assert np.array_equal(found.tokens["image"]["x"], np.abs(many).max(axis=1))
     assert found.ranges()["x"] == np.abs(many).max()
@@ -136,7 +136,7 @@ def test_a_graph_cut_into_pieces_computes_the_same(graph: str, exported: Path) -
     assert len(pieces) > 5
     assert sum(len(list(piece.model.graph)) for piece in pieces) == len(list(model.graph))
     assert np.abs(whole[name] - parts[name]).max() < 1e-5  # weights are packed for one of them and not for the other
-    one, several = scan(model, [feeds]), scan(model, [feeds], budget=20_000)
+    one, several = scan(model, [feeds])[0], scan(model, [feeds], budget=20_000)[0]
     assert one.amax.keys() == several.amax.keys()
     assert all(several.amax[key] == pytest.approx(value, rel=1e-4, abs=1e-6) for key, value in one.amax.items())
     assert one.channels.keys() == several.channels.keys() == several.ranges().keys()
@@ -194,7 +194,7 @@ def test_without_the_scan_the_emulation_overflows_where_onnx_runtime_hides_it(sa
 def test_masked_scores_make_no_island(exported: Path) -> None:
     """The mask's constant is half's lowest value; the scan knows that it is no measurement."""
     feeds = encoder_feeds()
-    amax = scan(ir.load(exported / "graphs/encoder.fp32.onnx"), [feeds]).amax
+    amax = scan(ir.load(exported / "graphs/encoder.fp32.onnx"), [feeds])[0].amax
     assert max(amax.values()) < LIMIT < -MASKED
 
 
@@ -232,7 +232,7 @@ def test_layers_named_so_keep_their_type(save: Save) -> None:
 
 
 def ranges_of(model: ir.Model) -> dict[str, float]:
-    return scan(model, [{"x": INPUT}]).ranges()
+    return scan(model, [{"x": INPUT}])[0].ranges()
 
 
 @pytest.mark.parametrize("static", [frozenset(), frozenset({"first", "y"})])

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import floor
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -15,7 +16,8 @@ import torch
 from lame_export.__main__ import main
 from lame_export.engine.network import Options, build_plan
 from lame_export.errors import ExportError
-from lame_export.passes.fp16 import add_initializer
+from lame_export.passes import weight_only
+from lame_export.passes.nodes import add_initializer
 from lame_export.recheck import recheck
 from lame_runtime import Encoder, Input, gates
 from lame_runtime.backends._tensorrt import load_tensorrt
@@ -326,12 +328,32 @@ def test_weights_alone_in_eight_or_four_bits(quick_plan: tuple[plan.Pass, ...], 
         graph: min(row.figure["min_cosine"] for row in rows if (row.graph, row.comparison) == (graph, "graph vs PyTorch"))
         for graph in ("w8-cpu", "w4-cpu")
     }
-    assert cosine["w8-cpu"] > cosine["w4-cpu"] > 0.9
+    assert cosine["w8-cpu"] > 0.9995
+    assert cosine["w8-cpu"] > cosine["w4-cpu"] > 0.97
     opened = Bundle.open(tmp_path / "bundle")
     assert opened.size("w4-cpu") < opened.size("w8-cpu") < opened.size("fp32") / 2
     with Encoder.load(tmp_path / "bundle", graph="w4-cpu") as encoder:
         texts = ["seven", "a much longer text about the digits that add up to fifteen"]
         assert np.abs(encoder.encode(texts)[:1] - encoder.encode(texts[:1])).max() < 1e-5
+    for graph in ("w8-cpu", "w4-cpu"):
+        with Encoder.load(tmp_path / "bundle", graph=graph) as encoder:
+            assert (floor.embed(tmp_path / "bundle", graph, list(texts)) * encoder.encode(texts)).sum(axis=1).min() > 0.99999
+
+
+@pytest.mark.parametrize(("graph", "bits"), [("w8-cpu", 8), ("w4-cpu", 4)])
+def test_steps_that_cut_most_weights_off_fail_the_gate(
+    graph: str,
+    bits: int,
+    quick_plan: tuple[plan.Pass, ...],
+    checkpoint: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The control of the gates of weights alone."""
+    monkeypatch.setitem(weight_only.SHARES, bits, (0.2,))
+    with pytest.raises(ExportError, match=f"gate not met: graph vs PyTorch, {graph}"):
+        plan.export(checkpoint, tmp_path / "bundle", data, (graph,), plan=quick_plan, **FEW)  # type: ignore[arg-type]
 
 
 def test_the_engine_command_builds_into_the_bundle_outside_the_hashed_set(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

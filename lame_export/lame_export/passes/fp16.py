@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from lame_export.passes.nodes import add_initializer, drop_unused_initializers
 from lame_export.passes.scopes import module_of
 
 FP32_MODULES = frozenset({"RMSNorm", "LayerNorm", "Rotary", "Angles", "Interpolation", "UnitNorm"})
@@ -116,23 +117,3 @@ def half_initializer(graph: ir.Graph, value: ir.Value) -> ir.Value:
         name=f"{value.name}.half",
     )
     return add_initializer(graph, f"{value.name}.half", tensor)
-
-
-def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    """Registers a constant under `name` and returns its value."""
-    value = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
-def type_like(value: ir.Value, like: ir.Value) -> None:
-    """Gives a value another's dtype and shape, its type object not: passes change those in place."""
-    if like.dtype is not None:
-        value.dtype = like.dtype
-    value.shape = like.shape
-
-
-def drop_unused_initializers(graph: ir.Graph) -> None:
-    """Removes constants no node reads any more."""
-    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
-        del graph.initializers[name]

@@ -4,24 +4,25 @@ Rotary embedding, masking, softmax and transposes take a third of the time of an
 Attention becomes `Attention` (opset 23) or ONNX Runtime's `MultiHeadAttention`, rotary embedding one `RotaryEmbedding`
 whose tables are made in the graph, so that M-RoPE needs nothing special, and an addition with the RMS norm behind it one
 `SkipSimplifiedLayerNormalization`. What has no fused form (windows of Qwen2.5-VL's tower, the rows taken in the last
-block) stays as it is. The graph computes what it did, and is for ONNX Runtime alone. Its `GroupQueryAttention` is of no
-use here: it turns the rows of a prompt by their places and does not read `position_ids` (1.31).
+block) stays as it is. The graph computes what it did, and is for ONNX Runtime (1.23 and later) alone. Its
+`GroupQueryAttention` is of no use here: it turns the rows of a prompt by their places and does not read `position_ids`
+(1.31).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from lame_export.passes.fp16 import add_initializer, drop_unused_initializers, type_like
 from lame_export.passes.int8 import path_of
+from lame_export.passes.nodes import CONTRIB, constant, drop_dead, make_node, take_over, width_of
 from lame_export.passes.scopes import module_of
 
 OPSET = 23
-CONTRIB = "com.microsoft"
+Modules = dict[str, list[ir.Node]]
+"""The nodes of each module, by its path."""
 
 
 def fuse(model: ir.Model) -> dict[str, int]:
@@ -31,193 +32,157 @@ def fuse(model: ir.Model) -> dict[str, int]:
         model: a graph that went through `keep_scopes`.
     """
     graph = model.graph
-    last = {path_of(node): node for node in graph}
-    tables = _tables(graph)
+    modules = _modules(graph)
+    tables = _tables(graph, modules)
     put = {"Attention": 0, "MultiHeadAttention": 0, "SkipSimplifiedLayerNormalization": 0}
-    for path in [path for path in last if path.startswith("blocks.")]:
+    towers: list[ir.Value] = []
+    for path in [path for path in modules if path.startswith("blocks.")]:
         stem, _, name = path.rpartition(".")
-        if name == "o" and _reads_whole_rows(graph, f"{stem}.q"):
-            _attention(graph, stem, last, tables)
+        if name == "o" and not _read_by(modules[f"{stem}.q"]).op_type.startswith("Gather"):  # all rows, not those of the last block
+            _attention(graph, stem, modules, tables)
             put["Attention"] += 1
-        elif name == "proj" and any(user.op_type == "Reshape" for user, _ in last[f"{stem}.qkv"].outputs[0].uses()):
-            _picture_attention(graph, stem, last, tables)
+        elif name == "proj" and any(user.op_type == "Reshape" for user, _ in _result(modules[f"{stem}.qkv"]).uses()):  # no windows
+            towers = towers or _for_pictures(graph, tables, _result(modules[f"{stem}.qkv"]))
+            _picture_attention(graph, stem, modules, towers)
             put["MultiHeadAttention"] += 1
-    _remove_dead(graph)
-    norms: dict[str, list[ir.Node]] = defaultdict(list)
-    for node in graph:
-        if module_of(node) == "RMSNorm":
-            norms[path_of(node)].append(node)
-    for path, inside in norms.items():
-        put["SkipSimplifiedLayerNormalization"] += _norm(graph, path, inside)
-    _remove_dead(graph)
+    drop_dead(model)
+    for path, nodes in _modules(graph).items():
+        if module_of(nodes[0]) == "RMSNorm":
+            put["SkipSimplifiedLayerNormalization"] += _norm(graph, path, nodes)
+    drop_dead(model)
     model.opset_imports[""] = OPSET
     model.opset_imports[CONTRIB] = 1
     return put
 
 
-def _tables(graph: ir.Graph) -> list[ir.Value]:
+def _modules(graph: ir.Graph) -> Modules:
+    found: Modules = defaultdict(list)
+    for node in graph:
+        found[path_of(node)].append(node)
+    return found
+
+
+def _result(nodes: list[ir.Node]) -> ir.Value:
+    """What a module gives."""
+    return nodes[-1].outputs[0]
+
+
+def _product(nodes: list[ir.Node]) -> ir.Node:
+    """The MatMul of a linear layer."""
+    return next(node for node in nodes if node.op_type == "MatMul")
+
+
+def _read_by(nodes: list[ir.Node]) -> ir.Node:
+    """What makes the activation a linear layer reads."""
+    source = _product(nodes).inputs[0]
+    assert source is not None
+    producer = source.producer()
+    assert producer is not None
+    return producer
+
+
+def _tables(graph: ir.Graph, modules: Modules) -> list[ir.Value]:
     """Cosines and sines of the rotary angles, for half of the channels: (…, d / 2)."""
-    (both,) = [node for node in graph if path_of(node) == "angles" and node.op_type == "Concat"]
+    (both,) = [node for node in modules["angles"] if node.op_type == "Concat"]
     half = both.inputs[0]
-    tables = [_node(op, [half], f"angles.{op.lower()}.half", half) for op in ("Cos", "Sin")]
+    assert half is not None
+    tables = [make_node(op, [half], f"angles.{op.lower()}.half", half.dtype, half.shape) for op in ("Cos", "Sin")]
     graph.insert_after(both, tables)
     return [table.outputs[0] for table in tables]
 
 
-def _reads_whole_rows(graph: ir.Graph, path: str) -> bool:
-    """Whether a block's queries are all rows: those of the last block are taken from chosen ones."""
-    (product,) = [node for node in graph if path_of(node) == path and node.op_type == "MatMul"]
-    source = product.inputs[0]
-    return source is not None and (producer := source.producer()) is not None and not producer.op_type.startswith("Gather")
-
-
-def _attention(graph: ir.Graph, stem: str, last: dict[str, ir.Node], tables: list[ir.Value]) -> None:
+def _attention(graph: ir.Graph, stem: str, modules: Modules, tables: list[ir.Value]) -> None:
     """The causal grouped-query attention of one block of the language model."""
-    output = last[f"{stem}.o"] if last[f"{stem}.o"].op_type == "MatMul" else last[f"{stem}.o"].predecessors()[0]
-    head = 2 * _width(tables[0])
+    output = _product(modules[f"{stem}.o"])
+    head = 2 * width_of(tables[0])
     nodes, rows = [], []
     for name in ("q", "k", "v"):
-        value = last.get(f"{stem}.{name}_norm", last[f"{stem}.{name}"]).outputs[0]
-        flat = last[f"{stem}.{name}"].outputs[0]
-        if f"{stem}.{name}_norm" in last:  # (B, L, H, d)
-            nodes.append(_node("Reshape", [value, _constant(graph, "rows.flat", [0, 0, -1])], f"{stem}.{name}.flat", flat))
+        value = flat = _result(modules[f"{stem}.{name}"])
+        if f"{stem}.{name}_norm" in modules:  # (B, L, H, d)
+            inputs = [_result(modules[f"{stem}.{name}_norm"]), constant(graph, "rows.flat", np.array([0, 0, -1]))]
+            nodes.append(make_node("Reshape", inputs, f"{stem}.{name}.flat", flat.dtype, flat.shape))
             value = nodes[-1].outputs[0]
-        heads = _width(flat) // head
+        heads = width_of(flat) // head
         if name != "v":
-            turned = _node("RotaryEmbedding", [value, *tables], f"{stem}.{name}.turned", flat, {"num_heads": heads})
-            nodes.append(turned)
-            value = turned.outputs[0]
+            turned = f"{stem}.{name}.turned"
+            nodes.append(make_node("RotaryEmbedding", [value, *tables], turned, flat.dtype, flat.shape, {"num_heads": heads}))
+            value = nodes[-1].outputs[0]
         rows.append((value, heads))
-    attributes: dict[str, int | float] = {"q_num_heads": rows[0][1], "kv_num_heads": rows[1][1]}
-    mask = _mask(graph, stem)
-    attributes |= {} if mask is not None else {"is_causal": 1}
-    inputs = [value for value, _ in rows] + ([mask] if mask is not None else [])
-    nodes.append(_node("Attention", inputs, f"{stem}.attention", output.inputs[0], attributes))
-    graph.insert_before(output, nodes)
-    _take_over(output.inputs[0], nodes[-1].outputs[0])
-
-
-def _mask(graph: ir.Graph, stem: str) -> ir.Value | None:
-    """The mask of a block, where it is more than the causal triangle: one with a batch axis."""
-    (where,) = [node for node in graph if path_of(node) == stem and node.op_type == "Where"]
+    (where,) = [node for node in modules[stem] if node.op_type == "Where"]
     mask = where.inputs[0]
     assert mask is not None
     assert mask.shape is not None
-    return mask if len(mask.shape) == 4 else None
+    own = len(mask.shape) == 4  # more than the causal triangle, which has no batch axis
+    attributes = {"q_num_heads": rows[0][1], "kv_num_heads": rows[1][1], "is_causal": int(not own)}
+    inputs = [value for value, _ in rows] + ([mask] if own else [])
+    _put(graph, output, nodes, make_node("Attention", inputs, f"{stem}.attention", attributes=attributes))
 
 
-def _picture_attention(graph: ir.Graph, stem: str, last: dict[str, ir.Node], tables: list[ir.Value]) -> None:
+def _picture_attention(graph: ir.Graph, stem: str, modules: Modules, tables: list[ir.Value]) -> None:
     """The attention of one block of the vision tower over whole pictures."""
-    output = next(node for node in graph if path_of(node) == f"{stem}.proj" and node.op_type == "MatMul")
-    packed = last[f"{stem}.qkv"].outputs[0]
-    width, head = _width(packed) // 3, 2 * _width(tables[0])
-    axis = ir.AttrInt64("axis", -1)
-    split = ir.Node("", "Split", [packed], [axis, ir.AttrInt64("num_outputs", 3)], num_outputs=3, name=f"{stem}.parts/Split")
-    for part, name in zip(split.outputs, "qkv", strict=True):
-        part.name = f"{stem}.{name}.part"
-        type_like(part, packed)
-        part.shape = ir.Shape([*packed.shape[:-1], width]) if packed.shape is not None else None
-    nodes, tower = [split], _picture_tables(graph, tables, packed)
-    turned = []
-    for part in split.outputs[:2]:
-        nodes.append(_node("RotaryEmbedding", [part, *tower], f"{part.name}.turned", part, {"num_heads": width // head}))
-        turned.append(nodes[-1].outputs[0])
-    inputs = [*turned, split.outputs[2]]
-    nodes.append(_node("MultiHeadAttention", inputs, f"{stem}.attention", output.inputs[0], {"num_heads": width // head}, CONTRIB))
-    graph.insert_before(output, nodes)
-    _take_over(output.inputs[0], nodes[-1].outputs[0])
+    output = _product(modules[f"{stem}.proj"])
+    packed = _result(modules[f"{stem}.qkv"])
+    width = width_of(packed) // 3
+    heads = {"num_heads": width // (2 * width_of(tables[0]))}
+    assert packed.shape is not None
+    shape = ir.Shape([*packed.shape[:-1], width])
+    parts = [ir.Value(name=f"{stem}.{name}.part", shape=shape, type=ir.TensorType(ir.DataType.FLOAT)) for name in "qkv"]
+    nodes = [ir.node("Split", [packed], {"axis": -1, "num_outputs": 3}, outputs=parts, name=f"{stem}.parts/Split")]
+    for part in parts[:2]:
+        nodes.append(make_node("RotaryEmbedding", [part, *tables], f"{part.name}.turned", part.dtype, shape, heads))
+    inputs = [nodes[1].outputs[0], nodes[2].outputs[0], parts[2]]
+    _put(graph, output, nodes, make_node("MultiHeadAttention", inputs, f"{stem}.attention", attributes=heads, domain=CONTRIB))
 
 
-def _picture_tables(graph: ir.Graph, tables: list[ir.Value], packed: ir.Value) -> list[ir.Value]:
+def _put(graph: ir.Graph, output: ir.Node, nodes: list[ir.Node], attention: ir.Node) -> None:
+    """Puts an attention in front of the output layer that reads it."""
+    old, new = output.inputs[0], attention.outputs[0]
+    assert old is not None
+    new.shape, new.type = old.shape, ir.TensorType(ir.DataType.FLOAT)
+    graph.insert_before(output, [*nodes, attention])
+    take_over(old, new)
+
+
+def _for_pictures(graph: ir.Graph, tables: list[ir.Value], packed: ir.Value) -> list[ir.Value]:
     """The tables of one picture for all of them: (S, d / 2) → (N, S, d / 2)."""
-    made = {value.name: value for node in graph for value in node.outputs}
-    if "angles.cos.pictures" in made:
-        return [made["angles.cos.pictures"], made["angles.sin.pictures"]]
     producer = packed.producer()
     assert producer is not None
-    shape = _node("Shape", [packed], "pictures.shape")
-    shape.attributes["end"] = ir.AttrInt64("end", 1)
-    target = _node("Concat", [shape.outputs[0], _constant(graph, "pictures.rest", [1, 1])], "pictures.target")
-    target.attributes["axis"] = ir.AttrInt64("axis", 0)
-    wide = [
-        _node("Expand", [table, target.outputs[0]], f"angles.{name}.pictures") for name, table in zip(("cos", "sin"), tables, strict=True)
-    ]
-    graph.insert_after(producer, [shape, target, *wide])
+    count = make_node("Shape", [packed], "pictures.count", attributes={"end": 1})
+    ones = constant(graph, "pictures.ones", np.array([1, 1]))
+    target = make_node("Concat", [count.outputs[0], ones], "pictures.target", attributes={"axis": 0})
+    wide = [make_node("Expand", [table, target.outputs[0]], f"{table.name}.pictures", table.dtype) for table in tables]
+    for each, table in zip(wide, tables, strict=True):
+        assert table.shape is not None
+        assert packed.shape is not None
+        each.outputs[0].shape = ir.Shape([packed.shape[0], *table.shape])
+    graph.insert_after(producer, [count, target, *wide])
     return [each.outputs[0] for each in wide]
 
 
-def _norm(graph: ir.Graph, path: str, inside: list[ir.Node]) -> bool:
-    """One RMS norm, given its nodes, and the sum it reads; whether there is such a sum."""
-    node = inside[-1]
-    source, weight = inside[0].inputs[0], node.inputs[1]
+def _norm(graph: ir.Graph, path: str, nodes: list[ir.Node]) -> bool:
+    """One RMS norm and the sum it reads; whether there is such a sum."""
+    source, weight, last = nodes[0].inputs[0], nodes[-1].inputs[1], nodes[-1].outputs[0]
     assert source is not None
     total = source.producer()
     if total is None or total.op_type != "Add" or module_of(total) == "Affine":
         return False
-    (shift,) = [each for each in inside if each.op_type == "Add"]
+    (shift,) = [node for node in nodes if node.op_type == "Add"]
     epsilon = shift.inputs[1]
     assert epsilon is not None
     assert epsilon.const_value is not None
-    names = [f"{path}.fused", "", "", f"{path}.sum"]
-    fused = ir.Node(
-        CONTRIB,
+    float32 = ir.TensorType(ir.DataType.FLOAT)
+    normed = ir.Value(name=f"{path}.fused", shape=last.shape, type=float32)
+    added = ir.Value(name=f"{path}.sum", shape=source.shape, type=ir.TensorType(ir.DataType.FLOAT))
+    fused = ir.node(
         "SkipSimplifiedLayerNormalization",
-        [total.inputs[0], total.inputs[1], weight],
-        [ir.AttrFloat32("epsilon", float(epsilon.const_value.numpy()))],
-        num_outputs=4,
+        [*total.inputs, weight],
+        {"epsilon": float(epsilon.const_value.numpy())},
+        domain=CONTRIB,
+        outputs=[normed, ir.Value(name=""), ir.Value(name=""), added],
         name=f"{path}/SkipSimplifiedLayerNormalization",
-        metadata_props=dict(node.metadata_props),
+        metadata_props=dict(nodes[-1].metadata_props),
     )
-    for output, name, like in zip(fused.outputs, names, (node.outputs[0], None, None, source), strict=True):
-        output.name = name
-        if like is not None:
-            type_like(output, like)
     graph.insert_after(total, fused)
-    _take_over(source, fused.outputs[3])
-    _take_over(node.outputs[0], fused.outputs[0])
+    take_over(source, added)
+    take_over(last, normed)
     return True
-
-
-def _take_over(old: ir.Value | None, new: ir.Value) -> None:
-    """Puts a value, under the old one's name, where the old one is read: calibration knows activations by name."""
-    assert old is not None
-    new.name, old.name = old.name, f"{old.name}.apart"
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-
-
-def _remove_dead(graph: ir.Graph) -> None:
-    """Removes nodes nothing reads any more, and their constants."""
-    for node in reversed(list(graph)):
-        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
-            graph.remove(node, safe=True)
-    drop_unused_initializers(graph)
-
-
-def _width(value: ir.Value) -> int:
-    assert value.shape is not None
-    width = value.shape[-1]
-    assert isinstance(width, int)
-    return width
-
-
-def _constant(graph: ir.Graph, name: str, value: list[int]) -> ir.Value:
-    return graph.initializers.get(name) or add_initializer(graph, name, ir.tensor(np.asarray(value, dtype=np.int64), name=name))
-
-
-def _node(
-    op: str,
-    inputs: Sequence[ir.Value | None],
-    name: str,
-    like: ir.Value | None = None,
-    attributes: dict[str, int | float] | None = None,
-    domain: str = "",
-) -> ir.Node:
-    """A node with one output, typed like another value."""
-    kept = [
-        ir.AttrFloat32(key, value) if isinstance(value, float) else ir.AttrInt64(key, value) for key, value in (attributes or {}).items()
-    ]
-    node = ir.Node(domain, op, list(inputs), kept, num_outputs=1, name=f"{name}/{op}")
-    node.outputs[0].name = name
-    if like is not None:
-        type_like(node.outputs[0], like)
-    return node

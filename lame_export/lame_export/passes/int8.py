@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lame_export.passes.fp16 import add_initializer, drop_unused_initializers
+from lame_export.passes.nodes import add_initializer, drop_unused_initializers, make_node
 from lame_export.passes.scopes import module_of
 
 KEPT = frozenset({"o", "down", "proj", "fc2", "patch_embed"})
@@ -124,8 +124,8 @@ def _quantise_activation(graph: ir.Graph, value: ir.Value, largest: float, befor
     dtype = value.dtype.numpy()
     scale = add_initializer(graph, f"{value.name}.scale", ir.tensor(np.asarray(max(largest, 1e-3) / 127, dtype=dtype)))
     zero = add_initializer(graph, f"{value.name}.zero", ir.tensor(np.asarray(0, dtype=np.int8)))
-    quantise = _node("QuantizeLinear", [value, scale, zero], f"{value.name}.int8", ir.DataType.INT8, value.shape)
-    restore = _node("DequantizeLinear", [quantise.outputs[0], scale, zero], f"{value.name}.dq", value.dtype, value.shape)
+    quantise = make_node("QuantizeLinear", [value, scale, zero], f"{value.name}.int8", ir.DataType.INT8, value.shape)
+    restore = make_node("DequantizeLinear", [quantise.outputs[0], scale, zero], f"{value.name}.dq", value.dtype, value.shape)
     graph.insert_before(before, [quantise, restore])
     return restore.outputs[0]
 
@@ -139,14 +139,6 @@ def _quantise_weight(graph: ir.Graph, weight: ir.Value, before: ir.Node) -> ir.V
     quantised = add_initializer(graph, f"{stem}.int8", weight_steps(source, scales, 127))
     scale = add_initializer(graph, f"{stem}.scale", ir.tensor(scales))
     zero = add_initializer(graph, f"{stem}.zero", ir.tensor(np.zeros(len(scales), dtype=np.int8)))
-    restore = _node("DequantizeLinear", [quantised, scale, zero], f"{stem}.dq", weight.dtype, weight.shape, [ir.AttrInt64("axis", 1)])
+    restore = make_node("DequantizeLinear", [quantised, scale, zero], f"{stem}.dq", weight.dtype, weight.shape, {"axis": 1})
     graph.insert_before(before, restore)
     return restore.outputs[0]
-
-
-def _node(
-    op: str, inputs: list[ir.Value], name: str, dtype: ir.DataType, shape: ir.Shape | None, attributes: list[ir.Attr] | None = None
-) -> ir.Node:
-    node = ir.Node("", op, inputs, attributes or [], num_outputs=1, name=f"{name}/{op}")
-    node.outputs[0].name, node.outputs[0].dtype, node.outputs[0].shape = name, dtype, shape
-    return node

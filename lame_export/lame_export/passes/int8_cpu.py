@@ -14,9 +14,8 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from lame_export.passes.fp16 import add_initializer, drop_unused_initializers
-from lame_export.passes.fused import CONTRIB
 from lame_export.passes.int8 import layer_name, linear_layers, path_of, weight_scales, weight_steps
+from lame_export.passes.nodes import CONTRIB, add_initializer, constant, drop_dead, make_node, take_over
 
 LARGEST = 63
 ZERO = 128
@@ -35,7 +34,7 @@ def quantise_cpu(model: ir.Model, ranges: Mapping[str, float], static: Collectio
     graph = model.graph
     quantised: dict[tuple[ir.Value, bool], tuple[ir.Value, ir.Value]] = {}
     layers = linear_layers(graph)
-    one, zero = _constant(graph, "token.one", np.float32(1)), _constant(graph, "token.zero", np.uint8(ZERO))
+    one, zero = constant(graph, "token.one", np.float32(1)), constant(graph, "token.zero", np.uint8(ZERO))
     for node in layers:
         activation, weight = node.inputs
         assert activation is not None
@@ -54,15 +53,11 @@ def quantise_cpu(model: ir.Model, ranges: Mapping[str, float], static: Collectio
         result = product.outputs[0]
         graph.insert_before(last, product)
         if not fixed:
-            scaled = _float("Mul", [result, scale], f"{result.name}.scaled", result.shape, name=f"{path_of(node)}/Mul", like=[node])
+            scaled = make_node("Mul", [result, scale], f"{result.name}.scaled", result.dtype, result.shape, path=path_of(node), like=[node])
             graph.insert_before(last, scaled)
             result = scaled.outputs[0]
-        output = last.outputs[0]
-        result.name, output.name = output.name, None
-        output.replace_all_uses_with(result, replace_graph_outputs=True)
-        for dead in dict.fromkeys((last, node)):
-            graph.remove(dead, safe=True)
-    drop_unused_initializers(graph)
+        take_over(last.outputs[0], result)
+    drop_dead(model)
     model.opset_imports[CONTRIB] = 1
     return len(layers)
 
@@ -75,13 +70,14 @@ def _product(graph: ir.Graph, layer: ir.Node, last: ir.Node, inputs: list[ir.Val
     steps = add_initializer(graph, f"{weight.name}.int8", weight_steps(weight.const_value, scales, LARGEST))
     per_column = add_initializer(graph, f"{weight.name}.scale", ir.tensor(scales))
     output = layer.outputs[0]
-    return _float(
+    return make_node(
         "MatMulIntegerToFloat",
         [integers, steps, scale, per_column, zero],
         f"{output.name}.product",
+        ir.DataType.FLOAT,
         output.shape,
         domain=CONTRIB,
-        name=f"{path_of(layer)}/MatMulIntegerToFloat",
+        path=path_of(layer),
         like=[layer, last],
     )
 
@@ -101,7 +97,7 @@ Quantised = tuple[list[ir.Node], tuple[ir.Value, ir.Value]]
 
 def _over_range(graph: ir.Graph, activation: ir.Value, ranges: Mapping[str, float]) -> Quantised:
     name = activation.name or ""
-    scale = _constant(graph, f"{name}.range", np.float32(max(ranges[name], 1e-3) / 127))
+    scale = constant(graph, f"{name}.range", np.float32(max(ranges[name], 1e-3) / 127))
     quantise = _quantise(graph, activation, scale, f"{name}.static")
     return [quantise], (quantise.outputs[0], scale)
 
@@ -111,13 +107,13 @@ def _per_token(graph: ir.Graph, activation: ir.Value) -> Quantised:
     stem = activation.name
     assert activation.shape is not None
     narrow = ir.Shape([*activation.shape[:-1], 1])
-    axis = _constant(graph, "token.axis", np.array([-1], dtype=np.int64))
-    one = _constant(graph, "token.one", np.float32(1))
+    axis = constant(graph, "token.axis", np.array([-1], dtype=np.int64))
+    one = constant(graph, "token.one", np.float32(1))
     ends = [_float(op, [activation, axis], f"{stem}.{op.lower()}", narrow, {"keepdims": 1}) for op in ("ReduceMax", "ReduceMin")]
     below = _float("Neg", ends[1].outputs, f"{stem}.below", narrow)
-    least = _constant(graph, "token.least", np.float32(1e-12))
+    least = constant(graph, "token.least", np.float32(1e-12))
     largest = _float("Max", [ends[0].outputs[0], below.outputs[0], least], f"{stem}.largest", narrow)
-    scale = _float("Mul", [largest.outputs[0], _constant(graph, "token.step", np.float32(1 / 127))], f"{stem}.scale", narrow)
+    scale = _float("Mul", [largest.outputs[0], constant(graph, "token.step", np.float32(1 / 127))], f"{stem}.scale", narrow)
     rate = _float("Div", [one, scale.outputs[0]], f"{stem}.rate", narrow)
     ratio = _float("Mul", [activation, rate.outputs[0]], f"{stem}.ratio", activation.shape)
     quantise = _quantise(graph, ratio.outputs[0], one, f"{stem}.u8")
@@ -125,29 +121,12 @@ def _per_token(graph: ir.Graph, activation: ir.Value) -> Quantised:
 
 
 def _quantise(graph: ir.Graph, value: ir.Value, scale: ir.Value, name: str) -> ir.Node:
-    node = _float("QuantizeLinear", [value, scale, _constant(graph, "token.zero", np.uint8(ZERO))], name, value.shape)
-    node.outputs[0].dtype = ir.DataType.UINT8
-    return node
-
-
-def _constant(graph: ir.Graph, name: str, value: np.generic | np.ndarray) -> ir.Value:
-    return graph.initializers.get(name) or add_initializer(graph, name, ir.tensor(np.asarray(value), name=name))
+    """ONNX Runtime's own operator: the standard one has no kernel for opset 23 in 1.23, the last for Python 3.10."""
+    zero = constant(graph, "token.zero", np.uint8(ZERO))
+    return make_node("QuantizeLinear", [value, scale, zero], name, ir.DataType.UINT8, value.shape, domain=CONTRIB)
 
 
 def _float(
-    op: str,
-    inputs: Sequence[ir.Value],
-    output: str,
-    shape: ir.Shape | None,
-    attributes: Mapping[str, int] | None = None,
-    *,
-    domain: str = "",
-    name: str | None = None,
-    like: Sequence[ir.Node] = (),
+    op: str, inputs: Sequence[ir.Value], output: str, shape: ir.Shape | None, attributes: Mapping[str, int] | None = None
 ) -> ir.Node:
-    """A node with one FP32 output."""
-    kept = [ir.AttrInt64(key, value) for key, value in (attributes or {}).items()]
-    metadata = {key: value for each in like for key, value in each.metadata_props.items()}
-    node = ir.Node(domain, op, list(inputs), kept, num_outputs=1, name=name or f"{output}/{op}", metadata_props=metadata)
-    node.outputs[0].name, node.outputs[0].dtype, node.outputs[0].shape = output, ir.DataType.FLOAT, shape
-    return node
+    return make_node(op, inputs, output, ir.DataType.FLOAT, shape, attributes)

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 from lame_runtime.contract import Contract
 
-from lame_export.passes.fused import CONTRIB
+from lame_export.passes.nodes import CONTRIB
 from lame_export.passes.scopes import MODULE
 
 MAX_OPSET = 20
@@ -31,7 +31,7 @@ TENSORRT_10_3 = frozenset(
 PRODUCT = {"int8-cpu": "MatMulIntegerToFloat", "w8-cpu": "MatMulNBits", "w4-cpu": "MatMulNBits"}
 """The product of each graph that is for CPUs and never meets TensorRT."""
 STANDARD_ON_CPU = frozenset({"Attention", "RotaryEmbedding"})
-CONTRIBUTED = frozenset({"MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention", "SkipSimplifiedLayerNormalization"})
+CONTRIBUTED = frozenset({*PRODUCT.values(), "MultiHeadAttention", "QuantizeLinear", "SkipSimplifiedLayerNormalization"})
 """ONNX Runtime's own operators that those graphs may use."""
 DATA_DEPENDENT = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression", "Loop", "If", "Scan"})
 """Shapes that depend on values have no optimisation profile."""
@@ -78,10 +78,9 @@ def lint(path: Path, part: str, graph: str, contract: Contract) -> list[str]:
     allowed = TENSORRT_10_3 | (STANDARD_ON_CPU if on_cpu else frozenset())
     for node in model.graph:
         where = node.name or node.op_type
-        if on_cpu and node.domain == CONTRIB and node.op_type in CONTRIBUTED:
-            pass
-        elif node.domain:
-            found.append(f"{where}: operator {node.domain}::{node.op_type} is not standard ONNX")
+        if node.domain:
+            if not (on_cpu and node.domain == CONTRIB and node.op_type in CONTRIBUTED):
+                found.append(f"{where}: operator {node.domain}::{node.op_type} is not standard ONNX")
         elif node.op_type in DATA_DEPENDENT:
             found.append(f"{where}: {node.op_type} makes shapes depend on data")
         elif node.op_type not in allowed:

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from lame_export.passes.fp16 import add_initializer, drop_unused_initializers
 from lame_export.passes.int8 import linear_layers, path_of
+from lame_export.passes.nodes import add_initializer, drop_unused_initializers, width_of
 from lame_export.passes.scopes import SCALED, module_of
 
 Floats = npt.NDArray[np.float32]
@@ -56,7 +56,7 @@ def smooth(model: ir.Model, channels: Mapping[str, Floats], strength: float) -> 
         reached = channels[_read(group.readers[0]).name or ""].astype(np.float64)
         width = len(reached)
         rows = np.max([np.abs(_weight(node).numpy()).max(axis=1) for node in group.readers], axis=0).astype(np.float64)
-        made = _output_width(group.maker)
+        made = width_of(group.maker[-1].outputs[0])
         if made != width:  # key/value heads that each serve several query heads share their channels
             reached, rows = _shared(reached, made, group), _shared(rows, made, group)
         scale = _factors(reached, rows, strength)
@@ -154,11 +154,7 @@ def _spread(scale: Floats, width: int, group: Group) -> Floats:
 def _heads(width: int, made: int, group: Group) -> tuple[int, int]:
     """Query heads per key/value head, and channels per head, which the attention's reshape holds."""
     (reshape,) = [user for user, _ in group.maker[-1].outputs[0].uses() if user.op_type == "Reshape"]
-    shape = reshape.outputs[0].shape
-    assert shape is not None
-    head = shape[-1]
-    assert isinstance(head, int)
-    return width // made, head
+    return width // made, width_of(reshape.outputs[0])
 
 
 def _read(node: ir.Node) -> ir.Value:
@@ -172,11 +168,3 @@ def _weight(node: ir.Node) -> ir.TensorProtocol:
     assert value is not None
     assert value.const_value is not None
     return value.const_value
-
-
-def _output_width(maker: list[ir.Node]) -> int:
-    shape = maker[-1].outputs[0].shape
-    assert shape is not None
-    width = shape[-1]
-    assert isinstance(width, int)
-    return width

@@ -106,7 +106,7 @@ def open_session(
     try:
         session = ort.InferenceSession(str(path), options, providers=[provider])
     except Exception as error:  # ONNX Runtime raises a dozen unrelated classes here
-        raise BackendError(f"{path}: ONNX Runtime cannot load the graph ({_first_line(error)})") from None
+        raise BackendError(f"{path}: ONNX Runtime {ort.__version__} cannot load the graph ({_first_line(error)})") from None
     active = session.get_providers()
     if active[0] != provider:
         raise BackendError(f"{path}: asked for {provider}, ONNX Runtime took {active[0]}; check the CUDA and cuDNN versions it needs")
