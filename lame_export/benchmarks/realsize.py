@@ -96,8 +96,7 @@ def export(root: Path, family: str) -> Facts:
         preparer = state.reference.preparer
         batch = assemble([preparer(as_input(item)) for item in inputs()], preparer.contract)
         batches = {"mixed": [batch]}
-        state.scans = calibration.scan_batches(state.traced, batches)
-        state.quantiser = Quantiser(state.traced, state.scans, batches, state.reference, {})
+        state.quantiser = Quantiser(state.traced, calibration.scan_batches(state.traced, batches), batches, state.reference, {})
         state.ways = {"int8": Way()}
 
     for name, run in (("load", steps.load), ("trace", steps.trace), ("scan", scan), ("fp16", steps.fp16), ("int8", steps.int8)):

@@ -99,14 +99,19 @@ class Trial:
     cost: Cost
 
     def to_json(self) -> dict[str, object]:
-        """As the certificate holds it."""
-        return {"graph": self.graph, **self.way.to_json(), **asdict(self.cost)}
+        """As the certificate holds it; JSON has no NaN, so a figure that is not finite is null."""
+        cost = asdict(self.cost)
+        cost["mean_cosine"] = {modality: _finite(mean) for modality, mean in self.cost.mean_cosine.items()}
+        cost |= {name: _finite(cost[name]) for name in ("min_cosine", "alone", "blur")}
+        return {"graph": self.graph, **self.way.to_json(), **cost}
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 Measure = Callable[[str, Way], Cost]
 """Quantises a graph ("int8" or "int8-cpu") in a way and measures what that costs."""
-
-
 SETS = {"int8": INT8_SETS, "int8-cpu": CPU_SETS}
 
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from lame_runtime.golden import Golden
     from lame_training.model import LaMEModel
 
-    from lame_export.calibration import Scan
     from lame_export.quantise import Quantiser
 
 GRAPHS = ("fp32", "fp16", "int8", "int8-cpu", "w8-cpu", "w4-cpu")
@@ -56,9 +55,8 @@ class Export:
     golden: Golden = field(init=False)
     traced: dict[str, ir.Model] = field(default_factory=dict)
     """The FP32 graphs by part, their weights still in the checkpoint."""
-    scans: dict[str, Scan] = field(default_factory=dict)
-    """What calibration inputs reached in them, by part."""
     quantiser: Quantiser = field(init=False)
+    """What calibration inputs reached in them, and what quantises them by it."""
     strengths: tuple[float, ...] = STRENGTHS
     """Of smoothing, to try; a single one is taken as it is."""
     ways: dict[str, Way] = field(default_factory=dict)

@@ -98,9 +98,9 @@ def scan(state: Export) -> None:
     for modality, inputs in measured.items():
         prepared = [preparer(golden_set.sampled(item, preparer), role) for role, item in inputs]
         batches[modality] = [assemble([prepared[i] for i in chosen], preparer.contract) for chosen in plan_batches(prepared, 32)]
-    state.scans = calibration.scan_batches(state.traced, batches)
+    scans = calibration.scan_batches(state.traced, batches)
     trial = {modality: [(role, golden_set.sampled(item, preparer)) for role, item in inputs] for modality, inputs in trial.items()}
-    state.quantiser = Quantiser(state.traced, state.scans, batches, state.reference, trial)
+    state.quantiser = Quantiser(state.traced, scans, batches, state.reference, trial)
 
 
 def fp16(state: Export) -> None:
@@ -109,7 +109,7 @@ def fp16(state: Export) -> None:
         return
     for part in PARTS:
         model = copy_of(state.traced[part])
-        _note_islands(state, "fp16", part, half.type_fp16(model, state.scans[part].amax))
+        _note_islands(state, "fp16", part, half.type_fp16(model, state.quantiser.scans[part].amax))
         save(model, state.path(part, "fp16"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,9 +64,11 @@ def test_where_no_set_is_within_the_one_that_loses_least_is_taken() -> None:
     def loss(_: str, way: Way) -> float:
         return float("nan") if way.ends else 0.02 if way.kept == INT8_SETS[1].kept else 0.03
 
-    chosen, _ = choose(("int8",), measured(loss), (0.0,))
+    chosen, tried = choose(("int8",), measured(loss), (0.0,))
     assert chosen["int8"].kept == INT8_SETS[1].kept
     assert not chosen["int8"].ends
+    said = json.loads(json.dumps([each.to_json() for each in tried], allow_nan=False))
+    assert [each["min_cosine"] for each in said if each["ends"]] == [None]
 
 
 @pytest.mark.parametrize(
