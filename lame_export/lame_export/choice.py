@@ -97,13 +97,15 @@ class Trial:
     graph: str
     way: Way
     cost: Cost
+    proved: bool | None
+    """Whether it met the gates on the golden inputs; None where it was not asked to."""
 
     def to_json(self) -> dict[str, object]:
         """As the certificate holds it; JSON has no NaN, so a figure that is not finite is null."""
         cost = asdict(self.cost)
         cost["mean_cosine"] = {modality: _finite(mean) for modality, mean in self.cost.mean_cosine.items()}
         cost |= {name: _finite(cost[name]) for name in ("min_cosine", "alone", "blur")}
-        return {"graph": self.graph, **self.way.to_json(), **cost}
+        return {"graph": self.graph, **self.way.to_json(), **cost, "proved": self.proved}
 
 
 def _finite(value: float) -> float | None:
@@ -112,10 +114,14 @@ def _finite(value: float) -> float | None:
 
 Measure = Callable[[str, Way], Cost]
 """Quantises a graph ("int8" or "int8-cpu") in a way and measures what that costs."""
+Prove = Callable[[str, Way], bool]
+"""Likewise, and says whether it meets the gates on the golden inputs."""
 SETS = {"int8": INT8_SETS, "int8-cpu": CPU_SETS}
 
 
-def choose(graphs: Sequence[str], measure: Measure, strengths: Sequence[float] = STRENGTHS) -> tuple[dict[str, Way], list[Trial]]:
+def choose(
+    graphs: Sequence[str], measure: Measure, prove: Prove, strengths: Sequence[float] = STRENGTHS
+) -> tuple[dict[str, Way], list[Trial]]:
     """The way for each of the graphs, and everything that was tried.
 
     Strength and percentile are found on the first graph and hold for all: the graphs share one smoothed model.
@@ -123,22 +129,29 @@ def choose(graphs: Sequence[str], measure: Measure, strengths: Sequence[float] =
     Args:
         graphs: of "int8" and "int8-cpu"; none is fine.
         measure: what a way costs.
+        prove: asked of a way before it is taken; the next slower one is tried where it says no.
         strengths: to try; a single one is taken as it is.
     """
     found: dict[tuple[str, Way], Cost] = {}
+    proved: dict[tuple[str, Way], bool] = {}
 
     def cost(graph: str, way: Way) -> Cost:
         if (graph, way) not in found:
             found[graph, way] = measure(graph, way)
         return found[graph, way]
 
+    def holds(graph: str, way: Way) -> bool:
+        if cost(graph, way).within:
+            proved[graph, way] = prove(graph, way)
+        return proved.get((graph, way), False)
+
     chosen = {}
     shared = _ranges(graphs[0], cost, strengths) if graphs else Way()
     for graph in graphs:
         ways = [replace(each, strength=shared.strength, percentile=shared.percentile) for each in SETS[graph]]
-        fastest = next((way for way in ways if cost(graph, way).within), None)
+        fastest = next((way for way in ways if holds(graph, way)), None)
         chosen[graph] = fastest or min(ways, key=lambda way: cost(graph, way).loss)
-    return chosen, [Trial(graph, way, each) for (graph, way), each in found.items()]
+    return chosen, [Trial(graph, way, each, proved.get((graph, way))) for (graph, way), each in found.items()]
 
 
 def _ranges(graph: str, cost: Measure, strengths: Sequence[float]) -> Way:

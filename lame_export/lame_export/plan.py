@@ -99,7 +99,7 @@ PLAN = (
     _pass("contract", "model golden", "contract-proved", steps.prove_contract),
     _pass("scan", "fp32", "ranges", steps.scan),
     _pass("fp16", "fp32 ranges", "fp16", steps.fp16),
-    _pass("choose", "fp32 ranges", "ways", steps.choose),
+    _pass("choose", "golden fp32 ranges", "ways", steps.choose),
     _pass("int8", "ways", "int8", steps.int8),
     _pass("int8-cpu", "ways", "int8-cpu", steps.int8_cpu),
     _pass("weight-only", "fp32", "weight-only", steps.weight_only),

@@ -8,8 +8,10 @@ import numpy as np
 import onnx_ir as ir
 from lame_runtime.backends.base import Batch, Floats
 from lame_runtime.bundle import PARTS
+from lame_runtime.compare import graph_rows
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import BackendError
+from lame_runtime.golden import Golden
 
 from lame_export.calibration import Scan, scan_batches
 from lame_export.choice import Cost, Way, cost_of
@@ -74,28 +76,36 @@ class Quantiser:
             quantise_cpu(made[part], scans[part].ranges(way.percentile), way.static)
         return made
 
-    def measure(self, graph: str, way: Way) -> Cost:
-        """What a way costs on the trial inputs; NaN where the graph gives a value that is not finite."""
+    def encoder(self, graph: str, way: Way) -> Encoder:
+        """Runs the quantised graph as it is judged: "int8" on its emulation, node by node as it is written."""
         if graph == "int8":
             models, _ = self.int8(way)
             for model in models.values():
                 emulate(model)
         else:
             models = self.int8_cpu(way)
-        with Encoder(
-            self.reference.preparer, StreamedBackend(models["vision"], models["encoder"], optimise=graph != "int8"), graph
-        ) as encoder:
-            order = [(modality, each) for modality, some in self.trial.items() for each in some[:ALONE]]
-            first = [each for _, each in order]
-            order += [(modality, each) for modality, some in self.trial.items() for each in some[ALONE:]]
-            asked = [each for _, each in order]
-            if self._expected is None:
-                self._expected = _embed(self.reference, asked)
+        backend = StreamedBackend(models["vision"], models["encoder"], optimise=graph != "int8")
+        return Encoder(self.reference.preparer, backend, graph)
+
+    def measure(self, graph: str, way: Way) -> Cost:
+        """What a way costs on the trial inputs; NaN where the graph gives a value that is not finite."""
+        order = [(modality, each) for modality, some in self.trial.items() for each in some[:ALONE]]
+        first = [each for _, each in order]
+        order += [(modality, each) for modality, some in self.trial.items() for each in some[ALONE:]]
+        asked = [each for _, each in order]
+        if self._expected is None:
+            self._expected = _embed(self.reference, asked)
+        with self.encoder(graph, way) as encoder:
             try:
                 alone = np.concatenate([_embed(encoder, [each]) for each in first])
                 return cost_of([modality for modality, _ in order], _embed(encoder, asked), self._expected, alone)
             except BackendError:
                 return Cost(dict.fromkeys(self.trial, np.nan), np.nan, np.nan, np.nan)
+
+    def prove(self, graph: str, way: Way, golden: Golden) -> bool:
+        """Whether the quantised graph meets every gate that the golden inputs decide."""
+        with self.encoder(graph, way) as encoder:
+            return all(row.passed is not False for row in graph_rows(encoder, graph, golden))
 
 
 def _embed(encoder: Encoder, asked: list[Asked]) -> Floats:

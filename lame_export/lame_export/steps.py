@@ -7,6 +7,7 @@ import json
 import platform
 import shutil
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,7 +121,8 @@ def _note_islands(state: Export, graph: str, part: str, islands: list[half.Islan
 def choose(state: Export) -> None:
     """Tries ways to quantise to INT8 and takes one for each graph; see `choice`."""
     graphs = [graph for graph in ("int8", "int8-cpu") if graph in state.graphs]
-    state.ways, state.tried = choice.choose(graphs, state.quantiser.measure, state.strengths)
+    prove = partial(state.quantiser.prove, golden=state.golden)
+    state.ways, state.tried = choice.choose(graphs, state.quantiser.measure, prove, state.strengths)
 
 
 def int8(state: Export) -> None:

@@ -27,9 +27,14 @@ def measured(loss: Loss) -> Callable[[str, Way], Cost]:
     return measure
 
 
+def holds(graph: str, way: Way) -> bool:
+    """Every way meets the gates on the golden inputs."""
+    return True
+
+
 def test_the_strength_that_loses_least_is_taken_for_all_graphs() -> None:
     """Every strength is tried once, on the first graph alone."""
-    chosen, tried = choose(("int8", "int8-cpu"), measured(lambda _, way: 1e-3 * (0.1 + abs(way.strength - 0.5))))
+    chosen, tried = choose(("int8", "int8-cpu"), measured(lambda _, way: 1e-3 * (0.1 + abs(way.strength - 0.5))), holds)
     assert {graph: way.strength for graph, way in chosen.items()} == {"int8": 0.5, "int8-cpu": 0.5}
     assert [each.way.strength for each in tried if each.graph == "int8"][: len(STRENGTHS)] == list(STRENGTHS)
     assert {each.way.strength for each in tried if each.graph == "int8-cpu"} == {0.5}
@@ -38,7 +43,7 @@ def test_the_strength_that_loses_least_is_taken_for_all_graphs() -> None:
 @pytest.mark.parametrize(("gain", "percentile"), [(0.5, 99.9), (0.99, 100.0)])
 def test_a_range_that_cuts_tokens_off_must_be_clearly_better(gain: float, percentile: float) -> None:
     """One hundredth less is not enough."""
-    chosen, tried = choose(("int8",), measured(lambda _, way: 1e-3 * (gain if way.percentile == 99.9 else 1)))
+    chosen, tried = choose(("int8",), measured(lambda _, way: 1e-3 * (gain if way.percentile == 99.9 else 1)), holds)
     assert chosen["int8"].percentile == percentile
     assert {each.way.percentile for each in tried} == set(PERCENTILES)
 
@@ -53,9 +58,28 @@ def test_the_fastest_set_of_layers_within_half_the_gate_is_taken(sets: tuple[str
     def loss(_: str, way: Way) -> float:
         return 0.004 if order[replace(way, strength=0.0, percentile=100.0)] >= safe else 0.006
 
-    chosen, tried = choose((graph,), measured(loss), (0.0,))
+    chosen, tried = choose((graph,), measured(loss), holds, (0.0,))
     assert order[replace(chosen[graph], percentile=100.0)] == safe
     assert max(order[replace(each.way, percentile=100.0)] for each in tried) == safe
+
+
+@pytest.mark.parametrize("refused", [0, 1, 2, 3])
+def test_a_way_that_fails_a_gate_on_the_golden_inputs_is_not_taken(refused: int) -> None:
+    """The next slower one is, and a way that is not within is not even asked; where all fail, the one that loses least is taken."""
+    asked: list[Way] = []
+
+    def prove(graph: str, way: Way) -> bool:
+        asked.append(replace(way, percentile=100.0))
+        return asked[-1] not in INT8_SETS[:refused]
+
+    chosen, tried = choose(("int8",), measured(lambda _, way: 0.002 if way.ends else 0.003), prove, (0.0,))
+    assert replace(chosen["int8"], percentile=100.0) == INT8_SETS[min(refused, 2)]
+    assert asked == list(INT8_SETS[: refused + 1])
+    assert {replace(each.way, percentile=100.0): each.proved for each in tried if each.proved is not None} == {
+        way: place >= refused for place, way in enumerate(INT8_SETS[: refused + 1])
+    }
+    none, _ = choose(("int8",), measured(lambda _, way: 0.03), lambda *_: pytest.fail("asked"), (0.0,))
+    assert none
 
 
 def test_where_no_set_is_within_the_one_that_loses_least_is_taken() -> None:
@@ -64,7 +88,7 @@ def test_where_no_set_is_within_the_one_that_loses_least_is_taken() -> None:
     def loss(_: str, way: Way) -> float:
         return float("nan") if way.ends else 0.02 if way.kept == INT8_SETS[1].kept else 0.03
 
-    chosen, tried = choose(("int8",), measured(loss), (0.0,))
+    chosen, tried = choose(("int8",), measured(loss), holds, (0.0,))
     assert chosen["int8"].kept == INT8_SETS[1].kept
     assert not chosen["int8"].ends
     said = json.loads(json.dumps([each.to_json() for each in tried], allow_nan=False))
