@@ -17,6 +17,8 @@ from typing import Any
 from lame_runtime.contract import Contract
 from lame_runtime.errors import InputError
 
+from lame_export.engine.largest import largest_patches
+
 Ranges = dict[str, tuple[int, int, int]]
 """Smallest, usual and largest value of named dimensions."""
 Profiles = dict[str, list[Ranges]]
@@ -26,7 +28,7 @@ DIMENSIONS = {"vision": ("pictures", "patches", "windows"), "encoder": ("batch",
 KINDS = ("latency", "throughput")
 LENGTHS = {"latency": (64, 256, 1024), "throughput": (128, 512)}
 PATCHES = {"latency": (256, 1024), "throughput": (1024,)}
-"""Upper ends of the buckets below the contract's limit, which is the last bucket's."""
+"""Upper ends of the buckets below the largest input the contract lets through, which is the last bucket's."""
 LARGEST_BATCH = {"latency": 4, "throughput": 256}
 GIB = 1 << 30
 _HALF = 2
@@ -59,7 +61,7 @@ def derive(contract: Contract, widths: Mapping[str, Widths], kind: str, memory: 
     """Profiles for a contract.
 
     Args:
-        contract: its limits are the largest input.
+        contract: the longest prompt, and the largest picture or frame of a video, that it lets through are the largest input.
         widths: of the vision tower and the encoder.
         kind: "latency" (small batches) or "throughput" (as large as memory allows).
         memory: bytes for the activations of one run.
@@ -70,8 +72,7 @@ def derive(contract: Contract, widths: Mapping[str, Widths], kind: str, memory: 
     longest = contract.tokens.max_length + contract.tokens.n_reason + 1
     shortest = contract.tokens.n_reason + 2
     area = contract.images.merge_size**2
-    pixels = max(contract.images.max_pixels, contract.videos.max_pixels if contract.videos.pixels_of == "frame" else 0)
-    largest = max(area, pixels // contract.images.patch_size**2)
+    largest = largest_patches(contract)
     encoder, vision = [], []
     for length in (*(each for each in LENGTHS[kind] if shortest < each < longest), longest):
         batch = _fitting(widths["encoder"].bytes_of(length), memory, LARGEST_BATCH[kind], f"an input of {length} tokens")
@@ -85,7 +86,7 @@ def derive(contract: Contract, widths: Mapping[str, Widths], kind: str, memory: 
         )
     for patches in (*(each for each in PATCHES[kind] if each < largest), largest):
         patches = -(-patches // area) * area
-        pictures = _fitting(widths["vision"].bytes_of(patches), memory, LARGEST_BATCH[kind] * 4, f"a picture of {patches} patches")
+        pictures = _fitting(widths["vision"].bytes_of(patches), memory, LARGEST_BATCH[kind] * 4, f"a picture or frame of {patches} patches")
         windows = _windows(patches, contract)
         vision.append(
             {
