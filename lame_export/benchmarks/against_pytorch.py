@@ -54,7 +54,7 @@ def large_recipe() -> Recipe:
         "initializer_range": 0.02,
     }
     scratch = dataclasses.replace(DIGITS.scratch, config={"text_config": text, "vision_config": vision})
-    return dataclasses.replace(DIGITS, name="large", scratch=scratch, dim=768)
+    return dataclasses.replace(DIGITS, name="large", scratch=scratch, n_reason=8, pooling="embed", dim=768)
 
 
 def written(checkpoint: Path, data: Path, folder: Path) -> dict[str, Path]:

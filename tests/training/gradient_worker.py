@@ -45,8 +45,9 @@ def gradient(
     if sharded:
         shard(model, world, recipe.precision)
     optimizer = STAGE.prepare(model)
-    batch = Collator(preparer, 0, recipe.chunk, 8)(shares, contrastive=True, reconstructing=True)
-    through = Pass(model, recipe, world, 0, sharded=sharded)
+    collator = Collator(preparer, 0, recipe.chunk, 8)
+    batch = collator(shares, contrastive=True, reconstructing=True)
+    through = Pass(model, recipe, world, 0, collator.filler() if sharded else None)
     if update:
         losses, _ = train_step(through, STAGE, batch, optimizer, 0)
         found = dict(model.named_parameters())
@@ -64,7 +65,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     world = World("cpu")
     shares = rows(data)
-    own = world.share(shares, "rows")
+    own = ([], shares)[world.rank] if form.endswith("one-empty") else world.share(shares, "rows")
     recipe = dataclasses.replace(RECIPE, lora=LoRA(rank=2, dropout=0.0) if form == "lora" else None)
     found, losses = gradient(checkpoint, own, recipe, world, sharded=form.startswith("sharded"), update=form.endswith("update"))
     if world.main:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from lame_runtime.errors import InputError
 from lame_runtime.retrieval import read_rows
 from lame_training.__main__ import main
 from lame_training.ablation import arms, runner
@@ -141,6 +144,31 @@ def test_a_stopped_ablation_goes_on_where_it_stood(rows: Path, tmp_path: Path, s
     assert set(HARDEST) <= {task.name for task in TASKS} == set(again["eval"])
     assert "| k0 |" in write_report(out)
     assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_trial_that_fails_ends_the_ablation(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trials that have not begun are not waited for."""
+    ran: list[str] = []
+
+    class Threads(ThreadPoolExecutor):
+        """One thread in place of processes, which would not see what is replaced here."""
+
+        def __init__(self, *_: object) -> None:
+            super().__init__(1)
+
+    def work(out: Path, job: runner.Job) -> str:
+        ran.append(job.file)
+        if len(ran) == 1:
+            raise InputError("the loss is nan")
+        time.sleep(0.2)
+        return job.file
+
+    monkeypatch.setattr(runner, "ProcessPoolExecutor", Threads)
+    monkeypatch.setattr(runner, "_work", work)
+    monkeypatch.setattr(runner, "calibrate", lambda out, bench, arms: {arm.name: {"nce": 1.0, "rec": 1.0, "both": 1.0} for arm in arms})
+    with pytest.raises(InputError, match="the loss is nan"):
+        runner.run(tmp_path, rows, ARMS, 3, 2)
+    assert len(ran) <= 3 < len(ARMS)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from lame_runtime.contract import Contract
 from lame_runtime.errors import BundleError, InputError
 from lame_training import start
 from lame_training.__main__ import main
+from lame_training.adapters import merge_adapter
 from lame_training.backbones import FAMILIES, load_backbone
 from lame_training.checkpoint import load_model
 from lame_training.derive import Budget, derive_contract, published_images, published_videos
@@ -167,6 +169,35 @@ def test_a_lora_adapter_is_merged(backbone: Path, tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "adapter", tmp_path / "beside/adapter")
     own, beside = (load_model(tmp_path / name)[0].backbone.state_dict() for name in ("own", "beside"))
     assert all(torch.allclose(own[name], value, atol=1e-6) for name, value in beside.items())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("dora", [False, True])
+def test_small_changes_of_an_adapter_survive_weights_in_half(dora: bool, backbones: dict[str, Path], tmp_path: Path) -> None:
+    """A checkpoint with a BF16 base is merged in FP32, as training added the two; in BF16 most of so small a change is lost."""
+    from peft import LoraConfig, get_peft_model
+
+    def adapted() -> Any:
+        torch.manual_seed(0)
+        config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, use_dora=dora)
+        return get_peft_model(load_backbone(backbones["qwen2_vl"], torch.bfloat16), config)
+
+    made = adapted()
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "lora_B" in name:
+                parameter.mul_(1e-3)
+    made.save_pretrained(tmp_path / "adapter")
+    base = load_backbone(backbones["qwen2_vl"], torch.bfloat16).float().state_dict()
+    exact = made.float().merge_and_unload().state_dict()
+    off = {}
+    for widen in (False, True):
+        merged = merge_adapter(load_backbone(backbones["qwen2_vl"], torch.bfloat16), tmp_path / "adapter", widen=widen).state_dict()
+        changes = [(merged[name].float() - exact[name], exact[name] - base[name]) for name in base if "q_proj.weight" in name]
+        off[widen] = max(float(wrong.norm() / change.norm()) for wrong, change in changes)
+        assert {value.dtype for name, value in merged.items() if "k_proj" in name} == {torch.bfloat16}
+    assert off[True] < 1e-3
+    assert off[False] > 4e-3 if dora else off[False] > 0.3  # with DoRA the change is mostly one of length, which is large here
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

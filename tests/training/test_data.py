@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import socket
@@ -429,6 +430,20 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file/cache: cannot be written"):
         open_rows(tmp_path, DataSet("x", "none"), tmp_path / "file/cache")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError("Not enough disk space. Needed: 3 GiB")])
+def test_a_full_disk_is_not_blamed_on_the_data(error: OSError, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the system says it, and as the library does."""
+    import datasets
+
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    mmeb(tmp_path, {"qry": "q", "pos_text": "p"})
+    monkeypatch.setattr(datasets.Dataset, "from_parquet", full)
+    with pytest.raises(InputError, match=rf"^{cache}.*: cannot be written \((No space|Not enough)"):
+        open_rows(tmp_path, DataSet("x", "none"), cache)
 
 
 def test_a_mixture_says_everything_a_data_set_needs(tmp_path: Path) -> None:

@@ -83,9 +83,9 @@ def by_two_processes(form: str, checkpoint: Path, data: Path, out: Path) -> tupl
     return found
 
 
-@pytest.mark.parametrize("form", ["plain", "lora", "sharded", "sharded-update"])
+@pytest.mark.parametrize("form", ["plain", "lora", "sharded", "sharded-update", "one-empty", "sharded-one-empty"])
 def test_two_processes_give_the_gradient_of_one(form: str, checkpoint: Path, data: Path, tmp_path: Path) -> None:
-    """Over gloo: negatives of both, different numbers of chunks, pictures and texts; plain, with adapters, and FSDP2."""
+    """Over gloo: negatives of both, chunks of different numbers, even none; pictures and texts; plain, with adapters, and FSDP2."""
     recipe: Recipe = dataclasses.replace(WHOLE, lora=LoRA(rank=2, dropout=0.0) if form == "lora" else None)
     whole, losses = gradient(checkpoint, rows(data), recipe, WORLD, update=form.endswith("update"))
     found, nce, rec = by_two_processes(form, checkpoint, data, tmp_path / "found.pt")

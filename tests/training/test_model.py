@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +48,15 @@ def items(data: Path) -> list[Input]:
 def varied(request: pytest.FixtureRequest, loaded: tuple[LaMEModel, Preparer]) -> tuple[LaMEModel, Preparer]:
     """The model under each switch that changes how e comes about."""
     model, preparer = loaded
-    if request.param == "concat":
-        model.pooling = "concat"
-        model.head = torch.nn.Linear(9 * 64, 64, bias=False)
-    else:
+    if request.param != "concat":
+        read_embed_alone(model)
         model.embed_attends = request.param
     return model, preparer
+
+
+def read_embed_alone(model: LaMEModel) -> None:
+    """Takes the head over all states off: [EMBED]'s is the vector."""
+    model.pooling, model.head = "embed", torch.nn.Identity()
 
 
 def inputs_of(items: list[Input], preparer: Preparer) -> ModelInputs:
@@ -106,6 +108,7 @@ def test_padding_and_batch_mates_change_nothing(varied: tuple[LaMEModel, Prepare
 def test_embed_may_see_the_reason_tokens_alone(loaded: tuple[LaMEModel, Preparer], items: list[Input]) -> None:
     """In a model of one layer nothing of the prompt then reaches [EMBED]; in one of two it comes through the reason tokens."""
     model, preparer = loaded
+    read_embed_alone(model)
     inputs = inputs_of(items, preparer)
     layers = model.backbone.language_model.layers
     spreads = {}
@@ -117,7 +120,7 @@ def test_embed_may_see_the_reason_tokens_alone(loaded: tuple[LaMEModel, Preparer
     assert spreads[1, "reason"] < 1e-6 < 1e-3 < min(spreads[1, "everything"], spreads[2, "reason"], spreads[2, "everything"])
 
 
-@pytest.mark.parametrize(("rec_from", "states"), [("reason", 8), ("embed", 1), ("both", 9)])
+@pytest.mark.parametrize(("rec_from", "states"), [("reason", 4), ("embed", 1), ("both", 5)])
 def test_the_decoder_reads_the_states_it_is_told_to(
     rec_from: RecFrom, states: int, loaded: tuple[LaMEModel, Preparer], items: list[Input]
 ) -> None:
@@ -130,13 +133,13 @@ def test_the_decoder_reads_the_states_it_is_told_to(
         z, h = model.latents(inputs)
         logits = model.reconstruction_logits(read, torch.tensor([0]), torch.tensor([[5, 6, 7]] * 2))
     assert torch.equal(
-        read, torch.cat([z, h[:, None]], dim=1)[:, {"reason": slice(0, 8), "embed": slice(8, 9), "both": slice(0, 9)}[rec_from]]
+        read, torch.cat([z, h[:, None]], dim=1)[:, {"reason": slice(0, 4), "embed": slice(4, 5), "both": slice(0, 5)}[rec_from]]
     )
     assert read.shape[1] == states
     assert logits.shape[1] == 4
 
 
-def test_switches_outlive_a_checkpoint(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_switches_outlive_a_checkpoint(data: Path, tmp_path: Path) -> None:
     """A model loads with the switches it was trained with; a config from before there were any means the defaults."""
     recipe = dataclasses.replace(RECIPE, embed_attends="reason", rec_from="embed", pooling="concat")
     run(recipe, data, tmp_path / "switched", steps=1, progress=False)
@@ -146,7 +149,8 @@ def test_switches_outlive_a_checkpoint(data: Path, checkpoint: Path, tmp_path: P
     with torch.no_grad():
         ours = model(inputs_of([Input("seven")], preparer))[0].numpy()
     assert np.allclose(encoder.encode([Input("seven")]), ours, atol=1e-6)
-    old = shutil.copytree(checkpoint, tmp_path / "old")
+    old = tmp_path / "old"
+    run(dataclasses.replace(RECIPE, pooling="embed"), data, old, steps=0, progress=False)
     config = json.loads((old / "config.json").read_text())
     (old / "config.json").write_text(json.dumps({key: value for key, value in config.items() if key not in checkpoint_module.SWITCHES}))
     loaded, _ = load_model(old)

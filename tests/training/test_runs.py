@@ -34,7 +34,7 @@ def test_a_run_leaves_a_checkpoint_and_its_losses(checkpoint: Path) -> None:
     assert [int(row[0]) for row in rows] == list(range(1, RECIPE.steps + 1))
     assert {row[1] for row in rows} == {"bottleneck warm-up", "joint optimisation"}
     model, preparer = load_model(checkpoint)
-    assert model.n_reason == preparer.contract.tokens.n_reason == 8
+    assert model.n_reason == preparer.contract.tokens.n_reason == RECIPE.n_reason == 4
     assert json.loads((checkpoint / "recipe.json").read_text())["name"] == "digits-tiny"
 
 
@@ -88,6 +88,97 @@ def test_a_run_is_not_resumed_with_other_rows_or_to_an_earlier_step(data: Path, 
     assert "stands at step 6" in capsys.readouterr().err
 
 
+def test_rows_are_known_by_their_paths(tmp_path: Path) -> None:
+    """Two shards of one name in two folders: a change in either is noticed."""
+    from lame_training import checkpoint as checkpoints
+
+    each = DataSet("x", "none", path=("a/rows.jsonl", "b/rows.jsonl"), format="jsonl")
+    recipe = dataclasses.replace(RECIPE, stages=tuple(dataclasses.replace(stage, tasks=(each,)) for stage in RECIPE.stages))
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rows.jsonl").write_text("{}")
+    checkpoints.write_data(tmp_path, tmp_path, recipe)
+    assert checkpoints.same_data(tmp_path, tmp_path, recipe)
+    for folder in ("a", "b"):
+        (tmp_path / folder / "rows.jsonl").write_text("{} ")
+        assert not checkpoints.same_data(tmp_path, tmp_path, recipe)
+        (tmp_path / folder / "rows.jsonl").write_text("{}")
+
+
+def test_a_kill_while_the_model_is_written_leaves_no_checkpoint(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where an earlier stop had left one: its config beside newer weights would load."""
+    from lame_training import checkpoint as checkpoints
+
+    out = tmp_path / "run"
+    assert main(["run", "digits-tiny", "--data", str(data), "--out", str(out), "--steps", "7"]) == 0
+    load_model(out)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "write_recipe", killed)  # behind the weights, before the config
+        assert main(["run", "digits-tiny", "--data", str(data), "--out", str(out), "--resume"]) == 130
+    with pytest.raises(BundleError, match="not a complete checkpoint"):
+        load_model(out)
+    assert main(["run", "digits-tiny", "--data", str(data), "--out", str(out), "--resume"]) == 0
+    load_model(out)
+
+
+@pytest.mark.parametrize("part", ["losses.csv", "skipped.jsonl", "state"])
+def test_a_disk_that_is_full_is_one_line(
+    part: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The log's files as well as the states; the run goes on from the last state."""
+    import errno
+
+    out, copy = tmp_path / "run", Path(shutil.copytree(data, tmp_path / "data"))
+    if part == "skipped.jsonl":
+        for picture in sorted((copy / "images/train").glob("2-*.png"))[:20]:
+            picture.write_bytes(b"")
+
+    class Full:
+        """A file on a full disk."""
+
+        def __init__(self, file: object) -> None:
+            self.file = file
+
+        def __getattr__(self, name: str) -> object:
+            if name in ("flush", "writelines"):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return getattr(self.file, name)
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()  # type: ignore[attr-defined]
+
+    opened = Path.open
+
+    def full(path: Path, *arguments: object, **options: object) -> object:
+        file = opened(path, *arguments, **options)  # type: ignore[call-overload]
+        return Full(file) if path.name == part else file
+
+    made = Path.mkdir
+
+    def refuse(path: Path, *arguments: object, **options: object) -> None:
+        if path.name == "incomplete" and part == "state":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        made(path, *arguments, **options)  # type: ignore[arg-type]
+
+    command = ["run", "digits-tiny", "--data", str(copy), "--out", str(out), "--save-every", "8"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        patch.setattr(Path, "mkdir", refuse)
+        assert main(command) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"error: {out}")
+    assert "No space left on device" in error
+    assert "--resume" in error
+    assert main([*command, "--resume"]) == 0
+
+
 def test_a_damaged_state_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file cut short."""
     out = tmp_path / "run"
@@ -109,9 +200,32 @@ def test_a_data_set_appears_when_it_is_complete(data: Path, tmp_path: Path) -> N
 def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> None:
     """And leaves no checkpoint that looks finished."""
     wild = tuple(dataclasses.replace(stage, rates=dict.fromkeys(stage.rates, 1e30)) for stage in RECIPE.stages)
-    with pytest.raises(InputError, match="learning rates"):
+    with pytest.raises(InputError, match=r"loss of stage .* is nan; --resume would come to the same: .* lower rates"):
         run(dataclasses.replace(RECIPE, stages=wild), data, tmp_path / "wild", progress=False)
     assert not (tmp_path / "wild/config.json").exists()
+
+
+def test_a_stage_must_have_rows_to_begin_with(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Data sets that all join in later, or of which stage 1, without L_nce, can train on none."""
+    for entry, said in (("begins: 0.2", "joins in later (begins)"), ("target_side: none", "decodes no text (target_side: none)")):
+        (tmp_path / "mixture.yaml").write_text(f"data_sets: [{{name: sum2, {entry}}}]")
+        command = ["run", "digits-tiny", "--data", str(data), "--mixture", str(tmp_path / "mixture.yaml"), "--out", str(tmp_path / "out")]
+        for extra in ([], ["--dry-run"]):
+            assert main([*command, *extra]) == 2
+            error = capsys.readouterr().err
+            assert "'bottleneck warm-up' has no data set to begin with" in error
+            assert said in error
+
+
+def test_beginnings_of_the_vector_can_be_trained(data: Path, tmp_path: Path) -> None:
+    """--matryoshka: noted in the recipe, and another loss."""
+    first = {}
+    for extra in ([], ["--matryoshka", "16", "32"]):
+        out = tmp_path / f"out{len(extra)}"
+        assert main(["run", "digits-tiny", "--data", str(data), "--out", str(out), "--steps", "7", *extra]) == 0
+        first[json.dumps(json.loads((out / "recipe.json").read_text())["matryoshka"])] = losses(out)[-1]
+    assert set(first) == {"[]", "[32, 16]"}
+    assert first["[]"] != first["[32, 16]"]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +237,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> 
         (["run", "digits-tiny", "--out", "x", "--steps", "-1"], "use 0 or more"),
         (["run", "digits-tiny", "--out", "x", "--seed", "-1"], "use 0 or more"),
         (["run", "digits-tiny", "--out", "/dev/null/x"], "cannot be"),
+        (["run", "digits-tiny", "--out", "x", "--matryoshka", "32", "64"], "--matryoshka 64: use lengths from 1 to 63"),
+        (["run", "digits-tiny", "--dry-run", "--mixture", "m.yaml"], "m.yaml: its paths begin at the root of the data"),
+        (["run", "lame-qwen2-vl-2b", "--dry-run", "--decoder", "nowhere"], "nowhere: has no config.json"),
+        (["run", "digits-k0", "--dry-run", "--decoder", "nowhere"], "has no latent decoder"),
         (["evaluate", "nowhere", "--data", "x"], "not a complete checkpoint"),
     ],
 )

@@ -52,6 +52,13 @@ def test_data_sets_are_drawn_by_weight_and_small_ones_give_all_they_have() -> No
     assert {size for name, size in drawn if name == "b"} == {5}
 
 
+def test_without_l_nce_only_data_sets_that_decode_a_text_are_drawn() -> None:
+    """A sub-batch of another would train nothing, and be all that one of several processes has."""
+    tasks = (DataSet("a", "none", 9.0), DataSet("b", "query", 1.0))
+    sampler = Sampler(dataclasses.replace(STAGE, nce_weight=0.0, tasks=tasks), SIZES, (0, 0))
+    assert {name for step in range(50) for name, _ in sampler.draw(step)} == {"b"}
+
+
 def test_a_data_set_joins_in_when_its_time_has_come() -> None:
     """A curriculum."""
     late = dataclasses.replace(STAGE, tasks=(DataSet("a", "none"), DataSet("b", "none", begins=0.5)))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from lame_training.data import open_rows
 from lame_training.digits import TINY, Sizes, write_digits
 from lame_training.gradient import Pass
 from lame_training.loop import train_step
+from lame_training.paradigms.memory import PeakMemory
 from lame_training.recipes import find_recipe
 from lame_training.start import start
 from lame_training.world import World
@@ -31,7 +31,7 @@ RECIPE = find_recipe("digits")
 
 
 def measure(data: Path, out: Path, batch: int, chunk: int, gradcache: bool) -> dict[str, float]:
-    """Peak resident set before and after two steps of `batch` rows, and the second one's seconds."""
+    """MiB of two steps of `batch` rows beyond the model and their prepared pictures, and the second one's seconds."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     recipe = dataclasses.replace(RECIPE, chunk=chunk, gradcache=gradcache, picture_cache_mib=0)
@@ -44,18 +44,14 @@ def measure(data: Path, out: Path, batch: int, chunk: int, gradcache: bool) -> d
     step = Collator(preparer, 0, chunk, 0)(chosen, contrastive=True, reconstructing=True)
     optimizer = stage.prepare(model)
     through = Pass(model, recipe, World("cpu"), 0)
-    before = _peak()
     seconds = 0.0
-    for number in range(2):
-        began = time.perf_counter()
-        train_step(through, stage, step, optimizer, number)
-        seconds = time.perf_counter() - began
-    return {"before": before, "peak": _peak(), "seconds": seconds, "items": len(step.key_I)}
-
-
-def _peak() -> float:
-    """Peak resident set in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with PeakMemory(torch.device("cpu")) as memory:
+        for number in range(2):
+            began = time.perf_counter()
+            train_step(through, stage, step, optimizer, number)
+            seconds = time.perf_counter() - began
+    assert memory.mib is not None
+    return {"peak": memory.mib, "seconds": seconds, "items": len(step.key_I)}
 
 
 def main() -> None:
@@ -73,7 +69,7 @@ def main() -> None:
         data = Path(folder) / "data"
         write_digits(data, {**TINY, "train": Sizes({1: 300, 2: 1200, 3: 1200, 4: 60}, 1200)})
         print(f"chunks of {options.chunk} inputs")
-        print("| rows | inputs | step's peak, GradCache, MB | without, MB | seconds, GradCache | without |")
+        print("| rows | inputs | step's peak, GradCache, MiB | without, MB | seconds, GradCache | without |")
         print("| --- | --- | --- | --- | --- | --- |")
         for batch in options.batches:
             found = []
@@ -93,7 +89,7 @@ def main() -> None:
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 found.append(json.loads(done.stdout.splitlines()[-1]))
             cached, plain = found
-            grown = [f"{each['peak'] - each['before']:.0f}" for each in found]
+            grown = [f"{each['peak']:.0f}" for each in found]
             print(
                 f"| {batch} | {cached['items']} | {grown[0]} | {grown[1]} | {cached['seconds']:.1f} | {plain['seconds']:.1f} |", flush=True
             )

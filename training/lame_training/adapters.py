@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from lame_runtime.errors import InputError
 
 from lame_training.backbones import first_line
@@ -70,12 +71,13 @@ def save_adapter(backbone: PreTrainedModel, weights: dict[str, Tensor], folder: 
     config.save_pretrained(folder)
 
 
-def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+def merge_adapter(model: PreTrainedModel, folder: Path, *, widen: bool = False) -> PreTrainedModel:
     """The model with a PEFT adapter's change added to its weights.
 
     Args:
         model: the base.
         folder: `adapter_config.json` and `adapter_model.safetensors`, as PEFT's `save_pretrained` writes them.
+        widen: add in FP32 and leave the sums in it: in BF16 a change of less than 1/256 of a weight is lost.
 
     Raises:
         InputError: the adapter is pickled, unreadable or another model's.
@@ -91,6 +93,9 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             warnings.simplefilter("ignore", FutureWarning)  # of transformers, about names PEFT still uses
             adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
             report = adapted.load_adapter(folder, "default", local_files_only=True)
+            for module in adapted.modules() if widen else ():
+                if isinstance(layer := getattr(module, "base_layer", None), torch.nn.Module):
+                    layer.float()
             merged = adapted.merge_and_unload(safe_merge=True)
         if report.unexpected_keys:
             raise ValueError(f"unknown weight {report.unexpected_keys[0]}")

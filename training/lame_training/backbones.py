@@ -120,16 +120,20 @@ def config_folder(folder: Path) -> Path:
 
 def load_decoder(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
     """A latent decoder (`Qwen3ForCausalLM`, such as Qwen3-0.6B) with its weights; raises `InputError`."""
+    return _load(Qwen3ForCausalLM, read_decoder_config(folder), folder, dtype)
+
+
+def read_decoder_config(folder: Path) -> Qwen3Config:
+    """A latent decoder's config; raises `InputError`."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: has no config.json; --decoder takes a folder that save_pretrained wrote")
     raw = read_json(folder / "config.json")
     if raw.get("model_type") != "qwen3":
         raise InputError(f"{folder}: model_type is {raw.get('model_type')!r}; a latent decoder is a qwen3 model, such as Qwen3-0.6B")
     try:
-        config = Qwen3Config(**raw)
+        return Qwen3Config(**raw)
     except Exception as error:  # see read_config
         raise InputError(f"{folder / 'config.json'}: not a config of qwen3 ({first_line(error)})") from None
-    return _load(Qwen3ForCausalLM, config, folder, dtype)
 
 
 def _load(kind: type[PreTrainedModel], config: PreTrainedConfig, folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:

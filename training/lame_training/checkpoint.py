@@ -7,13 +7,14 @@
     state/                                                                         where a run stands; see `states`
 
 A file appears under its name only when it is complete, and `config.json`, without which nothing here counts
-as a checkpoint, is written last.
+as a checkpoint, is removed first and written last.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def save_model(folder: Path, model: LaMEModel, recipe: Recipe, steps: int, *, wr
     parameters = collect(named_weights(model), keep=write)
     if not write:
         return
+    (folder / "config.json").unlink(missing_ok=True)  # of an earlier stop: from here to the end the folder is no checkpoint
     adapter = {name.removeprefix("backbone."): value for name, value in parameters.items() if is_adapter(name)}
     write_weights(folder / "model.safetensors", {without_adapter(name): v for name, v in parameters.items() if not is_adapter(name)})
     if adapter:
@@ -93,11 +95,11 @@ def _architecture(model: LaMEModel) -> dict[str, Any]:
 def load_model(folder: Path, *, dtype: torch.dtype | None = torch.float32, decoder: bool = True) -> tuple[LaMEModel, Preparer]:
     """Reads a checkpoint: the model in evaluation mode, and its contract.
 
-    An adapter in `FOLDER/adapter/` (PEFT's files) is merged into the backbone.
+    An adapter in `FOLDER/adapter/` (PEFT's files) is merged into the backbone, in FP32.
 
     Args:
         folder: what `lame-train` wrote.
-        dtype: of the weights; None keeps the file's, mapped from the disk rather than read.
+        dtype: of the weights; None keeps the file's, mapped from the disk rather than read, but for what an adapter changed.
         decoder: with connector and latent decoder, which inference does not need.
 
     Raises:
@@ -119,7 +121,7 @@ def load_model(folder: Path, *, dtype: torch.dtype | None = torch.float32, decod
         weights = {name: value for name, value in weights.items() if not name.startswith(("connector.", "decoder."))}
     load_weights(model, weights, str(folder))
     if (folder / "adapter").is_dir():
-        model.backbone = merge_adapter(model.backbone, folder / "adapter")
+        model.backbone = merge_adapter(model.backbone, folder / "adapter", widen=True)
     return (model if dtype is None else model.to(dtype)).eval(), preparer
 
 
@@ -228,5 +230,6 @@ def _read_json(path: Path) -> Any:
 
 
 def _row_hashes(data: Path, recipe: Recipe) -> dict[str, str]:
+    """sha256 of each data set's files, by its name and their paths below the data root."""
     sets = {task.name: task for stage in recipe.stages for task in stage.tasks}
-    return {f"{name}/{path.name}": sha256_file(path) for name in sorted(sets) for path in row_files(data, sets[name])}
+    return {f"{name}: {os.path.relpath(path, data)}": sha256_file(path) for name in sorted(sets) for path in row_files(data, sets[name])}

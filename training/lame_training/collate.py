@@ -187,6 +187,10 @@ class Collator:
             dropped,
         )
 
+    def filler(self) -> Chunk:
+        """A chunk of one short text, which belongs to no step."""
+        return Chunk(torch.tensor([0]), [self.prepare(Input(text="."), "document")], self._targets([]), self.preparer.contract)
+
     def prepare(self, item: Input, role: str) -> Prepared:
         """One input, from memory where it was prepared before; raises `InputError`."""
         instructed = self._instructed(item, role)

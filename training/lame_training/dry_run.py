@@ -10,13 +10,14 @@ from lame_runtime.errors import InputError
 from transformers import PreTrainedConfig, Qwen3Config
 
 from lame_training.adapters import add_lora, is_adapter
-from lame_training.backbones import FAMILIES, config_folder, read_config, read_json
+from lame_training.backbones import FAMILIES, config_folder, read_config, read_decoder_config
 from lame_training.data import describe as describe_rows
 from lame_training.data import open_rows
 from lame_training.model import PARTS, LaMEModel
 from lame_training.recipes import Recipe, with_tasks
 from lame_training.shapes import SHAPES
-from lame_training.stages import Stage, trained_names, trains
+from lame_training.stages import WEIGHT_DECAY, Stage, trained_names, trains
+from lame_training.start import no_decoder
 
 SETTINGS = (
     "embed_attends",
@@ -30,6 +31,7 @@ SETTINGS = (
     "gradient_checkpointing",
     "matryoshka",
     "clip_norm",
+    "picture_cache_mib",
     "save_every",
 )
 TOKENS, TARGET = 1024, 64
@@ -37,7 +39,7 @@ TOKENS, TARGET = 1024, 64
 
 
 def describe(recipe: Recipe, data: Path | None, mixture: Path | None, backbone: Path | None, decoder: Path | None) -> str:
-    """The recipe, its data sets, its parts and an estimate of memory, as lines of text. Nothing is written or trained.
+    """The recipe, its data sets, its parts and an estimate of memory, as lines of text. Nothing is trained, and nothing left behind.
 
     Args:
         recipe: the run.
@@ -51,6 +53,9 @@ def describe(recipe: Recipe, data: Path | None, mixture: Path | None, backbone: 
     """
     if data is not None:
         recipe = with_tasks(recipe, data, mixture)
+    elif mixture is not None:
+        raise InputError(f"{mixture}: its paths begin at the root of the data; name that with --data")
+    rows = _rows(recipe, data)
     model = _model(recipe, backbone, decoder)
     lines = [f"recipe {recipe.name}: K {recipe.n_reason}, vectors of {recipe.dim}, seed {recipe.seed}"]
     if recipe.from_paper:
@@ -58,15 +63,23 @@ def describe(recipe: Recipe, data: Path | None, mixture: Path | None, backbone: 
     shape = " ".join(recipe.published_shape or ())
     source = str(backbone) if backbone else "from scratch" if recipe.scratch else f"the published shape of {shape}"
     lines.append(f"  backbone: {model.backbone.config.model_type}, {source}")
-    lines.append(f"  decoder: {'none' if model.decoder is None else decoder or 'freshly initialised'}")
+    if model.decoder is None:
+        lines.append("  decoder: none")
+    else:
+        shape = model.decoder.config
+        lines.append(f"  decoder: {decoder or 'freshly initialised'}, {shape.num_hidden_layers} layers of width {shape.hidden_size}")
     lines.append(f"  budget: {dataclasses.asdict(recipe.budget)}")
     lines += [f"  {name}: {getattr(recipe, name)}" for name in SETTINGS]
     if recipe.lora is not None:
         lines.append(f"  lora: {dataclasses.asdict(recipe.lora)}")
     for number, stage in enumerate(recipe.stages, 1):
         lines += ["", f"stage {number}, {stage.name}: {stage.steps} steps of {stage.batch_size} rows, in sub-batches of {stage.sub_batch}"]
-        lines.append(f"  loss: {stage.nce_weight:g} · L_nce + {stage.rec_weight:g} · L_rec")
-        lines += [f"  {line}" for line in _tasks(stage, data)]
+        ends = f", without L_rec after {stage.rec_until:.0%}" if stage.rec_weight > 0 and stage.rec_until < 1 else ""
+        lines.append(f"  loss: {stage.nce_weight:g} · L_nce + {stage.rec_weight:g} · L_rec{ends}")
+        lines.append(
+            f"  rates rise over {stage.warmup:.0%} of the steps and fall on a cosine to a tenth; AdamW, weight decay {WEIGHT_DECAY}"
+        )
+        lines += [f"  {line}" for line in _tasks(stage, rows)]
     lines += ["", *_parts(recipe, model), "", *_memory(recipe, model)]
     return "\n".join(lines)
 
@@ -85,7 +98,9 @@ def _model(recipe: Recipe, backbone: Path | None, decoder: Path | None) -> LaMEM
     made = None
     if recipe.decoder is not None:
         words = {"vocab_size": config.text_config.vocab_size, "bos_token_id": None, "eos_token_id": 2}
-        made = Qwen3Config(**{**words, **(read_json(decoder / "config.json") if decoder else recipe.decoder)})
+        made = Qwen3Config(**{**words, **recipe.decoder}) if decoder is None else read_decoder_config(decoder)
+    elif decoder is not None:
+        raise InputError(no_decoder(recipe))
     with init_empty_weights(include_buffers=False):
         switches = recipe.embed_attends, recipe.rec_from, recipe.pooling
         model = LaMEModel.from_configs(config, made, recipe.n_reason, recipe.dim, *switches)
@@ -96,15 +111,24 @@ def _model(recipe: Recipe, backbone: Path | None, decoder: Path | None) -> LaMEM
     return model
 
 
-def _tasks(stage: Stage, data: Path | None) -> list[str]:
+def _rows(recipe: Recipe, data: Path | None) -> dict[str, str]:
+    """What is said of each data set, opened once; nothing without data."""
+    if data is None:
+        return {}
+    return {
+        task.name: describe_rows(open_rows(data, task)) for task in {task.name: task for s in recipe.stages for task in s.tasks}.values()
+    }
+
+
+def _tasks(stage: Stage, rows: dict[str, str]) -> list[str]:
     if not stage.tasks:
         return ["data sets: those found in --data, or in a mixture"]
-    total = sum(task.weight for task in stage.tasks)
+    total = sum(task.weight for task in stage.drawn(stage.steps))
     lines = []
     for task in stage.tasks:
         joins = f", joins at {task.begins:.0%}" if task.begins else ""
-        rows = describe_rows(open_rows(data, task)) if data is not None else task.name
-        lines.append(f"{rows}: {task.weight / total:.1%} of the sub-batches, decodes: {task.target_side}{joins}")
+        share = f"{task.weight / total:.1%} of the sub-batches" if task in stage.drawn(stage.steps) else "not drawn without L_nce"
+        lines.append(f"{rows.get(task.name, task.name)}: {share}, decodes: {task.target_side}{joins}")
     return lines
 
 

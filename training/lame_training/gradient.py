@@ -46,14 +46,20 @@ class Pass:
         recipe: precision, temperature, GradCache.
         world: the processes.
         end_id: the id between latents and target.
-        sharded: the model's parameters are spread over the processes, whose forward passes must then match.
+        filler: given where the model's parameters are spread over the processes, whose forward passes must then match: what a
+            process that has run out of chunks goes through for nothing.
     """
 
     model: LaMEModel
     recipe: Recipe
     world: World
     end_id: int
-    sharded: bool = False
+    filler: Chunk | None = None
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the parameters are spread over the processes."""
+        return self.filler is not None
 
     def embed(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """Embeddings (B, P) float32 and reason states (B, K, D) of a chunk."""
@@ -91,8 +97,8 @@ def accumulate(run: Pass, step: Step, nce_weight: float, rec_weight: float) -> L
         The losses of the whole batch, the same in every process.
     """
     chunks, own = list(step.chunks), len(step.chunks)
-    if run.sharded:  # a process that has run out of chunks goes through its last once more, for nothing
-        chunks += chunks[-1:] * (run.world.most(own) - own)
+    if run.filler is not None:
+        chunks += [run.filler] * (run.world.most(own) - own)
     decoded = run.world.total(sum(len(chunk.targets.row_R) for chunk in step.chunks))
     nce: float | None = None
     seen: list[tuple[Tensor, Tensor | None]] = []
@@ -117,7 +123,9 @@ def accumulate(run: Pass, step: Step, nce_weight: float, rec_weight: float) -> L
             with _same_dice(dice[number], run.world.device) if dice else nullcontext():
                 e_BP, z_BKD = run.embed(chunk)
         counts = number < own
-        loss = e_BP.new_zeros(()) if gradient_IP is None else (e_BP * gradient_IP[chunk.items.to(e_BP.device)]).sum() * counts
+        loss = e_BP.new_zeros(())
+        if gradient_IP is not None:
+            loss = (e_BP * gradient_IP[chunk.items.to(e_BP.device)]).sum() if counts else 0 * e_BP.sum()
         if rec_weight > 0 and decoded and (run.sharded or len(chunk.targets.row_R)):
             part = run.reconstruction(chunk, z_BKD) / decoded * counts
             loss = loss + rec_weight * part
@@ -131,8 +139,11 @@ def accumulate(run: Pass, step: Step, nce_weight: float, rec_weight: float) -> L
 
 def _by_embeddings(run: Pass, step: Step, parts: list[Tensor]) -> tuple[Tensor, float]:
     """L_nce of the batch of all processes and its gradient by this process's embeddings (I, P)."""
-    back = torch.argsort(torch.cat([chunk.items for chunk in step.chunks])).to(run.world.device)
-    own_IP = torch.cat(parts)[back].requires_grad_()
+    if parts:
+        back = torch.argsort(torch.cat([chunk.items for chunk in step.chunks])).to(run.world.device)
+        own_IP = torch.cat(parts)[back].requires_grad_()
+    else:  # none of this process's rows could be used
+        own_IP = torch.zeros(0, run.model.dim, device=run.world.device, requires_grad=True)
     gathered_IP, start = run.world.gather(own_IP)
     every_IP = torch.cat([gathered_IP[:start], own_IP, gathered_IP[start + len(own_IP) :]])
     keys, queries, positives, negatives = (

@@ -28,6 +28,9 @@ from lame_training.stages import Stage, trained_names
 from lame_training.vocabulary import END
 from lame_training.world import World
 
+REMEDY = "--resume would come to the same: train anew in another --out, with lower rates in the recipe or another --seed"
+"""Where a run left the finite numbers."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -83,7 +86,9 @@ def run(
     world = World(options.device)
     recipe = with_tasks(recipe, data, mixture)
     if world.main:
-        check_folder(recipe, data, out, resume=resume)
+        start.check_folder(recipe, data, out, resume=resume)
+    for stage in recipe.stages:
+        world.share(list(range(stage.batch_size // stage.sub_batch)), f"sub-batches of stage {stage.name!r}")
     world.barrier()
     rows = _open(recipe, data, out, world)
     model, preparer, moments, done = _begin(recipe, data, out, rows, backbone, decoder, world, resume=resume)
@@ -99,7 +104,7 @@ def run(
     _place(model, recipe, trained, world, options)
 
     collator = Collator(preparer, preparer.tokenizer.special(END), recipe.chunk, recipe.picture_cache_mib, options.threads)
-    through = Pass(model, recipe, world, collator.end_id, sharded=options.shard)
+    through = Pass(model, recipe, world, collator.end_id, collator.filler() if options.shard else None)
     with Progress(out, done, last, show=progress, write=world.main) as log:
         begin = 0
         for number, stage in enumerate(recipe.stages):
@@ -144,35 +149,10 @@ def initialise(recipe: Recipe, out: Path, backbone: Path, decoder: Path | None =
     Raises:
         InputError: an unusable folder, or `out` already holds a run.
     """
-    check_folder(recipe, None, out, resume=False)
+    start.check_folder(recipe, None, out, resume=False)
     torch.manual_seed(recipe.seed)
     model, _ = start.start(recipe, None, [], out, backbone, decoder)
     checkpoint.save_model(out, model, recipe, 0)
-
-
-def check_folder(recipe: Recipe, data: Path | None, out: Path, *, resume: bool) -> None:
-    """Checks that `out` may become, or already is, the folder of this run.
-
-    Args:
-        recipe: the run.
-        data: root of the training data; None where it is yet to be written.
-        out: the checkpoint folder.
-        resume: whether a run must already be there; it must have had the same recipe and training rows.
-
-    Raises:
-        InputError: the folder holds another run, or none to resume.
-    """
-    if recipe.seed < 0:
-        raise InputError(f"--seed {recipe.seed}: use 0 or more")
-    occupied = (out / "recipe.json").is_file()
-    if resume and not occupied:
-        raise InputError(f"{out}: holds no run to resume; start it without --resume")
-    if resume and (differing := checkpoint.differs_from(out, recipe)):
-        raise InputError(f"{out}: was started with another recipe (differs in {differing}); resume with that one, or choose another --out")
-    if occupied and not resume:
-        raise InputError(f"{out}: already holds a run; continue it with --resume, or choose another --out")
-    if resume and data is not None and not checkpoint.same_data(out, data, recipe):
-        raise InputError(f"{out}: was started with other training rows than {data}; resume with the same --data")
 
 
 def train_step(through: Pass, stage: Stage, batch: Step, optimizer: torch.optim.AdamW, step: int) -> tuple[Losses, float]:
@@ -191,7 +171,7 @@ def train_step(through: Pass, stage: Stage, batch: Step, optimizer: torch.optim.
     Raises:
         InputError: a loss or a gradient is not finite, or no row of the step could be used.
     """
-    if not batch.chunks:
+    if not through.world.total(len(batch.chunks)):
         raise InputError(
             f"step {step + 1} of stage {stage.name!r} drew no row it can use: all were left out, or decode no text without L_nce; "
             "see skipped.jsonl, and the data sets' target_side"
@@ -201,7 +181,7 @@ def train_step(through: Pass, stage: Stage, batch: Step, optimizer: torch.optim.
     optimizer.zero_grad(set_to_none=True)
     losses = accumulate(through, batch, stage.nce_weight, stage.rec_weight)
     if not np.isfinite(losses.total):
-        raise InputError(f"the loss of stage {stage.name!r} is {losses.total}; lower the learning rates or resume from the last state")
+        raise InputError(f"the loss of stage {stage.name!r} is {losses.total}; {REMEDY}")
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * stage.rate_factor(step)
     moved = [p for group in optimizer.param_groups for p in group["params"]]
@@ -209,7 +189,7 @@ def train_step(through: Pass, stage: Stage, batch: Step, optimizer: torch.optim.
         through.world.sum_gradients(moved)
     norm = whole_norm(torch.nn.utils.clip_grad_norm_(moved, through.recipe.clip_norm))
     if not np.isfinite(norm):
-        raise InputError(f"a gradient of stage {stage.name!r} is not finite; lower the learning rates or resume from the last state")
+        raise InputError(f"a gradient of stage {stage.name!r} is not finite; {REMEDY}")
     optimizer.step()
     return losses, norm
 

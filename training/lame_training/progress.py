@@ -7,11 +7,13 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
 from lame_runtime.atomic import atomic_text
+from lame_runtime.errors import InputError
 from tqdm import tqdm
 
 from lame_training.collate import Dropped
@@ -20,8 +22,17 @@ from lame_training.gradient import Losses
 COLUMNS = ("step", "stage", "loss", "nce", "rec", "rate", "norm", "samples", "seconds")
 
 
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """A disk that is full as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{folder}: its log cannot be written ({error.strerror or error}); free some space and --resume") from None
+
+
 class Progress:
-    """Writes the log of a run from step `done` on; used as a context.
+    """Writes the log of a run from step `done` on; used as a context. Its methods raise `InputError` where the disk refuses.
 
     Args:
         folder: the run's.
@@ -45,20 +56,22 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self._write:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of tensorboard's own dependencies
-                from torch.utils.tensorboard import SummaryWriter
+            with _writing(self._folder):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of tensorboard's own dependencies
+                    from torch.utils.tensorboard import SummaryWriter
 
-                self._curves = SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._done + 1)
-            self._file = (self._folder / "losses.csv").open("a", newline="", encoding="utf-8")
+                    self._curves = SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._done + 1)
+                self._file = (self._folder / "losses.csv").open("a", newline="", encoding="utf-8")
             self._rows = csv.writer(self._file)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.close()
         if self._write:
-            self._file.close()
-            self._curves.close()
+            with suppress(OSError) if error else _writing(self._folder):
+                self._file.close()
+                self._curves.close()
 
     def step(self, number: int, stage: str, losses: Losses, *, rate: float, norm: float, samples: int, seconds: float) -> None:
         """Logs a step (1-based): its losses, peak learning rate, gradient norm before clipping, rows of all processes and time."""
@@ -66,12 +79,13 @@ class Progress:
             return
         parts = {"loss": losses.total, "nce": losses.nce, "rec": losses.rec}
         texts = ["" if value is None else f"{value:.6f}" for value in parts.values()]
-        self._rows.writerow([number, stage, *texts, f"{rate:.3e}", f"{norm:.4f}", samples, f"{seconds:.3f}"])
         shown = [f"{name} {value:.3f}" for name, value in parts.items() if value is not None]
         curves = {f"loss/{name}": value for name, value in parts.items() if value is not None}
         curves |= {"rate": rate, "gradient norm": norm, "samples per second": samples / seconds}
-        for name, value in curves.items():
-            self._curves.add_scalar(name, value, number)
+        with _writing(self._folder):
+            self._rows.writerow([number, stage, *texts, f"{rate:.3e}", f"{norm:.4f}", samples, f"{seconds:.3f}"])
+            for name, value in curves.items():
+                self._curves.add_scalar(name, value, number)
         self._bar.set_description(stage)
         self._bar.set_postfix_str(f"{' '.join(shown)} rate {rate:.1e} {samples / seconds:.0f} samples/s")
         self._bar.update()
@@ -89,13 +103,14 @@ class Progress:
             self._dropped[key] = row
             fresh.append(json.dumps(asdict(row), ensure_ascii=False) + "\n")
         if self._write and fresh:
-            with (self._folder / "skipped.jsonl").open("a", encoding="utf-8") as file:
+            with _writing(self._folder), (self._folder / "skipped.jsonl").open("a", encoding="utf-8") as file:
                 file.writelines(fresh)
 
     def flush(self) -> None:
         """Hands the log to the operating system, so that it is not behind a state that is saved next."""
         if self._write:
-            self._file.flush()
+            with _writing(self._folder):
+                self._file.flush()
 
     def summary(self) -> str:
         """How many rows were left out of which data sets, or nothing."""

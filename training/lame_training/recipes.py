@@ -130,7 +130,7 @@ DIGITS = Recipe(
         "tie_word_embeddings": True,
         "initializer_range": 0.08,
     },
-    n_reason=8,
+    n_reason=4,
     dim=128,
     budget=Budget(max_length=512, max_pixels=28 * 28 * 16, max_frames=16),
     stages=(
@@ -159,12 +159,14 @@ DIGITS = Recipe(
             ),
         ),
     ),
+    pooling="concat",
 )
+"""K and the head that the ablation chose (LOG.md): four tokens, a head over all latent states."""
 
 
 def without_reason_tokens(recipe: Recipe) -> Recipe:
     """The K = 0 arm: a plain embedder, trained on the same rows with L_nce in both stages."""
-    return replace(recipe, name=f"{recipe.name}-k0", n_reason=0, decoder=None, stages=contrastive(recipe.stages))
+    return replace(recipe, name=f"{recipe.name}-k0", n_reason=0, decoder=None, pooling="embed", stages=contrastive(recipe.stages))
 
 
 def without_reconstruction(recipe: Recipe) -> Recipe:
@@ -234,7 +236,7 @@ def _published(name: str, shape: tuple[str, str], dim: int, from_paper: tuple[st
         dim=dim,
         budget=Budget(max_length=8192, max_pixels=1280 * factor * factor, max_frames=64),
         stages=(
-            Stage("bottleneck warm-up", 1000, 256, 64, warm, nce_weight=0.0, rec_weight=1.0, tasks=(), warmup=0.03),
+            Stage("bottleneck warm-up", 1000, 256, 16, warm, nce_weight=0.0, rec_weight=1.0, tasks=(), warmup=0.03),
             Stage("joint optimisation", 5000, 1024, 64, joint, nce_weight=1.0, rec_weight=1.0, tasks=(), warmup=0.03),
         ),
         temperature=0.02,
@@ -281,10 +283,17 @@ def find_recipe(name: str) -> Recipe:
 
 
 def with_tasks(recipe: Recipe, data: Path, mixture: Path | None = None) -> Recipe:
-    """The recipe with the data sets of `mixture`, or else of `data`, in the stages that name none; raises `InputError`."""
-    if all(stage.tasks for stage in recipe.stages) and mixture is None:
-        return recipe
-    found = data_sets(data, mixture)
-    return replace(
-        recipe, stages=tuple(stage if stage.tasks and mixture is None else replace(stage, tasks=found) for stage in recipe.stages)
-    )
+    """The recipe with the data sets of `mixture`, or else of `data`, in the stages that name none.
+
+    Raises:
+        InputError: unusable data or mixture, or a stage that has nothing to begin with.
+    """
+    if not all(stage.tasks for stage in recipe.stages) or mixture is not None:
+        found = data_sets(data, mixture)
+        stages = tuple(stage if stage.tasks and mixture is None else replace(stage, tasks=found) for stage in recipe.stages)
+        recipe = replace(recipe, stages=stages)
+    for stage in recipe.stages:
+        if not stage.drawn(0):
+            said = "joins in later (begins)" if stage.nce_weight > 0 else "joins in later (begins) or decodes no text (target_side: none)"
+            raise InputError(f"stage {stage.name!r} has no data set to begin with: each {said}; add one to the mixture")
+    return recipe

@@ -57,8 +57,8 @@ class Sampler:
         return drawn
 
     def _choose(self, step: int) -> list[str]:
-        """Names of a step's sub-batches, by weight among the data sets that have joined in."""
-        tasks = [task for task in self._stage.tasks if step >= task.begins * self._stage.steps]
+        """Names of a step's sub-batches, by weight among the data sets it may draw from."""
+        tasks = self._stage.drawn(step)
         weights = np.array([task.weight for task in tasks], dtype=np.float64)
         rng = np.random.default_rng((*self._seed, step))
         amount = self._stage.batch_size // self._stage.sub_batch

@@ -12,6 +12,9 @@ from lame_training.adapters import is_adapter
 from lame_training.data import DataSet
 from lame_training.model import PARTS, LaMEModel, part_of
 
+WEIGHT_DECAY = 0.01
+"""Of matrices; vectors have none."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -39,6 +42,10 @@ class Stage:
         """The stage with the weights its losses have at `step` (0-based within the stage)."""
         return self if step < self.rec_until * self.steps else replace(self, rec_weight=0.0)
 
+    def drawn(self, step: int) -> list[DataSet]:
+        """The data sets that sub-batches of `step` are drawn from: those that have joined in and, without L_nce, decode a text."""
+        return [task for task in self.tasks if step >= task.begins * self.steps and (self.nce_weight > 0 or task.target_side != "none")]
+
     def rate_factor(self, step: int) -> float:
         """What the peak rates are multiplied with at `step` (0-based within the stage)."""
         rising = max(1, round(self.steps * self.warmup))
@@ -65,7 +72,7 @@ class Stage:
                 parameter.requires_grad_(moves)
                 if moves:
                     (decayed if parameter.ndim > 1 else plain).append(parameter)
-            for parameters, decay in ((decayed, 0.01), (plain, 0.0)):
+            for parameters, decay in ((decayed, WEIGHT_DECAY), (plain, 0.0)):
                 if parameters:
                     groups.append({"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay})
         return torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)

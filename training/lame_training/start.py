@@ -1,4 +1,4 @@
-"""Step 0 of a run: tokenizer, contract and model, from a recipe alone or from a backbone's folder."""
+"""Step 0 of a run: its folder, tokenizer, contract and model, from a recipe alone or from a backbone's folder."""
 
 from __future__ import annotations
 
@@ -22,6 +22,31 @@ from lame_training.derive import derive_contract, limits, published_videos, with
 from lame_training.model import LaMEModel, decodes
 from lame_training.recipes import Recipe
 from lame_training.vocabulary import CHAT_END, END, train_tokenizer
+
+
+def check_folder(recipe: Recipe, data: Path | None, out: Path, *, resume: bool) -> None:
+    """Checks that `out` may become, or already is, the folder of this run.
+
+    Args:
+        recipe: the run.
+        data: root of the training data; None where it is yet to be written.
+        out: the checkpoint folder.
+        resume: whether a run must already be there; it must have had the same recipe and training rows.
+
+    Raises:
+        InputError: the folder holds another run, or none to resume.
+    """
+    if recipe.seed < 0:
+        raise InputError(f"--seed {recipe.seed}: use 0 or more")
+    occupied = (out / "recipe.json").is_file()
+    if resume and not occupied:
+        raise InputError(f"{out}: holds no run to resume; start it without --resume")
+    if resume and (differing := checkpoint.differs_from(out, recipe)):
+        raise InputError(f"{out}: was started with another recipe (differs in {differing}); resume with that one, or choose another --out")
+    if occupied and not resume:
+        raise InputError(f"{out}: already holds a run; continue it with --resume, or choose another --out")
+    if resume and data is not None and not checkpoint.same_data(out, data, recipe):
+        raise InputError(f"{out}: was started with other training rows than {data}; resume with the same --data")
 
 
 def start(
@@ -141,7 +166,7 @@ def latent_decoder(recipe: Recipe, folder: Path | None, backbone: PreTrainedMode
     """
     if recipe.decoder is None or not decodes(recipe.n_reason, recipe.rec_from):
         if folder is not None:
-            raise InputError(f"recipe {recipe.name} has no latent decoder; leave --decoder out")
+            raise InputError(no_decoder(recipe))
         return None
     rows = backbone.config.text_config.vocab_size
     if folder is None:
@@ -152,6 +177,11 @@ def latent_decoder(recipe: Recipe, folder: Path | None, backbone: PreTrainedMode
     if (own := folder / "tokenizer.json").is_file() and TextTokenizer(own).encode(PROBE) != tokenizer.encode(PROBE):
         raise InputError(f"{folder}: its tokenizer is not the backbone's, whose tokens it must reconstruct; use another decoder")
     return loaded
+
+
+def no_decoder(recipe: Recipe) -> str:
+    """What is said to --decoder where the recipe has none."""
+    return f"recipe {recipe.name} has no latent decoder; leave --decoder out"
 
 
 PROBE = "The quick brown fox adds 12 and 34; das größte Haus, 数字加起来是十五 🙂\n"

@@ -27,7 +27,10 @@ def save_fixed(folder: Path, model: LaMEModel, trained: set[str]) -> None:
     """Writes the weights that no stage trains, where there are any; raises `InputError`."""
     fixed = {name: value for name, value in named_weights(model).items() if name not in trained}
     if fixed:
-        (folder / "state").mkdir(exist_ok=True)
+        try:
+            (folder / "state").mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder / 'state'}: cannot be made ({error.strerror}); free some space, or choose another --out") from None
         write_weights(folder / "state/fixed.safetensors", fixed)
 
 

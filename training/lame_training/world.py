@@ -84,10 +84,13 @@ class World:
             dist.barrier()
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Sums `.grad` over the processes, a bucket at a time; a parameter that one process did not reach counts as zero there."""
+        """Sums `.grad` over the processes, a bucket at a time.
+
+        A parameter that a process did not reach counts as zero there; one that none reached stays without a gradient.
+        """
         if self.size == 1:
             return
-        for bucket in _buckets(parameters):
+        for bucket in _buckets(self._reached(list(parameters))):
             for parameter in bucket:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
@@ -96,6 +99,12 @@ class World:
             dist.all_reduce(flat)
             for grad, summed in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
                 grad.copy_(summed.view_as(grad))
+
+    def _reached(self, parameters: list[Tensor]) -> list[Tensor]:
+        """Those that have a gradient in some process: an optimizer passes over the others, as it does in a run of one process."""
+        flags = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.uint8, device=self.device)
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return [parameter for parameter, flag in zip(parameters, flags.tolist(), strict=True) if flag]
 
     def close(self) -> None:
         """Leaves the process group."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from lame_training import reasoning
 from lame_training.data import DataSet
 from lame_training.model import RecFrom
-from lame_training.recipes import DIGITS, EVERY_PART, Recipe, contrastive
+from lame_training.recipes import DIGITS, EVERY_PART, Recipe, contrastive, without_reason_tokens, without_reconstruction
 from lame_training.stages import Stage
 
 WIDTH = 64
@@ -45,6 +45,7 @@ def _reference() -> Recipe:
         name="reasoning",
         scratch=replace(DIGITS.scratch, config=small),
         decoder={**(DIGITS.decoder or {}), **decoder},
+        n_reason=8,
         dim=WIDTH,
         pooling="concat",
         stages=(
@@ -78,25 +79,20 @@ class Arm:
         return replace(changed, name=self.name, stages=(*before, replace(joint, steps=joint.steps if joint_steps is None else joint_steps)))
 
 
+def _in_one_stage(recipe: Recipe) -> Recipe:
+    return replace(recipe, stages=recipe.stages[1:])
+
+
 def _reason_tokens(count: int) -> Callable[[Recipe], Recipe]:
     return lambda recipe: replace(recipe, n_reason=count)
 
 
-def plain(recipe: Recipe) -> Recipe:
-    """K = 0: L_nce in both stages, on the same rows."""
-    return replace(recipe, n_reason=0, decoder=None, pooling="embed", stages=contrastive(recipe.stages))
-
-
 def _plain_at(rate: float) -> Callable[[Recipe], Recipe]:
     def change(recipe: Recipe) -> Recipe:
-        made = plain(recipe)
+        made = without_reason_tokens(recipe)
         return replace(made, stages=tuple(replace(stage, rates=dict.fromkeys(stage.rates, rate)) for stage in made.stages))
 
     return change
-
-
-def _without_rec(recipe: Recipe) -> Recipe:
-    return replace(recipe, decoder=None, stages=contrastive(recipe.stages))
 
 
 def _scheduled(rec_weight: float, rec_until: float) -> Callable[[Recipe], Recipe]:
@@ -123,22 +119,22 @@ def _reading(rec_from: RecFrom, n_reason: int = 8) -> Callable[[Recipe], Recipe]
 
 ARMS = (
     Arm("k8", "the reference: K = 8, L_rec from the reason tokens in two stages, a head over all latent states", probed=True),
-    Arm("k0", "plain embedder: no reason tokens, no decoder, L_nce", plain, equal_steps=True),
-    Arm("k8-no-rec", "without L_rec: L_nce in both stages", _without_rec, equal_steps=True, probed=True),
+    Arm("k0", "plain embedder: no reason tokens, no decoder, L_nce", without_reason_tokens, equal_steps=True),
+    Arm("k8-no-rec", "without L_rec: L_nce in both stages", without_reconstruction, equal_steps=True, probed=True),
     Arm("k0-rec", "no reason tokens; L_rec from [EMBED]", lambda r: replace(_reading("embed", 0)(r), pooling="embed")),
     Arm("k8-embed", "the head reads [EMBED] alone", lambda r: replace(r, pooling="embed"), probed=True),
     Arm("k4", "K = 4", _reason_tokens(4), equal_steps=True),
     Arm("k16", "K = 16", _reason_tokens(16), equal_steps=True),
     Arm("k2", "K = 2", _reason_tokens(2), equal_steps=True),
     Arm("k1", "K = 1", _reason_tokens(1), equal_steps=True),
-    Arm("no-stage-1", "without stage 1", lambda r: replace(r, stages=r.stages[1:])),
+    Arm("no-stage-1", "without stage 1", _in_one_stage),
     Arm("late-rec", "L_nce alone in stage 1, L_rec joins in stage 2", _late_rec),
     Arm("lambda-until-40", "λ = 5 for 40 % of stage 2, then 0", _scheduled(5.0, 0.4)),
     Arm("lambda-until-0", "λ = 0 in stage 2", _scheduled(1.0, 0.0)),
     Arm("rec-both", "L_rec from the reason tokens and [EMBED]", _reading("both")),
     Arm("rec-embed", "L_rec from [EMBED]", _reading("embed")),
     Arm("attends-reason", "[EMBED] attends to the reason tokens alone", lambda r: replace(r, embed_attends="reason")),
-    Arm("k0-no-stage-1", "plain embedder, all tasks from the first step", lambda r: replace(plain(r), stages=plain(r).stages[1:])),
+    Arm("k0-no-stage-1", "plain embedder, all tasks from the first step", lambda r: _in_one_stage(without_reason_tokens(r))),
     Arm("k0-slow", "plain embedder at 2/3 of the rate", _plain_at(RATE / 1.5)),
     Arm("k0-fast", "plain embedder at 4/3 of the rate", _plain_at(RATE * 4 / 3)),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -75,9 +76,13 @@ def run(out: Path, data: Path, arms: Sequence[Arm], seeds: int, processes: int) 
             bar.update()
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start, (data,)) as pool:
-        for done in as_completed([pool.submit(_work, out, job) for job in todo]):
-            bar.set_description(done.result())
-            bar.update()
+        try:
+            for done in as_completed([pool.submit(_work, out, job) for job in todo]):
+                bar.set_description(done.result())
+                bar.update()
+        except BaseException:  # without this, leaving the block waits for every trial
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _is_done(out: Path, job: Job) -> bool:
@@ -198,6 +203,7 @@ _BENCH: list[Bench] = []
 
 
 def _start(data: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ctrl-C reaches every process: a pool's worker would catch it and take the next trial
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _BENCH.append(Bench(data))

@@ -51,14 +51,16 @@ def _evaluate(options: argparse.Namespace) -> int:
     runs = [run]
     if options.against is None:
         shown = report if options.suite != "digits" else _digits(run)
-        lines = [*table(run), *means(run), *notes(run)]
+        lines = [*table(run), *means(run)]
     else:
         out = options.out / "against" if options.out else None
         other, second = _run(options, options.against, options.against_graph, out)
         runs.append(other)
         shown = compare(run, other)
-        lines = [*comparison_table(shown, (_label(report), _label(second))), *notes(run)]
+        lines = [*comparison_table(shown, (_label(report), _label(second)))]
     print(json.dumps(shown, indent=2) if options.json else "\n".join(lines))
+    for line in dict.fromkeys(line for each in runs for line in notes(each)):
+        print(line, file=sys.stderr if options.json else sys.stdout)
     failed = {name: reason for each in runs for name, reason in each.failed.items()}
     for name, reason in failed.items():
         print(f"error: {name} was not evaluated: {reason}", file=sys.stderr)

@@ -19,6 +19,9 @@ def add(commands: Any) -> None:
     run.add_argument("--decoder", type=path, metavar="DIR", help="a local folder of the latent decoder, such as Qwen3-0.6B")
     run.add_argument("--steps", type=int, help="stop after so many steps in all; 0 writes the initialised model")
     run.add_argument("--seed", type=int, help="replaces the recipe's seed")
+    run.add_argument(
+        "--matryoshka", type=int, nargs="+", metavar="N", help="lengths of the vector's beginnings that L_nce is also computed on"
+    )
     run.add_argument("--mixture", type=path, metavar="FILE", help="a YAML file that names the data sets, in place of those found in --data")
     run.add_argument("--dry-run", action="store_true", help="print what would be trained, how large it is and what memory it takes")
     run.add_argument("--save-every", type=int, metavar="N", help="steps between states to resume from; by default the recipe's")
@@ -34,8 +37,9 @@ def _run(options: argparse.Namespace) -> int:
     import dataclasses
 
     from lame_training.digits import write_digits
-    from lame_training.loop import Options, check_folder, initialise, run
+    from lame_training.loop import Options, initialise, run
     from lame_training.recipes import find_recipe, with_tasks
+    from lame_training.start import check_folder
     from lame_training.world import World
 
     recipe = find_recipe(options.recipe)
@@ -47,6 +51,10 @@ def _run(options: argparse.Namespace) -> int:
             raise InputError(f"--{flag.replace('_', '-')} {value}: use 1 or more")
     if options.seed is not None:
         recipe = dataclasses.replace(recipe, seed=options.seed)
+    if options.matryoshka is not None:
+        if wrong := [length for length in options.matryoshka if not 0 < length < recipe.dim]:
+            raise InputError(f"--matryoshka {wrong[0]}: use lengths from 1 to {recipe.dim - 1}; the vector has {recipe.dim} numbers")
+        recipe = dataclasses.replace(recipe, matryoshka=tuple(sorted(set(options.matryoshka), reverse=True)))
     if options.dry_run:
         return _dry_run(recipe, options)
     if options.out is None:

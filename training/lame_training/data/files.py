@@ -7,6 +7,7 @@ Nothing is decoded, nothing is downloaded: only local paths are ever given to th
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 from collections.abc import Iterator
@@ -173,8 +174,11 @@ def _translated(files: list[Path], cache: Path) -> Iterator[None]:
         cause: BaseException = error
         while isinstance(cause, DatasetsError) and cause.__cause__ is not None:
             cause = cause.__cause__
-        if isinstance(cause, OSError) and cause.filename and not any(str(file.resolve()) == cause.filename for file in files):
-            raise InputError(f"{cache}: cannot be written ({cause.strerror}); choose another folder or free some space") from None
+        elsewhere = isinstance(cause, OSError) and cause.filename and not any(str(file.resolve()) == cause.filename for file in files)
+        full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "Not enough disk space" in str(cause)
+        if elsewhere or full:
+            said = getattr(cause, "strerror", None) or _first_line(cause)
+            raise InputError(f"{cache}: cannot be written ({said}); choose another folder or free some space") from None
         also = f" (or one of the {len(files) - 1} beside it)" if len(files) > 1 else ""
         raise InputError(f"{files[0]}{also}: cannot be read ({_first_line(cause)}); write it again") from None
 

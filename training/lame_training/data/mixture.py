@@ -46,7 +46,7 @@ def data_sets(root: Path, mixture: Path | None = None) -> tuple[DataSet, ...]:
     if names := _single_files(root):
         return tuple(DataSet(name, "positive") for name in names)
     if names := _subsets(root):
-        return tuple(DataSet(name, *_subset(name)) for name in names)
+        return tuple(DataSet(name, side, 1.0, instruction) for name, (side, instruction) in zip(names, map(_subset, names), strict=True))
     raise InputError(
         f"{root}: has no {MIXTURE}, train/TASK.parquet or SUBSET/original-*.parquet; --data must name the root of an MMEB-style data set"
     )
@@ -60,10 +60,9 @@ def _subsets(root: Path) -> list[str]:
     return sorted({path.parent.name for path in root.glob("*/original-*.parquet")})
 
 
-def _subset(name: str) -> tuple[TargetSide, float, str]:
-    """Target side, weight and instruction of a subset of MMEB-train."""
-    side, instruction = SUBSETS.get(name, ("positive", ""))
-    return side, 1.0, instruction
+def _subset(name: str) -> tuple[TargetSide, str]:
+    """Target side and instruction of a subset of MMEB-train."""
+    return SUBSETS.get(name, ("positive", ""))
 
 
 def read_mixture(path: Path, root: Path) -> tuple[DataSet, ...]:
@@ -103,7 +102,7 @@ def _entry(entry: Any, root: Path) -> DataSet:
     layout = FORMATS.get(kind := _text(entry, "format", "mmeb"))
     if layout is None:
         raise InputError(f"unknown format {kind!r}; formats are {', '.join(FORMATS)}")
-    side, _, instruction = _subset(name) if kind == "mmeb" else (layout.target_side, 1.0, layout.instruction)
+    side, instruction = _subset(name) if kind == "mmeb" else (layout.target_side, layout.instruction)
     if (side := entry.get("target_side", side)) not in get_args(TargetSide):
         raise InputError(f"target_side is {side!r}; use {', '.join(get_args(TargetSide))}")
     weight = _number(entry, "weight", 1.0)

@@ -70,7 +70,8 @@ class Report:
         graphs = "CUDA graphs" if s["device"] == "cuda" else "no graphs"
         source = "the device's allocator" if s["device"] == "cuda" else "growth of resident memory"
         return [
-            f"{s['machine']}; CPU threads: {s['threads']}; torch {s['torch']}; {s['date']}; lame-training {s['version']}.",
+            f"{s['machine']}; CPU threads: {s['threads']}; torch {s['torch']}; {s['date']}; "
+            f"lame-training {s['version']}, commit {s['commit'] or 'unknown'}.",
             f"{s['backbone']}: {s['parameters']['language_model'] / 1e6:,.1f} M parameters in the language model, "
             f"{s['parameters']['vision'] / 1e6:,.1f} M in the vision tower, {s['dtype']}; the LM head is {s['head_share']:.0%} of the "
             f"weights a decode step reads ({s['head_share_2b']:.0%} in Qwen2-VL-2B).",

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from lame_training import __version__
 from lame_training.backbones import load_backbone
+from lame_training.environment import commit
 from lame_training.model import LaMEModel
 from lame_training.paradigms.measure import Bench, Protocol
 from lame_training.paradigms.report import FILE, Report, continued
@@ -114,6 +115,7 @@ def _settings(setup: Setup, backbone: str, model: LaMEModel) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "version": __version__,
+        "commit": commit(),
         "date": datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat(),
     }
 
