@@ -2,7 +2,8 @@
 
 PyTorch runs the forward that was traced, with a hook on every module; the graph runs with the same values as outputs.
 Both run freely, each on its own earlier results, so an error grows with depth and jumps where something is wrong. The
-layers behind the largest jumps are then computed more carefully, one after the other, until the gate is met.
+layers behind the largest jumps are then computed more carefully, one after the other, until the gate is met; those that
+turn out not to be needed are left as they were.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from lame_runtime.gates import GRAPH_VS_PYTORCH, judge
 from lame_runtime.golden import read_golden
 
 from lame_export.bisect.device import Probe
-from lame_export.bisect.values import Point, RunPart, Values, as_run, graph_errors, on_cpu, points_of, torch_values
+from lame_export.bisect.values import Point, RunPart, as_run, graph_errors, on_cpu, points_of, torch_values
 from lame_export.engine.build import BUILDABLE
 from lame_export.parity import TracedBackend
 from lame_export.passes.scopes import SCALED
@@ -148,12 +149,20 @@ def compare(
     found = []
     truths = {}
     for modality, batch in batches.items():
-        truths[modality] = embeddings, values = torch_values(reference, batch)
-        errors, vectors = graph_errors(run_part, points, batch, values, reference.width)
-        found.append(_judge(modality, graph, points, errors, vectors, embeddings))
+        judged, truths[modality] = _compared(reference, run_part, points, graph, modality, batch)
+        found.append(judged)
     if on_device is not None:
         return Bisected(graph, found, None, on_device=True)
     return Bisected(graph, found, _islands(models, graph, points, found, batches, truths, reference.width))
+
+
+def _compared(
+    reference: TracedBackend, run_part: RunPart, points: list[Point], graph: str, modality: str, batch: Batch
+) -> tuple[Modality, Floats]:
+    """One modality, and PyTorch's embeddings: all else it computed is given up here, as a large model's fill the memory."""
+    embeddings, values = torch_values(reference, batch)
+    errors, vectors = graph_errors(run_part, points, batch, values, reference.width)
+    return _judge(modality, graph, points, errors, vectors, embeddings), embeddings
 
 
 def _judge(modality: str, graph: str, points: list[Point], errors: dict[str, float], vectors: Floats, expected: Floats) -> Modality:
@@ -178,12 +187,14 @@ def jumps(errors: dict[str, float], graph: str, *, beside: bool = False) -> dict
     Args:
         errors: in the order of the graph.
         graph: its name, which chooses the least error that counts.
-        beside: leave out errors of the same block, whose layers may share what is wrong.
+        beside: leave out errors of the same block, whose layers may share what is wrong; what lies outside the blocks,
+            as "encoder.head" does, has no such neighbours.
     """
     found = {}
     for place, (name, error) in enumerate(errors.items()):
         block = name.rsplit(".", 1)[0]
-        before = [each for other, each in list(errors.items())[:place] if not (beside and other.startswith(block))]
+        inside = beside and "." in block
+        before = [each for other, each in list(errors.items())[:place] if not (inside and other.startswith(f"{block}."))]
         found[name] = error / max(*before, LEAVES[graph] / 100, 0.0)
     return found
 
@@ -194,10 +205,10 @@ def _islands(
     points: list[Point],
     found: list[Modality],
     batches: dict[str, Batch],
-    truths: dict[str, tuple[Floats, Values]],
+    truths: dict[str, Floats],
     width: int,
 ) -> list[str] | None:
-    """The fewest layers, taken by their jumps, with which every modality meets the gate."""
+    """Layers with which every modality meets the gate: taken by their jumps until it does, then each dropped that it does without."""
     left = [each.modality for each in found if not each.passed]
     if not left:
         return []
@@ -205,16 +216,23 @@ def _islands(
         return None
     layers = {point.name: point for point in points if point.module == "Affine"}
     worst = {name: max(jumps(each.errors, graph, beside=True).get(name, 0.0) for each in found) for name in layers}
-    taken: list[str] = []
-    for name in sorted(worst, key=worst.__getitem__, reverse=True)[:MOST_ISLANDS]:
-        taken.append(name)
+
+    def mended(taken: list[str]) -> bool:
         careful = {part: [layers[each].path for each in taken if layers[each].part == part] for part in PARTS}
         run_part = on_cpu({part: as_run(models[part], graph, careful[part]) for part in PARTS}, [])
-        met = []
         for modality in left:
-            embeddings, values = truths[modality]
-            _, vectors = graph_errors(run_part, [], batches[modality], values, width)
-            met.append(judge("", graph, modality, 1, GRAPH_VS_PYTORCH[graph], similarity(vectors, embeddings)).passed is True)
-        if all(met):
-            return taken
-    return None
+            _, vectors = graph_errors(run_part, [], batches[modality], {}, width)
+            figure = similarity(vectors, truths[modality])
+            if judge("", graph, modality, len(vectors), GRAPH_VS_PYTORCH[graph], figure).passed is not True:
+                return False
+        return True
+
+    ranked = sorted(worst, key=worst.__getitem__, reverse=True)[:MOST_ISLANDS]
+    count = next((count for count in range(1, len(ranked) + 1) if mended(ranked[:count])), None)
+    if count is None:
+        return None
+    kept = ranked[:count]
+    for name in ranked[: count - 1]:  # the last one brought it about
+        without = [each for each in kept if each != name]
+        kept = without if mended(without) else kept
+    return kept

@@ -18,6 +18,7 @@ from lame_runtime.backends._engine import Engine, Session
 from lame_runtime.backends._tensorrt import make_logger
 from lame_runtime.backends._worker import EMBEDDING, FEATURES, fetched
 from lame_runtime.backends.base import Floats
+from lame_runtime.errors import BackendError
 
 from lame_export.engine.network import Options, build_plan
 from lame_export.engine.profiles import DIMENSIONS, Ranges
@@ -51,7 +52,10 @@ class Probe:
     ) -> None:
         self._cuda = cuda or Cudart()
         self._logger = make_logger(trt)
-        self._runtime = trt.Runtime(self._logger)
+        try:
+            self._runtime = trt.Runtime(self._logger)
+        except (TypeError, RuntimeError):  # the bindings' way to say that TensorRT gave nothing
+            raise BackendError(f"{trt.__name__} {trt.__version__} does not start ({self._logger.first()})") from None
         self._stream = self._cuda.stream()
         self._buffers = Buffers(self._cuda, self._stream)
         self._sessions: dict[str, Session] = {}
