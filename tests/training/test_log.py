@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,16 @@ def test_a_step_without_any_usable_row_stops_the_run(data: Path, tmp_path: Path,
     error = capsys.readouterr().err.splitlines()[-1]
     assert "step 1 of stage 'bottleneck warm-up' drew no row it can use" in error
     assert "skipped.jsonl" in error
+
+
+def test_the_bar_says_how_the_run_goes(data: Path, tmp_path: Path) -> None:
+    """Stage, steps of all, losses, rate, samples per second and the time left."""
+    command = [sys.executable, "-m", "lame_training", "run", "digits-tiny", "--data", str(data), "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    last = [part for part in done.stderr.split("\r") if "joint optimisation" in part][-1]
+    assert re.search(
+        r"joint optimisation: +100%.* 16/16 \[\d\d:\d\d<00:00, .*loss \d+\.\d+ nce \d+\.\d+ rec \d+\.\d+ rate .* \d+ samples/s", last
+    )
 
 
 def test_curves_and_environment_are_written(checkpoint: Path) -> None:

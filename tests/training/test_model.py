@@ -239,6 +239,25 @@ def test_frozen_parts_do_not_move_and_trained_parts_do(stage, loaded: tuple[LaME
         assert any(moved) if part in stage.rates and moved else not any(moved), part
 
 
+def test_gradients_are_clipped_to_the_recipes_norm(loaded: tuple[LaMEModel, Preparer], data: Path) -> None:
+    """What the optimizer sees is no longer than that; the norm that is logged is the one before."""
+    model, preparer = loaded
+    stage = RECIPE.stages[1]
+    batch = Collator(preparer, 0, 64, 8)(rows_of(read_pairs(data, stage.tasks[0])[:8]), contrastive=True, reconstructing=True)
+    norms = {}
+    for limit in (1e9, 0.25):
+        optimizer = stage.prepare(model)
+        seen: list[float] = []
+        optimizer.step = lambda *_, seen=seen: seen.append(  # type: ignore[assignment,misc]
+            torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item()
+        )
+        _, logged = train_step(Pass(model, dataclasses.replace(RECIPE, clip_norm=limit), WORLD, 0), stage, batch, optimizer, 0)
+        norms[limit] = seen[0], logged
+    assert norms[1e9][0] == pytest.approx(norms[1e9][1]) == pytest.approx(norms[0.25][1])
+    assert norms[0.25][0] == pytest.approx(0.25, rel=1e-3)
+    assert norms[0.25][1] > 0.3
+
+
 def test_shuffled_reason_states_reconstruct_worse(data: Path, checkpoint: Path) -> None:
     """Z carries information: after a minute of warm-up on one digit, another sample's Z decodes another digit."""
     model, preparer = load_model(checkpoint)

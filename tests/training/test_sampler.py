@@ -6,9 +6,12 @@ import dataclasses
 from collections import Counter
 
 import numpy as np
+import pytest
+from lame_runtime.errors import InputError
 from lame_training.data import DataSet
 from lame_training.recipes import find_recipe
 from lame_training.sampler import Sampler
+from lame_training.world import World
 
 TASKS = (DataSet("a", "none", 3.0), DataSet("b", "none", 1.0))
 STAGE = dataclasses.replace(find_recipe("digits-tiny").stages[1], steps=200, batch_size=32, sub_batch=8, tasks=TASKS)
@@ -65,3 +68,27 @@ def test_a_data_set_joins_in_when_its_time_has_come() -> None:
     sampler = Sampler(late, SIZES, (0, 0))
     assert {name for step in range(100) for name, _ in sampler.draw(step)} == {"a"}
     assert {name for step in range(100, 110) for name, _ in sampler.draw(step)} == {"a", "b"}
+
+
+def test_rates_rise_and_fall_on_a_cosine() -> None:
+    """Linearly over the warm-up to the peak; a tenth of it at the end, half-way between in the middle of the fall."""
+    stage = dataclasses.replace(STAGE, steps=110, warmup=10 / 110)
+    factors = [stage.rate_factor(step) for step in range(stage.steps)]
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert factors[10] == 1.0
+    assert factors[60] == pytest.approx(0.55)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert 0.1 < factors[-1] < 0.101
+
+
+def test_processes_take_whole_sub_batches() -> None:
+    """Sub-batches keep their rows together, and every one goes to one process; what does not divide is refused."""
+    drawn = Sampler(STAGE, SIZES, (0, 0)).draw(0)
+    world = World("cpu")
+    world.size = 2
+    found = []
+    for world.rank in range(2):
+        found += world.share(drawn, "sub-batches")
+    assert [(name, rows.tolist()) for name, rows in found] == [(name, rows.tolist()) for name, rows in drawn]
+    with pytest.raises(InputError, match="3 sub-batches cannot be shared by 2 processes"):
+        world.share(drawn[:3], "sub-batches")
