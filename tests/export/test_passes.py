@@ -375,7 +375,7 @@ def corrupt(model: ir.Model, kind: str) -> None:
         ("path", "int8", "paths of the exporting machine"),
         ("zero point", "int8", "zero point is not zero"),
         ("scale", "int8", "scale is not a constant"),
-        ("type", "int8", "TensorRT restores INT8 only"),
+        ("type", "int8", "DequantizeLinear of UINT8, TensorRT 10.3 takes INT8"),
         ("reader", "int8", "feeds something other than DequantizeLinear"),
         ("nothing", "int8", "nothing is quantised"),
         ("float only", "int8", "no MatMul computes in half"),

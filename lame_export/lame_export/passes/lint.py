@@ -1,7 +1,7 @@
 """Lint: what a graph must satisfy before anything is built from it, judged from the file alone.
 
-The list of operators is that of the ONNX parser of TensorRT 10.3 (its operators.md), restricted to what an
-encoder can need; a graph of ours that goes beyond it fails here rather than on a Jetson.
+A graph of ours that goes beyond the operators and types of TensorRT 10.3 (`passes.tensorrt`) fails here rather than on a
+Jetson.
 """
 
 from __future__ import annotations
@@ -13,21 +13,12 @@ from lame_runtime.contract import Contract
 
 from lame_export.passes.nodes import CONTRIB
 from lame_export.passes.scopes import MODULE
+from lame_export.passes.tensorrt import TENSORRT_10_3, wrong_types
 
 MAX_OPSET = 20
 CPU_OPSET = 23
 """For graphs that only ONNX Runtime's CPU provider runs: the first with Attention and RotaryEmbedding."""
 
-TENSORRT_10_3 = frozenset(
-    """
-    Abs Add And Cast Ceil Clip Concat Constant ConstantOfShape Cos CumSum DequantizeLinear Div Einsum Equal
-    Erf Exp Expand Flatten Floor Gather GatherElements GatherND Gemm Greater GreaterOrEqual Identity
-    LayerNormalization Less LessOrEqual Log MatMul Max Mean Min Mod Mul Neg Not Or Pad Pow QuantizeLinear
-    Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Round
-    ScatterElements ScatterND Shape Sigmoid Sign Sin Slice Softmax Split Sqrt Squeeze Sub Sum Tanh Tile TopK
-    Transpose Unsqueeze Where Xor
-    """.split()  # noqa: SIM905 - a list of ninety quoted names is no easier to read
-)
 PRODUCT = {"int8-cpu": "MatMulIntegerToFloat", "w8-cpu": "MatMulNBits", "w4-cpu": "MatMulNBits"}
 """The product of each graph that is for CPUs and never meets TensorRT."""
 STANDARD_ON_CPU = frozenset({"Attention", "RotaryEmbedding"})
@@ -75,7 +66,7 @@ def lint(path: Path, part: str, graph: str, contract: Contract) -> list[str]:
     on_cpu = graph in PRODUCT
     if opset > (CPU_OPSET if on_cpu else MAX_OPSET):
         found.append(f"opset {opset}: TensorRT 10.3 reads up to {MAX_OPSET}, and graphs for CPUs have {CPU_OPSET}")
-    allowed = TENSORRT_10_3 | (STANDARD_ON_CPU if on_cpu else frozenset())
+    allowed = TENSORRT_10_3.keys() | (STANDARD_ON_CPU if on_cpu else frozenset())
     for node in model.graph:
         where = node.name or node.op_type
         if node.domain:
@@ -85,12 +76,14 @@ def lint(path: Path, part: str, graph: str, contract: Contract) -> list[str]:
             found.append(f"{where}: {node.op_type} makes shapes depend on data")
         elif node.op_type not in allowed:
             found.append(f"{where}: {node.op_type} is not known to TensorRT 10.3")
+        elif not on_cpu:
+            found += [f"{where}: {each}" for each in wrong_types(node)]
         if any("/" in value for key, value in node.metadata_props.items() if key != MODULE):
             found.append(f"{where}: carries paths of the exporting machine")
     found += _interface(model, part, ENCODER if part == "encoder" else vision_interface(contract))
     if not on_cpu:
         found += _quantisation(model)
-    found += _types(model, graph)
+    found += _promised(model, graph)
     return found
 
 
@@ -115,19 +108,17 @@ def _quantisation(model: ir.Model) -> list[str]:
     for node in model.graph:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
-        value, scale, zero = (*node.inputs, None)[:3]
+        _, scale, zero = (*node.inputs, None)[:3]
         if scale is None or scale.const_value is None:
             found.append(f"{node.name}: its scale is not a constant")
         if zero is not None and (zero.const_value is None or zero.const_value.numpy().any()):
             found.append(f"{node.name}: its zero point is not zero")
-        if node.op_type == "DequantizeLinear" and value is not None and value.dtype != ir.DataType.INT8:
-            found.append(f"{node.name}: restores {value.dtype}, TensorRT restores INT8 only")
         if node.op_type == "QuantizeLinear" and any(user.op_type != "DequantizeLinear" for user in node.outputs[0].consumers()):
             found.append(f"{node.name}: feeds something other than DequantizeLinear")
     return found
 
 
-def _types(model: ir.Model, graph: str) -> list[str]:
+def _promised(model: ir.Model, graph: str) -> list[str]:
     """The graph is what its name says: half or INT8 arithmetic in its linear layers."""
     kinds = {value.dtype for node in model.graph if node.op_type == "MatMul" for value in node.inputs if value is not None}
     ops = {node.op_type for node in model.graph}
