@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -65,28 +67,48 @@ class RecordingCudart:
         self.calls: Counter[str] = Counter()
         self.fail: dict[str, int] = {}
         """Status to answer a function with, once."""
+        self.broken: dict[str, int] = {}
+        """Status to answer a function with, from now on."""
+        self.engines: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.contexts: weakref.WeakSet[Any] = weakref.WeakSet()
+        """TensorRT's, as long as anybody holds them."""
         self._handles = iter(range(1, 1 << 30))
         self._lock = threading.RLock()
         self._current = threading.local()
 
     def __getattribute__(self, name: str) -> Any:
         value = object.__getattribute__(self, name)
-        if not name.startswith("cuda") or name == "cudaGetErrorString":
+        if not name.startswith("cuda") or name in ("cudaGetErrorString", "cudaGetLastError"):
             return value
 
         def counted(*arguments: Any) -> int:
             with self._lock:
                 self.calls[name] += 1
-                if name in self.fail:
-                    if name == "cudaStreamEndCapture":  # ends the capture all the same
-                        self._stream(arguments[0]).recording = None
-                    return self.fail.pop(name)
-                if name not in ANYWHERE and getattr(self._current, "device", None) is None:
-                    raise GpuMisuseError(f"{name}: no GPU was chosen in this thread")
-                status: int = value(*arguments)
+                status = self._answer(name, value, arguments)
+                if status:
+                    self._current.error = status
                 return status
 
         return counted
+
+    def _answer(self, name: str, function: Callable[..., int], arguments: tuple[Any, ...]) -> int:
+        if name in self.broken or name in self.fail:
+            if name == "cudaStreamEndCapture":  # ends the capture all the same
+                self._stream(arguments[0]).recording = None
+            return self.broken[name] if name in self.broken else self.fail.pop(name)
+        if name not in ANYWHERE and getattr(self._current, "device", None) is None:
+            raise GpuMisuseError(f"{name}: no GPU was chosen in this thread")
+        return function(*arguments)
+
+    @property
+    def error(self) -> int:
+        """What the last call that failed in this thread answered, until it is asked for."""
+        return int(getattr(self._current, "error", 0))
+
+    def cudaGetLastError(self) -> int:
+        """The thread's last error, which is forgotten by this."""
+        error, self._current.error = self.error, 0
+        return error
 
     def cudaGetErrorString(self, error: int) -> bytes:
         """Text of a status."""
@@ -169,6 +191,8 @@ class RecordingCudart:
             raise GpuMisuseError(f"what is freed is no {kind} memory")
         if any(address in work.uses for stream in self.streams.values() for work in stream.work):
             raise GpuMisuseError(f"{kind} memory is freed while queued work uses it")
+        if any(context._scratch is not None and context._scratch[0] == address for context in self.contexts):
+            raise GpuMisuseError(f"{kind} memory is freed that a living context was given")
         block = self.live.pop(address)
         ctypes.memset(block.memory, 0xFF, len(block.memory))
         self.freed[address] = block
@@ -285,7 +309,8 @@ class RecordingCudart:
 
     def assert_released(self) -> None:
         """That nothing was left behind."""
-        left = [f"{len(found)} {name}" for name, found in vars(self).items() if name in OWNED and found]
+        gc.collect()
+        left = [f"{len(found)} {name}" for name, found in vars(self).items() if name in OWNED and len(found)]
         if left:
             raise GpuMisuseError(f"never released: {', '.join(left)}")
 
@@ -301,4 +326,4 @@ class RecordingCudart:
 
 
 ANYWHERE = {"cudaGetDeviceCount", "cudaSetDevice", "cudaDriverGetVersion", "cudaRuntimeGetVersion"}
-OWNED = ("live", "streams", "graphs", "executables")
+OWNED = ("live", "streams", "graphs", "executables", "engines", "contexts")

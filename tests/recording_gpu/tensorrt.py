@@ -107,34 +107,66 @@ class IProgressMonitor(ABC):
 class ITensor:
     """A tensor of a network."""
 
-    def __init__(self, value: Any) -> None:
-        kind = value.type.tensor_type
-        self.name: str = value.name
-        self._names = [dim.dim_param for dim in kind.shape.dim]
-        self.shape: Dims = tuple(-1 if dim.dim_param else dim.dim_value for dim in kind.shape.dim)
-        self.dtype = ONNX.get(kind.elem_type, DataType.INT8)
+    def __init__(self, name: str, shape: Dims, dtype: DataType, names: list[str]) -> None:
+        self.name, self.shape, self.dtype, self._names = name, shape, dtype, names
 
     def get_dimension_name(self, index: int) -> str:
         """As in the file."""
         return self._names[index]
 
 
+def _tensor(value: Any) -> ITensor:
+    kind = value.type.tensor_type
+    shape = tuple(-1 if dim.dim_param else dim.dim_value for dim in kind.shape.dim)
+    return ITensor(value.name, shape, ONNX.get(kind.elem_type, DataType.INT8), [dim.dim_param for dim in kind.shape.dim])
+
+
 class LayerType(enum.Enum):
-    """What a layer does; the recorder's all do something that the ladder leaves alone."""
+    """What a layer does; ELEMENTWISE stands for all that the ladder leaves alone."""
 
     SOFTMAX = 0
     MATRIX_MULTIPLY = 1
     REDUCE = 2
     NORMALIZATION = 3
     ELEMENTWISE = 4
+    CAST = 5
+
+
+LAYERS = {
+    "Softmax": LayerType.SOFTMAX,
+    "MatMul": LayerType.MATRIX_MULTIPLY,
+    "ReduceMean": LayerType.REDUCE,
+    "LayerNormalization": LayerType.NORMALIZATION,
+    "Cast": LayerType.CAST,
+}
 
 
 class ILayer:
-    """A node."""
+    """A node; what it computes in follows its inputs' type, as in a strongly typed network."""
 
-    def __init__(self, outputs: list[ITensor]) -> None:
-        self.type = LayerType.ELEMENTWISE
-        self._outputs = outputs
+    def __init__(self, name: str, kind: LayerType, inputs: list[ITensor | None], outputs: list[ITensor]) -> None:
+        self.name, self.type, self._inputs, self._outputs = name, kind, inputs, outputs
+
+    @property
+    def num_inputs(self) -> int:
+        """Those left out are counted, too."""
+        return len(self._inputs)
+
+    def get_input(self, index: int) -> ITensor | None:
+        """One of them; None where it was left out."""
+        return self._inputs[index]
+
+    def set_input(self, index: int, tensor: ITensor) -> None:
+        """Reads another value."""
+        self._inputs[index] = tensor
+        if self.type not in (LayerType.ELEMENTWISE, LayerType.CAST):
+            for output in self._outputs:
+                output.dtype = tensor.dtype
+
+    def _check(self) -> None:
+        kinds = {value.dtype for value in self._inputs if value is not None} & {DataType.FLOAT, DataType.HALF}
+        if len(kinds) > 1:
+            raise GpuMisuseError(f"{self.name}: its inputs are of two types")
 
     @property
     def num_outputs(self) -> int:
@@ -185,6 +217,13 @@ class INetworkDefinition:
             raise GpuMisuseError(f"{tensor.name} is an output already")
         self._outputs.append(tensor)
 
+    def add_cast(self, input: ITensor, to_type: DataType) -> ILayer:
+        """A layer that changes a value's type."""
+        name = f"(Unnamed Layer* {len(self._layers)}) [Cast]"
+        layer = ILayer(name, LayerType.CAST, [input], [ITensor(f"{name}_output", input.shape, to_type, input._names)])
+        self._layers.append(layer)
+        return layer
+
     def get_input(self, index: int) -> ITensor:
         """One of them."""
         return self._inputs[index]
@@ -226,10 +265,21 @@ class OnnxParser:
             self._errors.append(IParserError(str(error).splitlines()[0]))
             return False
         self._network.path = model
-        typed = {value.name: value for value in (*read.graph.value_info, *read.graph.output)}
-        self._network._inputs = [ITensor(value) for value in read.graph.input]
-        self._network._outputs = [ITensor(value) for value in read.graph.output]
-        self._network._layers = [ILayer([ITensor(typed[name]) for name in node.output if name in typed]) for node in read.graph.node]
+        graph = read.graph
+        values = {value.name: _tensor(value) for value in (*graph.value_info, *graph.input, *graph.output)}
+        for each in graph.initializer:
+            values[each.name] = ITensor(each.name, tuple(each.dims), ONNX.get(each.data_type, DataType.INT8), [""] * len(each.dims))
+        self._network._inputs = [values[value.name] for value in graph.input]
+        self._network._outputs = [values[value.name] for value in graph.output]
+        self._network._layers = [
+            ILayer(
+                node.name,
+                LAYERS.get(node.op_type, LayerType.ELEMENTWISE),
+                [values.get(name) for name in node.input],
+                [values[name] for name in node.output if name in values],
+            )
+            for node in graph.node
+        ]
         return True
 
 
@@ -264,12 +314,12 @@ class ITimingCache:
 class IBuilderConfig:
     """How to build."""
 
-    def __init__(self) -> None:
+    def __init__(self, flags: set[Any]) -> None:
         self.builder_optimization_level = 3
         self.hardware_compatibility_level = HardwareCompatibilityLevel.NONE
         self.progress_monitor: IProgressMonitor | None = None
         self._pools: dict[Any, int] = {}
-        self._flags: set[Any] = set()
+        self._flags = flags
         self._profiles: list[IOptimizationProfile] = []
         self._cache: ITimingCache | None = None
 
@@ -313,6 +363,7 @@ class ICudaEngine:
         self._weights = not plan["stripped"]
         self._known: dict[Any, dict[str, Dims]] = {}
         self._session = _open(plan["onnx"], plan["outputs"])
+        cudart.engines.add(self)
         self._inputs = {each.name: _kind(each) for each in self._session.get_inputs()}
         self._outputs = {each.name: _kind(each) for each in self._session.get_outputs()}
         self._shapes = {each.name: tuple(d if isinstance(d, int) else -1 for d in each.shape) for each in self._session.get_outputs()}
@@ -379,6 +430,7 @@ class IExecutionContext:
         self._changes = 0
         self._run_at = -1
         self._busy = threading.Lock()
+        engine._cudart.contexts.add(self)
 
     def _say(self, text: str) -> bool:
         self._engine._logger.log(ILogger.Severity.ERROR, text)
@@ -438,6 +490,8 @@ class IExecutionContext:
         engine, cudart = self._engine, self._engine._cudart
         if self._scratch is None:
             raise GpuMisuseError("a context runs without memory")
+        if cudart.error:
+            return self._say(f"Cuda Runtime (error {cudart.error})")  # it cannot tell whose it is
         if not engine._weights:
             return self._say("the plan was stripped and has no weights")
         if missing := (set(engine._inputs) | set(engine._outputs)) - set(self._addresses):
@@ -446,12 +500,13 @@ class IExecutionContext:
             raise GpuMisuseError("a graph is recorded before the context ran once with its shapes and addresses")
         self._run_at = state = self._changes
         shapes = self._shapes | {name: self.get_tensor_shape(name) for name in engine._outputs}
-        addresses, scratch = dict(self._addresses), self._scratch
+        addresses, scratch, profile = dict(self._addresses), self._scratch, self._profile
 
         def compute() -> None:
             feeds = {name: _read(cudart, addresses[name], shapes[name], NUMPY[kind]) for name, kind in engine._inputs.items()}
             for name, array in zip(engine._outputs, engine._session.run(list(engine._outputs), feeds), strict=True):
-                wrong = np.roll(array, 1, axis=-1) if engine._plan.get("wrong") else array
+                nonsense = engine._plan.get("wrong") or profile in engine._plan.get("wrong_profiles", ())
+                wrong = np.roll(array, 1, axis=-1) if nonsense else array
                 _write(cudart, addresses[name], wrong)
 
         sizes = {
@@ -487,6 +542,11 @@ class Runtime:
         if plan["host_code"] and not self.engine_host_code_allowed:
             self._logger.log(ILogger.Severity.ERROR, "the plan brings code of its own, which is not allowed")
             return None
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self._cudart.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
+        if len(serialized_engine) > free.value:
+            self._logger.log(ILogger.Severity.ERROR, "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)")
+            return None
         return ICudaEngine(plan, self._cudart, self._logger)
 
 
@@ -494,6 +554,9 @@ class Refitter:
     """Gives an engine other weights."""
 
     def __init__(self, engine: ICudaEngine, logger: ILogger) -> None:
+        if not engine._plan["stripped"]:
+            logger.log(ILogger.Severity.ERROR, "the engine was not built to be refitted")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self.engine, self.logger = engine, logger
         self.given = False
 
@@ -528,11 +591,13 @@ class Builder:
         self._logger = logger
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
-        """An empty one."""
+        """An empty one; without the flag it would be one in which TensorRT chooses the precision, before 11."""
+        if not flags & self._typed == self._typed:
+            raise GpuMisuseError("a network that is not strongly typed")
         return INetworkDefinition(flags)
 
     def create_builder_config(self) -> IBuilderConfig:
-        """With defaults."""
+        """With defaults: TF32 is on."""
         return self._config()
 
     def create_optimization_profile(self) -> IOptimizationProfile:
@@ -556,6 +621,9 @@ class Builder:
             monitor.phase_finish(phase)
         if config._cache is not None:
             config._cache.content += b"timed"
+        for layer in network._layers:
+            if layer.type is not LayerType.CAST:
+                layer._check()
         flags = {flag.name for flag in config._flags}
         assert network.path is not None
         plan = {
@@ -566,6 +634,10 @@ class Builder:
             "version": None if "VERSION_COMPATIBLE" in flags else self._version,
             "gpu": self._gpu() if config.hardware_compatibility_level.name == "NONE" else None,
             "stripped": "STRIP_PLAN" in flags,
+            "flags": sorted(flags),
+            "level": config.builder_optimization_level,
+            "pools": {pool.name: size for pool, size in config._pools.items()},
+            "casts": sum("[Cast]" in layer.name for layer in network._layers),
             "host_code": "VERSION_COMPATIBLE" in flags,
         }
         return IHostMemory(json.dumps(plan).encode())
@@ -597,8 +669,9 @@ def make_tensorrt(cudart: RecordingCudart, version: str = "10.3.0", name: str = 
         module.ComputeCapability = enum.Enum("ComputeCapability", ["SM86", "SM89", "SM120"])
     module.IBuilderConfig = config
     module.Runtime = type("Runtime", (Runtime,), on_device)
-    module.Builder = type("Builder", (Builder,), {**on_device, "_config": lambda self: config()})
     module.BuilderFlag = enum.Enum("BuilderFlag", list(FLAGS_11 if modern else FLAGS_10))
+    ours = {"_config": lambda self: config({module.BuilderFlag.TF32}), "_typed": 0 if modern else 1 << 1}
+    module.Builder = type("Builder", (Builder,), {**on_device, **ours})
     creation = {"STRONGLY_TYPED": 0} if modern else {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
     module.NetworkDefinitionCreationFlag = enum.IntEnum("NetworkDefinitionCreationFlag", creation)
     return module

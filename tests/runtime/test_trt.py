@@ -15,17 +15,19 @@ from lame_runtime.backends import _cudart
 from lame_runtime.backends._buffers import Buffers
 from lame_runtime.backends._cudart import Cudart
 from lame_runtime.backends._tensorrt import load_tensorrt, make_logger
+from lame_runtime.backends.base import DeviceError
 from lame_runtime.backends.ort import OrtBackend
 from lame_runtime.backends.trt import TrtBackend
 from lame_runtime.batching import assemble
 from lame_runtime.contract import Preparer
+from lame_runtime.contract.manifest import sha256_file
 from lame_runtime.inputs import as_input
 from PIL import Image
 from recording_gpu import GpuMisuseError, RecordingCudart, make_tensorrt
 
 Range = tuple[int, int, int]
-SMALL = {"pictures": (1, 1, 2), "patches": (4, 8, 16), "batch": (1, 1, 2), "length": (9, 16, 24), "n_features": (1, 4, 9)}
-LARGE = {"pictures": (1, 4, 8), "patches": (4, 16, 64), "batch": (1, 4, 4), "length": (9, 24, 48), "n_features": (1, 16, 99)}
+SMALL = {"pictures": (1, 1, 2), "patches": (4, 8, 16), "batch": (1, 1, 2), "length": (6, 16, 24), "n_features": (1, 4, 9)}
+LARGE = {"pictures": (1, 4, 8), "patches": (4, 16, 64), "batch": (1, 4, 4), "length": (6, 24, 48), "n_features": (1, 16, 99)}
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def build(gpu: RecordingCudart, graph: Path, plan: Path, profiles: list[dict[str
     trt = make_tensorrt(gpu)
     logger = make_logger(trt)
     builder = trt.Builder(logger)
-    network = builder.create_network(1)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     assert trt.OnnxParser(network, logger).parse_from_file(str(graph))
     config = builder.create_builder_config()
     for flag in flags:
@@ -182,14 +184,31 @@ def test_threads_share_the_weights_and_wait_for_a_worker(gpu: RecordingCudart, p
             encoder.encode("seven")
 
 
-def test_an_input_larger_than_every_profile_is_named(gpu: RecordingCudart, plans: tuple[Path, Path], ours: Encoder) -> None:
-    """And what to do; the next input is embedded."""
+def test_an_input_that_fits_no_profile_is_named(gpu: RecordingCudart, plans: tuple[Path, Path], exported: Path, ours: Encoder) -> None:
+    """With what they take and what to do, too long or too short; the next input is embedded."""
+    fits = r"fits no profile of the encoder plan \(they take {}, with 1–99 rows of features\); .*lame-export engine --profile"
     with Encoder(ours.preparer, open_backend(gpu, plans)) as encoder:
-        with pytest.raises(BackendError, match=r"an input of \d+ tokens is larger than every profile .*lame-export engine --profile"):
+        with pytest.raises(BackendError, match=r"an input of \d+ tokens, 0 of them of pictures, " + fits.format("6–48")):
             encoder.encode("seven " * 60)
-        with pytest.raises(BackendError, match=r"a picture of \d+ patches is larger than every profile"):
+        with pytest.raises(BackendError, match=r"a picture of \d+ patches fits no profile of the vision plan \(they take 4–64\)"):
             encoder.encode(Image.new("RGB", (280, 280)), max_pixels=1 << 17)
         assert np.abs(encoder.encode("seven") - ours.encode("seven")).max() < 1e-6
+    build(gpu, exported / "graphs/encoder.fp32.onnx", plans[1], [LARGE | {"length": (32, 48, 48)}])
+    with Encoder(ours.preparer, open_backend(gpu, plans)) as encoder, pytest.raises(BackendError, match=fits.format("32–48")):
+        encoder.encode("seven")
+
+
+def test_one_profile_can_be_run_alone(gpu: RecordingCudart, plans: tuple[Path, Path], ours: Encoder) -> None:
+    """Also one that others are always taken before."""
+    backend = open_backend(gpu, plans)
+    assert backend.profiles == {"vision": 2, "encoder": 2}
+    with Encoder(ours.preparer, backend) as encoder:
+        (worker,) = backend._all
+        with backend.only("encoder", 1):
+            assert np.abs(encoder.encode("seven") - ours.encode("seven")).max() < 1e-6
+            assert set(worker._encoder._contexts) == {1}
+        encoder.encode("seven")
+        assert set(worker._encoder._contexts) == {0, 1}
 
 
 def test_out_of_memory_is_named_and_leaves_nothing(exported: Path, tmp_path: Path, ours: Encoder) -> None:
@@ -198,10 +217,103 @@ def test_out_of_memory_is_named_and_leaves_nothing(exported: Path, tmp_path: Pat
         gpu = RecordingCudart(total=total)
         for part in ("vision", "encoder"):
             build(gpu, exported / f"graphs/{part}.fp32.onnx", tmp_path / f"{part}.plan", [SMALL, LARGE])
-        with pytest.raises(BackendError, match=r"out of GPU memory \(0\.00 of 0\.00 GB are free\); use a smaller batch_size"):  # noqa: SIM117
-            with Encoder(ours.preparer, open_backend(gpu, (tmp_path / "vision.plan", tmp_path / "encoder.plan"))) as encoder:
-                encoder.encode(mixed())
+        with (
+            pytest.raises(
+                DeviceError, match=r"out of GPU memory \(.*(0\.00 of 0\.00 GB are free|out of memory)\); use a smaller batch_size"
+            ),
+            Encoder(ours.preparer, open_backend(gpu, (tmp_path / "vision.plan", tmp_path / "encoder.plan"))) as encoder,
+        ):
+            encoder.encode(mixed())
         gpu.assert_released()
+
+
+def test_out_of_memory_inside_tensorrt_is_not_the_plans_fault(
+    gpu: RecordingCudart, plans: tuple[Path, Path], ours: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights are allocated when a plan is read: the remedy is memory, not another build."""
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "total", 100)
+        with pytest.raises(DeviceError, match=r"out of GPU memory \(.*out of memory\)\); use a smaller") as caught:
+            open_backend(gpu, plans)
+        assert "build it here" not in str(caught.value)
+
+
+def test_where_cuda_answers_nothing_the_error_is_still_one_line(gpu: RecordingCudart) -> None:
+    """Out of memory, and it will not say how much is free either."""
+    gpu.broken = {"cudaMalloc": 2, "cudaMemGetInfo": 2}
+    with pytest.raises(DeviceError, match=r"^out of GPU memory; use a smaller batch_size"):
+        Cudart(gpu).malloc(8)
+
+
+def test_an_error_of_cuda_is_not_left_for_tensorrt_to_find(gpu: RecordingCudart, plans: tuple[Path, Path], ours: Encoder) -> None:
+    """CUDA keeps the last one for each thread, and TensorRT asks for it after its own work."""
+    with Encoder(ours.preparer, open_backend(gpu, plans)) as encoder:
+        gpu.fail["cudaMalloc"] = 2
+        with pytest.raises(DeviceError, match="out of GPU memory"):
+            encoder.encode("seven")
+        assert np.abs(encoder.encode("seven") - ours.encode("seven")).max() < 1e-6
+
+
+def test_a_plan_that_is_not_the_one_that_was_built_does_not_run(gpu: RecordingCudart, plans: tuple[Path, Path]) -> None:
+    """What is hashed is what is deserialised."""
+    hashes = sha256_file(plans[0]), sha256_file(plans[1])
+    open_backend(gpu, plans, hashes=hashes).close()
+    with pytest.raises(BackendError, match=r"encoder\.plan: is not the file that was built"):
+        open_backend(gpu, plans, hashes=(hashes[0], hashes[0]))
+
+
+def test_a_plan_that_was_not_stripped_takes_no_weights(gpu: RecordingCudart, plans: tuple[Path, Path], exported: Path) -> None:
+    """The bindings raise TypeError there."""
+    graphs = exported / "graphs/vision.fp32.onnx", exported / "graphs/encoder.fp32.onnx"
+    with pytest.raises(BackendError, match=r"cannot refit the plan with these weights \(the engine was not built to be refitted\)"):
+        open_backend(gpu, plans, weights=graphs)
+
+
+def test_what_nobody_holds_is_given_back_without_close(gpu: RecordingCudart, plans: tuple[Path, Path], ours: Encoder) -> None:
+    """Memory, streams, contexts, weights; also after an error whose traceback is still held."""
+    encoder = Encoder(ours.preparer, open_backend(gpu, plans, cuda_graphs=True))
+    for _ in range(3):
+        encoder.encode("seven")
+    assert gpu.live
+    del encoder
+    gpu.assert_released()
+    with pytest.raises(DeviceError) as caught:  # noqa: SIM117, PT012
+        with Encoder(ours.preparer, open_backend(gpu, plans)) as encoder:
+            gpu.fail["cudaStreamSynchronize"] = 700
+            encoder.encode("seven")
+    assert caught.tb is not None
+    gpu.fail.clear()
+    gpu.assert_released()
+
+
+def test_closing_waits_for_a_run(gpu: RecordingCudart, plans: tuple[Path, Path], ours: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which ends with right vectors; only then is anything given back."""
+    begun, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+    backend = open_backend(gpu, plans)
+    encoder = Encoder(ours.preparer, backend)
+    (worker,) = backend._all
+    execute = worker._encoder.run
+
+    def slow(*arguments: Any) -> Any:
+        begun.set()
+        assert go_on.wait(20)
+        return execute(*arguments)
+
+    monkeypatch.setattr(worker._encoder, "run", slow)
+    found: list[Any] = []
+    run = threading.Thread(target=lambda: found.append(encoder.encode("seven")))
+    close = threading.Thread(target=lambda: (encoder.close(), closed.set()))
+    run.start()
+    assert begun.wait(20)
+    close.start()
+    assert not closed.wait(0.2)
+    assert gpu.streams
+    go_on.set()
+    run.join()
+    close.join()
+    assert np.abs(found[0] - ours.encode("seven")).max() < 1e-6
+    monkeypatch.undo()
+    gpu.assert_released()
 
 
 @pytest.mark.parametrize(
@@ -233,9 +345,6 @@ def test_a_plan_that_cannot_be_used_is_one_line(
     with pytest.raises(BackendError, match=named) as caught:
         Encoder(ours.preparer, TrtBackend(*plans, module=module, library=gpu)).encode("seven")
     assert "\n" not in str(caught.value)
-    if damage == "stripped":  # found only when it ran, and nobody closed it
-        gpu.live.clear()
-        gpu.streams.clear()
 
 
 def test_stripped_and_version_compatible_plans(gpu: RecordingCudart, plans: tuple[Path, Path], exported: Path, ours: Encoder) -> None:
@@ -312,6 +421,16 @@ def test_facts_of_the_gpu() -> None:
     assert (device.name, device.capability, device.driver, device.uuid) == ("Orin", "sm87", "12.6", bytes(range(16)).hex())
 
 
+def test_the_driver_itself_is_among_the_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Linux or Jetson Linux tell it: an update changes kernels where the newest CUDA it knows stays the same."""
+    told = tmp_path / "version"
+    told.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5\nGCC version:  gcc\n")
+    monkeypatch.setattr(_cudart, "_RELEASES", (tmp_path / "none", told))
+    assert Cudart(RecordingCudart()).describe().release == "NVRM version: NVIDIA UNIX x86_64 Kernel Module 550.54.15 Tue Mar 5"
+    told.unlink()
+    assert Cudart(RecordingCudart()).describe().release == ""
+
+
 def test_a_version_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """JetPack 5 had TensorRT 8."""
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", make_tensorrt(RecordingCudart(), "8.5.2.2"))
@@ -358,8 +477,19 @@ def test_the_recorder_sees_misuse(wrong: Any, said: str) -> None:
         wrong(cuda, cuda.stream())
 
 
-def test_the_recorder_sees_leaks() -> None:
-    """Memory and streams."""
+def test_the_recorder_sees_leaks(plans: tuple[Path, Path], gpu: RecordingCudart) -> None:
+    """Memory and streams; engines and contexts, and memory that one of them was given."""
+    trt, cuda = make_tensorrt(gpu), Cudart(gpu)
+    runtime = trt.Runtime(make_logger(trt))
+    engine = runtime.deserialize_cuda_engine(plans[0].read_bytes())
+    context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+    context.set_device_memory(address := cuda.malloc(4096), 4096)
+    with pytest.raises(GpuMisuseError, match="freed that a living context was given"):
+        cuda.free(address)
+    with pytest.raises(GpuMisuseError, match="1 live, 1 engines, 1 contexts"):
+        gpu.assert_released()
+    del engine, context
+    cuda.free(address)
     gpu = RecordingCudart()
     cuda = Cudart(gpu)
     cuda.malloc(8)

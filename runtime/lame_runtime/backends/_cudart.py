@@ -5,6 +5,7 @@ Only functions that have the same signature in CUDA 12 and 13 are used; see NVID
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lame_runtime.backends.base import DeviceError
 from lame_runtime.errors import BackendError
 
 _TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3
@@ -23,6 +25,9 @@ _OUT_OF_MEMORY = 2
 _NO_DRIVER = (35, 100)
 """The driver is too old or missing; no GPU."""
 _MAJORS = (13, 12)
+_RELEASES = (Path("/proc/driver/nvidia/version"), Path("/etc/nv_tegra_release"))
+"""Where Linux and Jetson Linux say which driver runs, on the first line."""
+MORE_MEMORY = "use a smaller batch_size, plans of a smaller memory budget (lame-export engine --memory), or end what else uses the GPU"
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cudaSetDevice": (c_int,),
     "cudaMalloc": (c_void_p, c_size_t),
@@ -45,6 +50,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cudaDeviceGetAttribute": (c_void_p, c_int, c_int),
     "cudaDriverGetVersion": (c_void_p,),
     "cudaRuntimeGetVersion": (c_void_p,),
+    "cudaGetLastError": (),
 }
 
 
@@ -60,17 +66,19 @@ class Device:
     """The newest CUDA the driver knows, as in "12.6"."""
     runtime: str
     """The CUDA of the library that was loaded."""
+    release: str = ""
+    """What the system says of the driver itself; empty where it says nothing."""
 
 
 class Cudart:
-    """The calls this package needs; each raises `BackendError` where CUDA reports an error.
+    """The calls this package needs; each raises `DeviceError` where CUDA reports an error.
 
     Args:
         library: what ctypes loaded, or a stand-in for tests; None looks for the system's.
         device: which GPU, as CUDA counts them.
 
     Raises:
-        BackendError: no libcudart, no driver, or no such GPU.
+        BackendError: no libcudart, no driver (`DeviceError`), or no such GPU.
     """
 
     def __init__(self, library: Any = None, device: int = 0) -> None:
@@ -90,17 +98,22 @@ class Cudart:
         status = getattr(self._library, name)(*arguments)
         if status == 0:
             return
+        self._library.cudaGetLastError()  # CUDA keeps it for this thread, and TensorRT would take it for its own
         told = self._library.cudaGetErrorString(status)
         text = told.decode() if isinstance(told, bytes) else str(told)
         if status == _OUT_OF_MEMORY:
-            free, total = self.memory()
-            raise BackendError(
-                f"out of GPU memory ({free / 1e9:.2f} of {total / 1e9:.2f} GB are free); "
-                "use a smaller batch_size, or plans of a smaller memory budget (lame-export engine --memory)"
-            )
+            raise DeviceError(f"out of GPU memory{self._room()}; {MORE_MEMORY}")
         if status in _NO_DRIVER:
-            raise BackendError(f"no NVIDIA driver that fits, or no GPU ({text}); check nvidia-smi, or use backend onnxruntime")
-        raise BackendError(f"CUDA: {name} failed: {text} ({status})")
+            raise DeviceError(f"no NVIDIA driver that fits, or no GPU ({text}); check nvidia-smi, or use backend onnxruntime")
+        raise DeviceError(f"CUDA: {name} failed: {text} ({status})")
+
+    def _room(self) -> str:
+        """How much memory is free, where CUDA still says so."""
+        free, total = c_size_t(), c_size_t()
+        if self._library.cudaMemGetInfo(byref(free), byref(total)) != 0:
+            self._library.cudaGetLastError()
+            return ""
+        return f" ({free.value / 1e9:.2f} of {total.value / 1e9:.2f} GB are free)"
 
     def malloc(self, size: int) -> int:
         """Address of `size` bytes on the GPU."""
@@ -117,12 +130,6 @@ class Cudart:
     def free_host(self, address: int) -> None:
         """Gives pinned memory back."""
         self._call("cudaFreeHost", c_void_p(address))
-
-    def memory(self) -> tuple[int, int]:
-        """Free and total bytes of the GPU."""
-        free, total = c_size_t(), c_size_t()
-        self._call("cudaMemGetInfo", byref(free), byref(total))
-        return free.value, total.value
 
     def to_device(self, device: int, host: int, size: int, stream: int) -> None:
         """Queues a copy of `size` bytes from pinned memory to the GPU."""
@@ -178,13 +185,15 @@ class Cudart:
         name = "cudaGetDeviceProperties_v2" if hasattr(self._library, "cudaGetDeviceProperties_v2") else "cudaGetDeviceProperties"
         self._call(name, byref(properties), c_int(self.index))
         major, minor = self._attribute(_CAPABILITY_MAJOR), self._attribute(_CAPABILITY_MINOR)
-        versions = []
-        for call in ("cudaDriverGetVersion", "cudaRuntimeGetVersion"):
-            version = c_int()
-            self._call(call, byref(version))
-            versions.append(f"{version.value // 1000}.{version.value % 1000 // 10}")
+        driver, runtime = self._version("cudaDriverGetVersion"), self._version("cudaRuntimeGetVersion")
         raw = bytes(properties)
-        return Device(raw[:256].split(b"\0")[0].decode(errors="replace"), raw[256:272].hex(), f"sm{major}{minor}", *versions)
+        shown = raw[:256].split(b"\0")[0].decode(errors="replace")
+        return Device(shown, raw[256:272].hex(), f"sm{major}{minor}", driver, runtime, _release())
+
+    def _version(self, call: str) -> str:
+        version = c_int()
+        self._call(call, byref(version))
+        return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
     def _attribute(self, which: int) -> int:
         value = c_int()
@@ -197,6 +206,15 @@ class Cudart:
         before = () if first is None else (first,)
         self._call(name, *before, byref(pointer), *arguments)
         return pointer.value or 0
+
+
+def _release() -> str:
+    """The driver's own version: an update changes it where the newest CUDA it knows stays the same."""
+    lines = []
+    for path in _RELEASES:
+        with contextlib.suppress(OSError):
+            lines += path.read_text(encoding="utf-8", errors="replace").splitlines()[:1]
+    return "; ".join(" ".join(line.split()) for line in lines)
 
 
 @functools.cache

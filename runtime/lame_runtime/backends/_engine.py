@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import mmap
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from lame_runtime.backends._buffers import Buffers
 from lame_runtime.backends._cudart import Cudart
+from lame_runtime.backends._tensorrt import failure
 from lame_runtime.errors import BackendError
 
 Shapes = dict[str, tuple[int, ...]]
@@ -31,14 +33,17 @@ class Engine:
         logger: of `make_logger`, for reasons.
         path: the plan.
         weights: the ONNX file whose weights a stripped plan gets.
+        sha256: which the plan's file must have; None does not look.
 
     Raises:
-        BackendError: TensorRT does not take the plan.
+        BackendError: another file, or TensorRT does not take the plan; `DeviceError` where memory ran out.
     """
 
-    def __init__(self, trt: Any, runtime: Any, logger: Any, path: Path, weights: Path | None = None) -> None:
+    def __init__(self, trt: Any, runtime: Any, logger: Any, path: Path, weights: Path | None = None, *, sha256: str | None = None) -> None:
         self.path = path
-        self.engine = _deserialize(trt, runtime, logger, path)
+        self.only: int | None = None
+        """The one profile that may be chosen, for proofs; None chooses among all."""
+        self.engine = _deserialize(trt, runtime, logger, path, sha256)
         if weights is not None:
             _refit(trt, self.engine, logger, weights)
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
@@ -56,6 +61,14 @@ class Engine:
         """Last dimension of an output, which is fixed."""
         return int(tuple(self.engine.get_tensor_shape(output))[-1])
 
+    def range(self, name: str, axis: int) -> str:
+        """What the profiles take of an input's dimension, as in "128–512"."""
+        return f"{min(each[name][0][axis] for each in self.profiles):,}–{max(each[name][2][axis] for each in self.profiles):,}"
+
+    def close(self) -> None:
+        """Drops TensorRT's engine, whoever still holds this object."""
+        self.engine = None
+
     def choose(self, shapes_of: Callable[[int], Shapes], wanted: int) -> tuple[int, int] | None:
         """The profile that takes the most of what is wanted, and how many; None where none takes even one.
 
@@ -65,6 +78,8 @@ class Engine:
         """
         best = None
         for index, profile in enumerate(self.profiles):
+            if self.only not in (None, index):
+                continue
             count = _most(profile, shapes_of, wanted)
             if count and (best is None or count > best[1]):
                 best = index, count
@@ -139,7 +154,7 @@ class Session:
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         made = self.engine.engine.create_execution_context(strategy)
         if made is None:
-            raise BackendError(f"{self.engine.path}: TensorRT cannot make an execution context ({self._logger.first()})")
+            raise failure(f"{self.engine.path}: TensorRT cannot make an execution context", self._logger.first())
         made.set_device_memory(self._scratch, self.engine.scratch)
         context = _Context(made, self)
         try:
@@ -152,9 +167,9 @@ class Session:
 
     def close(self) -> None:
         """Forgets recorded work and contexts; nothing may be queued any more."""
-        for context in self._contexts.values():
-            context.forget()
-        self._contexts.clear()
+        with contextlib.ExitStack() as steps:  # one after the other, whatever the one before said
+            while self._contexts:
+                steps.callback(self._contexts.popitem()[1].close)
 
 
 class _Context:
@@ -173,7 +188,7 @@ class _Context:
     def check(self, done: bool, what: str) -> None:
         """Raises `BackendError` where TensorRT says no."""
         if not done:
-            raise BackendError(f"{self._session.engine.path}: TensorRT cannot {what} ({self._session._logger.first()})")
+            raise failure(f"{self._session.engine.path}: TensorRT cannot {what}", self._session._logger.first())
 
     def set_shapes(self, shapes: Shapes) -> None:
         """Of the inputs, where they changed."""
@@ -229,28 +244,38 @@ class _Context:
             graph, self._graph = self._graph, None
             self._session._cuda.destroy_graph(graph)
 
+    def close(self) -> None:
+        """Drops TensorRT's context, whoever still holds this object: an error's traceback may."""
+        try:
+            self.forget()
+        finally:
+            self._context = None
 
-def _deserialize(trt: Any, runtime: Any, logger: Any, path: Path) -> Any:
-    """The engine of a plan; its file is mapped, so that a small device does not hold it twice."""
+
+def _deserialize(trt: Any, runtime: Any, logger: Any, path: Path, sha256: str | None) -> Any:
+    """The engine of a plan; its file is mapped, so that a small device does not hold it twice, and what is mapped is what is hashed."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
+            if sha256 is not None and hashlib.sha256(plan).hexdigest() != sha256:
+                raise BackendError(f"{path}: is not the file that was built; build it again: lame-export engine")
             engine = runtime.deserialize_cuda_engine(plan)
     except (OSError, ValueError) as error:
         raise BackendError(f"{path}: cannot be read ({error}); build it again: lame-export engine") from None
     if engine is None:
-        raise BackendError(
-            f"{path}: {trt.__name__} {trt.__version__} refuses the plan ({logger.first()}); "
-            "plans belong to one GPU and one TensorRT version: build it here with lame-export engine"
-        )
+        remedy = "plans belong to one GPU and one TensorRT version: build it here with lame-export engine"
+        raise failure(f"{path}: {trt.__name__} {trt.__version__} refuses the plan", logger.first(), remedy)
     return engine
 
 
 def _refit(trt: Any, engine: Any, logger: Any, weights: Path) -> None:
     """Gives a stripped plan its weights back."""
-    refitter = trt.Refitter(engine, logger)
-    parser = trt.OnnxParserRefitter(refitter, logger)
-    if not parser.refit_from_file(str(weights)) or not refitter.refit_cuda_engine():
-        raise BackendError(f"{weights}: TensorRT cannot refit the plan with these weights ({logger.first()}); build it again")
+    try:
+        refitter = trt.Refitter(engine, logger)
+        done = trt.OnnxParserRefitter(refitter, logger).refit_from_file(str(weights)) and refitter.refit_cuda_engine()
+    except (TypeError, RuntimeError):  # the bindings' way to say that the plan was not built to be refitted
+        done = False
+    if not done:
+        raise failure(f"{weights}: TensorRT cannot refit the plan with these weights", logger.first(), "build it again")
 
 
 def _dtype(engine: Any, name: str) -> np.dtype[Any]:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import re
+import threading
 from typing import Any
 
+from lame_runtime.backends._cudart import MORE_MEMORY
+from lame_runtime.backends.base import DeviceError
 from lame_runtime.errors import BackendError
 
 MODULES = ("tensorrt", "tensorrt_rtx")
 OLDEST = (10, 3)
 """JetPack 6; TensorRT-RTX counts from 1 and has always had what 10.3 has."""
+
+_OUT_OF_MEMORY = re.compile("out ?of ?memory|could not be allocated", re.IGNORECASE)
 
 
 def load_tensorrt(name: str | None = None) -> Any:
@@ -47,16 +53,26 @@ def make_logger(trt: Any) -> Any:
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
+            self._lock = threading.Lock()  # several workers' threads ask and are told
 
         def log(self, severity: Any, msg: str) -> None:
             """TensorRT's callback."""
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(msg.splitlines()[0] if msg else "")
+                with self._lock:
+                    self.errors.append(msg.splitlines()[0] if msg else "")
 
         def first(self) -> str:
             """The first error since the last call, or what to say without one."""
-            first = self.errors[0] if self.errors else "no reason given"
-            self.errors.clear()
+            with self._lock:
+                first = self.errors[0] if self.errors else "no reason given"
+                self.errors.clear()
             return first
 
     return Logger()
+
+
+def failure(what: str, reason: str, remedy: str = "") -> BackendError:
+    """What to raise where TensorRT says no; where it ran out of memory, nothing is wrong with the plan."""
+    if _OUT_OF_MEMORY.search(reason):
+        return DeviceError(f"{what}: out of GPU memory ({reason}); {MORE_MEMORY}")
+    return BackendError(f"{what} ({reason}){remedy and f'; {remedy}'}")

@@ -20,7 +20,7 @@ from lame_runtime.errors import BackendError
 FEATURES, EMBEDDING = "features", "sentence_embedding"
 ALL_FEATURES, SOME_FEATURES = "features of a batch", "features of some rows"
 """Buffers of what the encoder reads; the vision tower writes to one named FEATURES, a piece at a time."""
-_REMEDY = "lower max_pixels or max_length of the input, or build plans for larger ones: lame-export engine --profile"
+_REMEDY = "change the input or its max_pixels, or build plans that take it: lame-export engine --profile"
 
 
 class Worker:
@@ -76,7 +76,8 @@ class Worker:
         while start < pictures:
             chosen = self._choose_vision(group, pictures - start)
             if chosen is None:
-                raise BackendError(f"a picture of {patches} patches is larger than every profile of the vision plan; {_REMEDY}")
+                taken = self._vision.engine.range("pixel_patches", 1)
+                raise BackendError(f"a picture of {patches:,} patches fits no profile of the vision plan (they take {taken}); {_REMEDY}")
             profile, count = chosen
             piece = {**feeds, "pixel_patches": group.pixel_patches[start : start + count]}
             yield self._vision.run(profile, piece, {})[FEATURES]
@@ -95,14 +96,16 @@ class Worker:
 
     def encode(self, batch: Batch, features: int) -> Floats:
         """Embeddings of a batch whose features lie at an address on the GPU: float32 (B, P)."""
-        rows, staged = len(batch.input_ids), []
+        rows, staged, engine = len(batch.input_ids), [], self._encoder.engine
         start = 0
         while start < rows:
             rest = batch.rows(slice(start, rows))
             chosen = self._choose_encoder(rest)
             if chosen is None:
                 length = int(rest.embed_index[0]) + 1
-                raise BackendError(f"an input of {length} tokens is larger than every profile of the encoder plan; {_REMEDY}")
+                given = f"{length:,} tokens, {int(np.count_nonzero(rest.feature_index[0])):,} of them of pictures,"
+                taken = f"{engine.range('input_ids', 1)}, with {engine.range(FEATURES, 0)} rows of features"
+                raise BackendError(f"an input of {given} fits no profile of the encoder plan (they take {taken}); {_REMEDY}")
             profile, count = chosen
             piece, address = batch, features
             if count < rows:

@@ -1,7 +1,7 @@
 """TensorRT without PyTorch and without a CUDA Python package: two plans on one GPU.
 
 Features of pictures stay on the GPU between the vision tower and the encoder. A batch that is larger than every profile
-is run in pieces; an input that is larger than every profile is an error. Written for TensorRT 10.3 to 11 and
+is run in pieces; an input that fits no profile is an error. Written for TensorRT 10.3 to 11 and
 TensorRT-RTX; run against a recording stand-in only, not yet on a GPU.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from lame_runtime.backends._cudart import Cudart
 from lame_runtime.backends._engine import Engine
 from lame_runtime.backends._tensorrt import load_tensorrt, make_logger
 from lame_runtime.backends._worker import ALL_FEATURES, EMBEDDING, FEATURES, Worker
-from lame_runtime.backends.base import Backend, Batch, Floats, PictureGroup
+from lame_runtime.backends.base import Backend, Batch, DeviceError, Floats, PictureGroup
 from lame_runtime.errors import BackendError
 
 
@@ -30,6 +31,7 @@ class TrtBackend(Backend):
         vision_plan: the vision tower's plan.
         encoder_plan: the encoder's.
         weights: the two ONNX files, for plans that were stripped of their weights.
+        hashes: sha256 of the two plans' files; None takes them as they are.
         workers: streams, each with contexts and buffers of its own; the weights are shared.
         cuda_graphs: pad lengths to the profile's, record the work of each shape and replay it; for small batches of short inputs.
         host_code: the plans are version-compatible ones, which bring code of their own.
@@ -47,6 +49,7 @@ class TrtBackend(Backend):
         encoder_plan: Path,
         *,
         weights: tuple[Path, Path] | None = None,
+        hashes: tuple[str, str] | None = None,
         workers: int = 1,
         cuda_graphs: bool = False,
         host_code: bool = False,
@@ -64,9 +67,10 @@ class TrtBackend(Backend):
             raise BackendError(f"{self._trt.__name__} {self._trt.__version__} does not start ({reason})") from None
         if host_code:
             self._runtime.engine_host_code_allowed = True
-        vision_weights, encoder_weights = weights or (None, None)
-        self._vision: Engine | None = Engine(self._trt, self._runtime, self._logger, vision_plan, vision_weights)
-        self._encoder: Engine | None = Engine(self._trt, self._runtime, self._logger, encoder_plan, encoder_weights)
+        self._vision, self._encoder = (
+            Engine(self._trt, self._runtime, self._logger, plan, graph, sha256=sha256)
+            for plan, graph, sha256 in zip((vision_plan, encoder_plan), weights or (None, None), hashes or (None, None), strict=True)
+        )
         if self._vision.outputs[FEATURES] != self._encoder.inputs[FEATURES]:
             raise BackendError(f"{encoder_plan}: takes features of another type than {vision_plan} gives; build both from one bundle")
         self.width = self._vision.width(FEATURES)
@@ -75,10 +79,14 @@ class TrtBackend(Backend):
         self.engine = f"{self._trt.__name__} {self._trt.__version__}"
         self.name = f"{self.engine} on {self.gpu.name}"
         self.cuda_graphs = cuda_graphs
+        self.profiles = {"vision": len(self._vision.profiles), "encoder": len(self._encoder.profiles)}
+        """How many each plan has."""
         self._closed = False
         self._all: list[Worker] = []
         self._free: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         """Workers that nobody uses; None once there will be no more."""
+        self._finalizer = weakref.finalize(self, _release, self._cuda, self._all, (self._vision, self._encoder))
+        self._finalizer.atexit = False  # the process gives everything back, and CUDA may be gone by then
         try:
             for _ in range(workers):
                 self._all.append(Worker(self._trt, self._cuda, self._logger, self._vision, self._encoder, capture=cuda_graphs))
@@ -86,6 +94,16 @@ class TrtBackend(Backend):
         except BackendError:
             self.close()
             raise
+
+    @contextlib.contextmanager
+    def only(self, part: str, profile: int) -> Iterator[None]:
+        """Meanwhile a part ("vision", "encoder") runs in one of its profiles alone: each has kernels of its own, which a proof runs."""
+        engine = {"vision": self._vision, "encoder": self._encoder}[part]
+        engine.only = profile
+        try:
+            yield
+        finally:
+            engine.only = None
 
     @contextlib.contextmanager
     def _worker(self) -> Iterator[Worker]:
@@ -124,18 +142,29 @@ class TrtBackend(Backend):
             return worker.takes(batch)
 
     def close(self) -> None:
-        """Waits for runs in progress, then gives everything back to the GPU; a second call does nothing."""
+        """Waits for runs in progress, then gives everything back to the GPU; a second call does nothing.
+
+        What nobody holds any more is given back without it.
+        """
         if self._closed:
             return
         self._closed = True
-        self._cuda.use()
-        for worker in [self._free.get() for _ in self._all]:  # each comes back when its run ends
-            assert worker is not None
-            with contextlib.suppress(BackendError):  # after a fault of the GPU nothing can be given back
-                worker.close()
+        for _ in self._all:
+            self._free.get()  # each comes back when its run ends
         self._free.put(None)
-        self._all.clear()
-        self._vision = self._encoder = self._runtime = None
+        self._finalizer()
+        self._runtime = None
+
+
+def _release(cuda: Cudart, workers: list[Worker], engines: tuple[Engine, Engine]) -> None:
+    """Gives everything back. After a fault of the GPU nothing can be; it is tried all the same."""
+    with contextlib.suppress(DeviceError):
+        cuda.use()
+    while workers:
+        with contextlib.suppress(DeviceError):
+            workers.pop().close()
+    for engine in engines:
+        engine.close()
 
 
 def _finite(vectors: Floats) -> Floats:
