@@ -60,6 +60,11 @@ class Bundle:
         parts = self.manifest["graphs"][graph]
         return self.folder / parts["vision"], self.folder / parts["encoder"]
 
+    def check_golden(self) -> None:
+        """Compares the golden vectors' files with their hashes; raises `BundleError`."""
+        listed = [name for name in self.manifest["files"] if name.startswith("golden/")]
+        check_files(self.folder, self.manifest, ["golden/inputs.jsonl", "golden/embeddings.npy", *listed])
+
     def check_all(self) -> int:
         """Compares every listed file with its hash and returns how many there are.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from lame_runtime import gates
+from lame_runtime.backends.base import DeviceError
 from lame_runtime.contract.preparer import Preparer
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import BackendError
@@ -39,6 +41,9 @@ def graph_rows(encoder: Encoder, graph: str, golden: Golden, note: str = "") -> 
         graph: its name, which chooses the gates.
         golden: inputs and expected embeddings.
         note: said behind the comparison's name, such as "emulated".
+
+    Raises:
+        DeviceError: the GPU failed, which is no finding about the graph.
     """
     suffix = f", {note}" if note else ""
     everything = list(range(len(golden.inputs)))
@@ -46,6 +51,8 @@ def graph_rows(encoder: Encoder, graph: str, golden: Golden, note: str = "") -> 
     try:
         vectors = embed_golden(encoder, golden, everything, batch_size=32)
         alone = embed_golden(encoder, golden, everything, batch_size=1)
+    except DeviceError:
+        raise
     except BackendError as error:  # a finding about the graph, so a failed row rather than an end
         reason = str(error)
         nothing = np.full(golden.embeddings.shape, np.nan, dtype=np.float32)
@@ -60,6 +67,22 @@ def graph_rows(encoder: Encoder, graph: str, golden: Golden, note: str = "") -> 
     bad = int((~np.isfinite(vectors)).sum())
     rows.append(judge(f"finite{suffix}", graph, "mixed", len(vectors), gates.FINITE, {"non_finite": bad}, reason))
     return rows
+
+
+def profile_row(encoder: Encoder, graph: str, golden: Golden, note: str, batch_size: int) -> Result:
+    """One graph against PyTorch's golden embeddings in one row, as it runs just now; `note` says how.
+
+    Raises:
+        DeviceError: the GPU failed.
+    """
+    try:
+        found = similarity(embed_golden(encoder, golden, range(len(golden.inputs)), batch_size), golden.embeddings)
+        reason = ""
+    except DeviceError:
+        raise
+    except BackendError as error:
+        found, reason = dict.fromkeys(gates.GRAPH_VS_PYTORCH[graph], math.nan), str(error)
+    return judge(f"graph vs PyTorch, {note}", graph, "mixed", len(golden.inputs), gates.GRAPH_VS_PYTORCH[graph], found, reason)
 
 
 def embed_golden(encoder: Encoder, golden: Golden, chosen: Sequence[int], batch_size: int) -> Floats:

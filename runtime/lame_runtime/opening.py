@@ -87,26 +87,31 @@ def _tensorrt(bundle: Bundle, wanted: Wanted, why: str) -> Opened:
     here = Here(module.__name__, module.__version__, gpu.name, gpu.capability)
     build = find_build(bundle, graph, here, trust=wanted.trust_plans, engines=wanted.engines)
     backend = open_build(bundle, build, module, wanted)
-    return Opened(backend, graph, f"{why}; plans {build.folder.name}; graph {graph} {_asked(wanted)}", build)
+    told = build.fallback and f"; {build.fallback}"
+    return Opened(backend, graph, f"{why}; plans {build.folder.name}; graph {graph} {_asked(wanted)}{told}", build)
 
 
 def open_build(bundle: Bundle, build: Build, module: Any, wanted: Wanted) -> Backend:
-    """The backend of two plans, whose hashes and seal were looked at; raises `BackendError`."""
+    """The backend of two plans, whose seal was looked at; its name says of a fallback what it is. Raises `BackendError`."""
     from lame_runtime.backends.trt import TrtBackend
 
     weights: tuple[Path, Path] | None = None
     if "weight-stripped" in build.facts["flags"]:
         weights = bundle.graph_paths(build.facts["built_graph"], check_hashes=wanted.check_hashes)
-    return TrtBackend(
+    backend = TrtBackend(
         build.plan("vision"),
         build.plan("encoder"),
         weights=weights,
+        hashes=(build.facts["files"]["vision.plan"], build.facts["files"]["encoder.plan"]),
         workers=wanted.workers,
         cuda_graphs=wanted.cuda_graphs,
         host_code="version-compatible" in build.facts["flags"],
         device=wanted.gpu,
         module=module,
     )
+    if build.fallback:
+        backend.name += f" ({build.fallback})"
+    return backend
 
 
 def _onnxruntime(bundle: Bundle, wanted: Wanted) -> Opened:

@@ -26,6 +26,8 @@ from lame_runtime.contract.manifest import sha256_file
 from lame_runtime.errors import BackendError, InputError
 
 FORMAT_VERSION = 1
+AS_EXPORTED = "as exported"
+"""The ladder's lowest rung; the others are fallbacks."""
 _AMPERE = 80
 _KEY_BYTES = 32
 
@@ -48,19 +50,32 @@ class Build:
 
     folder: Path
     facts: dict[str, Any]
-    """`build.json`: graph, built_graph (another one on the ladder's last rung), graph_files, module, version, gpu, capability,
-    profile, flags, files, seal and more."""
+    """`build.json`: graph, built_graph (another one on the ladder's last rung), rung, graph_files, module, version, gpu,
+    capability, profile, flags, files, seal and more."""
+
+    @property
+    def fallback(self) -> str:
+        """What runs where the graph as it was exported was not right here; empty where that is what runs."""
+        if self.facts["rung"] == AS_EXPORTED:
+            return ""
+        graph = self.facts["built_graph"]
+        return f"fallback: {self.facts['rung']}" + (f", graph {graph}" if graph != self.facts["graph"] else "")
 
     def plan(self, part: str) -> Path:
         """Path of one plan."""
         return self.folder / f"{part}.plan"
 
-    @property
-    def refused(self) -> bool:
+    def places(self, bundle: Bundle) -> list[Path]:
+        """Where devices' certificates of these plans lie: beside them, or in the user's cache where that cannot be written."""
+        cached = [folder / self.folder.name for folder in engine_folders(bundle)[1:]]
+        return list(dict.fromkeys([self.folder, *cached]))
+
+    def refused(self, bundle: Bundle) -> bool:
         """Whether the golden vectors were not met on some device; tried last."""
-        for path in self.folder.glob("device*.json"):
+        for path in (path for place in self.places(bundle) for path in place.glob("device*.json")):
             try:
-                if not json.loads(path.read_text(encoding="utf-8"))["passed"]:
+                report = json.loads(path.read_text(encoding="utf-8"))
+                if report["files"] == self.facts["files"] and not report["passed"]:
                     return True
             except (OSError, ValueError, KeyError, TypeError):
                 continue
@@ -104,16 +119,28 @@ class Build:
         return bool(self.facts["gpu"] == here.gpu and self.facts["capability"] == here.capability)
 
 
-def engine_folders(bundle: Bundle) -> tuple[Path, Path]:
-    """Where plans of a bundle may lie: in it, or in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return bundle.folder / "engines", cache / "lame" / "engines" / bundle.manifest["sha256"][:16]
+def cache_folder() -> Path | None:
+    """Where the user's cache holds plans of read-only bundles; None for an account without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lame" / "engines"
+    except RuntimeError:  # no HOME, and the system does not know the account
+        return None
+
+
+def engine_folders(bundle: Bundle) -> list[Path]:
+    """Where plans of a bundle may lie: in it, or in the user's cache, if there is one."""
+    cache = cache_folder()
+    return [bundle.folder / "engines", *([cache / bundle.manifest["sha256"][:16]] if cache else [])]
 
 
 def engine_folder(bundle: Bundle) -> Path:
-    """Where new plans go: into the bundle, or into the cache where the bundle is read-only."""
-    inside, cached = engine_folders(bundle)
-    return inside if os.access(inside if inside.is_dir() else bundle.folder, os.W_OK) else cached
+    """Where new plans go: into the bundle, or into the cache where the bundle is read-only; raises `InputError` without one."""
+    inside, *cached = engine_folders(bundle)
+    if os.access(inside if inside.is_dir() else bundle.folder, os.W_OK):
+        return inside
+    if not cached:
+        raise InputError(f"{bundle.folder}: is read-only, and this account has no home for a cache; set XDG_CACHE_HOME or use --out")
+    return cached[0]
 
 
 def graph_hashes(bundle: Bundle, graph: str) -> dict[str, str]:
@@ -132,15 +159,16 @@ def builds(bundle: Bundle, graph: str, engines: Path | None = None) -> Iterator[
                     found.append(Build(path.parent, facts))
             except (OSError, ValueError):
                 continue
-    yield from sorted(found, key=lambda build: (not build.refused, str(build.facts["date"])), reverse=True)
+    yield from sorted(found, key=lambda build: (not build.refused(bundle), str(build.facts["date"])), reverse=True)
 
 
 def _whole(facts: Any) -> bool:
     """Whether all fields are there, and of their types."""
     if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
         return False
-    kinds = {"graph": str, "built_graph": str, "graph_files": dict, "module": str, "version": str, "capability": str, "date": str}
-    right = all(isinstance(facts.get(name), kind) for name, kind in {**kinds, "flags": list, "files": dict}.items())
+    texts = ("graph", "built_graph", "module", "version", "capability", "date", "rung")
+    kinds = {**dict.fromkeys(texts, str), "graph_files": dict, "files": dict, "flags": list}
+    right = all(isinstance(facts.get(name), kind) for name, kind in kinds.items())
     numbers = right and all(part.isdigit() for part in facts["version"].split(".")[:3])
     return numbers and "gpu" in facts and {f"{part}.plan" for part in PARTS} <= set(facts["files"])
 
@@ -179,7 +207,10 @@ def seal(facts: dict[str, Any]) -> str:
 
 def _key() -> bytes:
     """The account's key, made when it is first needed."""
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    try:
+        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    except RuntimeError:  # no HOME, and the system does not know the account
+        raise InputError("this account has no home for the key that seals plans; set XDG_STATE_HOME") from None
     path = state / "lame" / "plan-key"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,9 @@ from lame_runtime.bundle import Bundle
 from lame_runtime.compare import contract_rows, graph_rows
 from lame_runtime.device_check import prove
 from lame_runtime.encoder import Encoder
-from lame_runtime.errors import BundleError
-from lame_runtime.gates import Result, result_from_json
-from lame_runtime.golden import read_golden
+from lame_runtime.errors import BackendError, BundleError
+from lame_runtime.gates import GRAPH_VS_PYTORCH, Result, judge, result_from_json
+from lame_runtime.golden import Golden, read_golden
 from lame_runtime.opening import BackendName, graphs_for
 
 
@@ -26,6 +28,10 @@ class Verified:
     today: Result
     certified: Result | None
     backend: str = ""
+    file: Path | None = None
+    """Of this device's certificate of TensorRT plans."""
+    note: str = ""
+    """What was not run."""
 
 
 def read_certificate(folder: Path) -> dict[str, Any]:
@@ -59,11 +65,12 @@ def verify(
         trust_plans: as in `Encoder.load`.
         engines: as in `Encoder.load`.
 
-    On TensorRT the outcome is written beside the plans too; see `device_check`.
+    On TensorRT the outcome is written beside the plans too; see `device_check`. A graph that does not run is a failed row,
+    with the reason; the others are checked all the same.
 
     Raises:
         BundleError: a file is missing or changed.
-        BackendError: the backend is not available.
+        BackendError: no graph runs; the message is the first one's.
     """
     bundle = Bundle.open(folder)
     bundle.check_all()
@@ -71,21 +78,41 @@ def verify(
     golden = read_golden(folder)
     certified = {_key(row): row for row in certificate["rows"]}
     verified: list[Verified] = []
+    failed: list[tuple[str, BackendError]] = []
     for graph in graphs or graphs_for(bundle, backend, engines):
-        with Encoder.load(
-            folder,
-            backend=backend,
-            graph=graph,
-            threads=threads,
-            check_hashes=False,
-            trust_plans=trust_plans,
-            prove_plans=False,
-            engines=engines,
-        ) as encoder:
-            rows = [] if verified else contract_rows(encoder.preparer, golden)
-            rows += prove(encoder, bundle, encoder.build) if encoder.build is not None else graph_rows(encoder, graph, golden)
-            verified += [Verified(row, certified.get(_key(row)), encoder.backend.name) for row in rows]
-    return verified
+        try:
+            with Encoder.load(
+                folder,
+                backend=backend,
+                graph=graph,
+                threads=threads,
+                check_hashes=False,
+                trust_plans=trust_plans,
+                prove_plans=False,
+                engines=engines,
+            ) as encoder:
+                rows = [Verified(row, None, encoder.backend.name) for row in ([] if verified else contract_rows(encoder.preparer, golden))]
+                verified += rows + _rows(encoder, bundle, golden)
+        except BackendError as error:
+            failed.append((graph, error))
+    if failed and not verified:
+        raise failed[0][1]
+    verified += [Verified(_not_run(graph, error), None) for graph, error in failed]
+    return [replace(each, certified=certified.get(_key(each.today))) for each in verified]
+
+
+def _rows(encoder: Encoder, bundle: Bundle, golden: Golden) -> list[Verified]:
+    """Of one graph."""
+    if encoder.build is None:
+        return [Verified(row, None, encoder.backend.name) for row in graph_rows(encoder, encoder.graph, golden)]
+    proof = prove(encoder, bundle, encoder.build)
+    note = f"{encoder.graph}: {proof.describe()}"
+    return [Verified(row, None, encoder.backend.name, proof.file, note) for row in proof.rows]
+
+
+def _not_run(graph: str, error: BackendError) -> Result:
+    gate = GRAPH_VS_PYTORCH[graph]
+    return judge("graph vs PyTorch", graph, "mixed", 0, gate, dict.fromkeys(gate, math.nan), str(error))
 
 
 def report(verified: list[Verified]) -> dict[str, Any]:
@@ -93,14 +120,15 @@ def report(verified: list[Verified]) -> dict[str, Any]:
     return {
         "passed": all(each.today.passed is not False for each in verified),
         "rows": [each.today.to_json() for each in verified],
-        "backend": ", ".join(dict.fromkeys(each.backend for each in verified)),
+        "backend": ", ".join(dict.fromkeys(each.backend for each in verified if each.backend)),
+        "certificates": _said(str(each.file) for each in verified if each.file is not None),
         "machine": f"{platform.system()} {platform.machine()}",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
 
 def table(verified: list[Verified]) -> str:
-    """Rows with the certificate's figures beside today's, as aligned text."""
+    """Rows with the certificate's figures beside today's, as aligned text; then what was not run, and a device's certificate."""
     lines = [("comparison", "graph", "modality", "inputs", "certificate", "today", "")]
     for each in verified:
         row = each.today
@@ -108,7 +136,14 @@ def table(verified: list[Verified]) -> str:
         before = "—" if each.certified is None else _figures(each.certified)
         lines.append((row.comparison, row.graph, row.modality, str(row.inputs), before, row.describe(), mark))
     widths = [max(len(line[column]) for line in lines) for column in range(7)]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    notes = _said(each.note for each in verified) + _said(f"this device's certificate: {each.file}" for each in verified if each.file)
+    return "\n".join(rows + notes)
+
+
+def _said(texts: Iterable[str]) -> list[str]:
+    """Each once, in order of first occurrence."""
+    return [text for text in dict.fromkeys(texts) if text]
 
 
 def _figures(row: Result) -> str:
