@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -25,7 +26,7 @@ from lame_runtime.bundle import PARTS, Bundle
 from lame_runtime.contract.manifest import sha256_file
 from lame_runtime.device_check import ProofError
 from lame_runtime.errors import BackendError, InputError
-from lame_runtime.plans import FORMAT_VERSION, Build, engine_folder, engine_folders, graph_hashes, seal
+from lame_runtime.plans import FORMAT_VERSION, Build, cache_folder, engine_folder, graph_hashes, seal
 from tqdm import tqdm
 
 from lame_export.engine.features import has
@@ -79,8 +80,7 @@ def build(job: Job, trt: Any, *, rebuild: bool = False) -> Build:
     if known is not None and not rebuild:
         return known
     where = facts["gpu"] or facts["capability"]
-    path = engine_folders(job.bundle)[1].parent / "timing" / f"{trt.__name__}-{trt.__version__}-{'_'.join(re.split(r'[ /]', where))}.cache"
-    timing = path if trt.__name__ == "tensorrt" else None  # TensorRT-RTX measures nothing when it builds
+    timing = _timing_file(trt, where)
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     with atomic_folder(beside) as fresh:
         for part, graph_path in zip(PARTS, job.bundle.graph_paths(_graph(job)), strict=True):
@@ -98,9 +98,11 @@ def build(job: Job, trt: Any, *, rebuild: bool = False) -> Build:
 
 
 def _put(beside: Path, target: Path, facts: dict[str, Any]) -> Build:
-    """Gives a finished build its name; what lay there goes only now."""
-    shutil.rmtree(target, ignore_errors=True)
+    """Gives a finished build its name; what lay there is kept aside until that is done, and comes back where it is not."""
+    before = beside.with_name(f"{beside.name}.before")
     try:
+        if target.exists():
+            target.rename(before)
         beside.rename(target)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
@@ -108,7 +110,29 @@ def _put(beside: Path, target: Path, facts: dict[str, Any]) -> Build:
         if known is None:  # not even another process that was faster
             raise InputError(f"{target}: cannot be written ({error.strerror}); choose another folder with --out") from None
         return known
+    finally:
+        if target.exists():
+            shutil.rmtree(before, ignore_errors=True)
+        else:
+            with suppress(OSError):  # nothing was there
+                before.rename(target)
     return Build(target, facts)
+
+
+def _remove(folder: Path) -> None:
+    """Removes plans that compute nonsense; raises `InputError`."""
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be removed ({error.strerror}); remove it, as its plans are wrong here") from None
+
+
+def _timing_file(trt: Any, where: str) -> Path | None:
+    """Of this TensorRT and GPU; None for TensorRT-RTX, which measures nothing when it builds, and for accounts without a cache."""
+    cache = cache_folder()
+    if cache is None or trt.__name__ != "tensorrt":
+        return None
+    return cache / "timing" / f"{trt.__name__}-{trt.__version__}-{'_'.join(re.split(r'[ /]', where))}.cache"
 
 
 def climb(job: Job, trt: Any, prove: Callable[[Build], str], *, rebuild: bool = False) -> tuple[Build, str]:
@@ -117,7 +141,8 @@ def climb(job: Job, trt: Any, prove: Callable[[Build], str], *, rebuild: bool = 
     Args:
         job: its rung is the first.
         trt: the TensorRT module.
-        prove: raises `ProofError` where a build's numbers are wrong; other errors end the climb and leave the build.
+        prove: raises `ProofError` where a build's numbers are wrong; other errors, such as a GPU without memory, end the climb
+            and leave the build.
         rebuild: build even where the same lies there.
 
     Returns:
@@ -131,7 +156,7 @@ def climb(job: Job, trt: Any, prove: Callable[[Build], str], *, rebuild: bool = 
             return built, prove(built)
         except ProofError as error:
             print(f"rung {rung} ({RUNGS[rung]}): {error}", file=sys.stderr)
-            shutil.rmtree(built.folder)
+            _remove(built.folder)
             if rung == rungs[-1]:
                 raise
     raise AssertionError("the last rung returns or raises")

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from lame_runtime.plans import AS_EXPORTED
+
 INTO_RESIDUAL = (".o", ".down", ".proj", ".fc2")
 """Names of the linear layers whose results are added to the residual, where values are largest."""
-RUNGS = ("as exported", "attention unfused", "more in FP32", "FP32")
+RUNGS = (AS_EXPORTED, "attention unfused", "more in FP32", "FP32")
 
 
 def edit(rung: int, trt: Any, network: Any) -> None:

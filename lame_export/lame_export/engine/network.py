@@ -107,18 +107,18 @@ def _capability(trt: Any, target: str | None) -> Any:
         return None
     if not has(trt, "ComputeCapability"):
         raise InputError(f"--target {target}: {trt.__name__} builds for the GPU at hand only; leave it out or use TensorRT-RTX")
-    capability = getattr(trt.ComputeCapability, target.upper(), None)
-    if capability is None:
-        known = [name.lower() for name in dir(trt.ComputeCapability) if name.startswith("SM")]
-        raise InputError(f"unknown target {target!r}: {trt.__name__} knows {', '.join(known)}")
-    return capability
+    known = [name for name in dir(trt.ComputeCapability) if name.startswith("SM")]  # there are NONE and CURRENT, too
+    if target.upper() not in known:
+        raise InputError(f"unknown target {target!r}: {trt.__name__} knows {', '.join(known).lower()}")
+    return getattr(trt.ComputeCapability, target.upper())
 
 
 def _configure(trt: Any, config: Any, options: Options, capability: Any) -> None:
     config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and then FP32 products have 10 bits
     if capability is not None:
         config.num_compute_capabilities = 1
-        config.set_compute_capability(capability, 0)
+        if not config.set_compute_capability(capability, 0):
+            raise InputError(f"--target {options.target}: {trt.__name__} {trt.__version__} refuses it; choose another")
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     if options.workspace is not None:
