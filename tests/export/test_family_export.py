@@ -15,6 +15,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from lame_export.calibration import Scan, scan_batches
+from lame_export.engine import ladder
+from lame_export.engine.network import Options, build_plan
+from lame_export.engine.profiles import LARGEST_BATCH, Widths, derive
 from lame_export.errors import ExportError
 from lame_export.forward import encoder as forward
 from lame_export.passes.fused import fuse
@@ -22,9 +25,10 @@ from lame_export.passes.smooth import smooth
 from lame_export.plan import export
 from lame_export.streamed import StreamedBackend, copy_of
 from lame_runtime import Encoder, Input, batching
+from lame_runtime.backends._tensorrt import load_tensorrt
 from lame_runtime.batching import assemble
 from lame_runtime.bundle import PARTS
-from lame_runtime.contract import Preparer
+from lame_runtime.contract import Contract, Preparer
 from lame_runtime.contract.tower import window_tables
 from lame_runtime.golden import read_golden
 from lame_training.backbones import FAMILIES
@@ -237,3 +241,41 @@ def test_the_scan_protects_an_outlier_that_overflows_half(made: Made, data: Path
     export(made.checkpoint, tmp_path / "seen", data, ("fp16",), plan=planted, **options)  # type: ignore[arg-type]
     islands = json.loads((tmp_path / "seen/parity.json").read_text())["fp16_islands"]
     assert {"blocks.0.up/MatMul", "blocks.0.down/MatMul"} <= {island["node"] for island in islands}
+
+
+TINY = {"encoder": Widths(64, 128, 2), "vision": Widths(64, 128, 2)}
+"""Smaller than the models, so that memory bounds nothing."""
+
+
+def in_fp32(trt: Any, network: Any) -> int:
+    """Layers whose first result is FP32."""
+    return sum(network.get_layer(index).get_output(0).dtype == trt.DataType.FLOAT for index in range(network.num_layers))
+
+
+@pytest.mark.parametrize("graph", ["fp16", "int8"])
+@pytest.mark.parametrize("rung", [1, 2])
+def test_every_rung_builds_with_the_real_builder(made: Made, graph: str, rung: int) -> None:
+    """TensorRT-RTX takes the edited networks; each rung computes more layers in FP32 than the one below. The export built rung 0."""
+    trt = load_tensorrt("tensorrt_rtx")
+    profiles = derive(Contract.load(made.bundle / "contract.json"), TINY, "latency", 1 << 33)
+    for part in PARTS:
+        wide: list[int] = []
+
+        def edit(trt: Any, network: Any, wide: list[int] = wide) -> None:
+            for number in range(rung + 1):
+                ladder.edit(number, trt, network)
+                wide.append(in_fp32(trt, network))
+
+        plan, _ = build_plan(made.bundle / f"graphs/{part}.{graph}.onnx", profiles[part][:1], Options(target="sm86"), trt, edit=edit)
+        assert len(plan) > 100_000
+        assert wide == sorted(set(wide)), "each rung widens"
+
+
+def test_throughput_profiles_build_with_the_real_builder(exported: Path) -> None:
+    """All buckets of both parts, in batches as large as two gibibytes allow."""
+    trt = load_tensorrt("tensorrt_rtx")
+    profiles = derive(Contract.load(exported / "contract.json"), TINY, "throughput", 2 << 30)
+    assert profiles["encoder"][0]["batch"][2] == LARGEST_BATCH["throughput"]
+    for part in PARTS:
+        plan, _ = build_plan(exported / f"graphs/{part}.fp16.onnx", profiles[part], Options(target="sm86"), trt)
+        assert len(plan) > 100_000
