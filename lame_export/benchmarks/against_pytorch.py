@@ -60,7 +60,7 @@ def large_recipe() -> Recipe:
 def written(checkpoint: Path, data: Path, folder: Path) -> dict[str, Path]:
     """Every form's graphs in a folder of its own; no gate is asked."""
     found = {}
-    state = Export(checkpoint, data, ("fp32",), folder / "fp32", folder, calibration=32)
+    state = Export(checkpoint, data, ("fp32",), folder / "fp32", calibration=32)
     (state.folder / "graphs").mkdir(parents=True)
     for run_pass in (steps.read_checkpoint, steps.trace, steps.scan):
         run_pass(state)

@@ -84,7 +84,7 @@ def export(root: Path, family: str) -> Facts:
 
     bundle = root / "bundle"
     (bundle / "graphs").mkdir(parents=True)
-    state = Export(root / "checkpoint", root, GRAPHS, bundle, root)
+    state = Export(root / "checkpoint", root, GRAPHS, bundle)
     seconds: dict[str, float] = {}
 
     def timed(name: str, run: Callable[[Export], None]) -> None:

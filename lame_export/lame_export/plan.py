@@ -44,8 +44,6 @@ class Export:
     graphs: tuple[str, ...]
     folder: Path
     """The bundle under construction."""
-    scratch: Path
-    """What is not shipped: trial plans."""
     per_modality: int = PER_MODALITY
     """Golden inputs of each modality."""
     calibration: int = CALIBRATION
@@ -153,10 +151,9 @@ def export(
     except OSError as error:
         raise InputError(f"{bundle}: cannot be made ({error.strerror}); choose another folder") from None
     try:
-        state = Export(checkpoint, data, tuple(graph for graph in GRAPHS if graph in graphs), workplace / "bundle", workplace / "scratch")
+        state = Export(checkpoint, data, tuple(graph for graph in GRAPHS if graph in graphs), workplace / "bundle")
         state.per_modality, state.calibration, state.strengths = per_modality, calibration, strengths
         (state.folder / "graphs").mkdir(parents=True)
-        state.scratch.mkdir()
         run_plan(state, plan, on_pass)
         state.folder.rename(bundle)
         return state.rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from lame_runtime import gates
@@ -36,19 +35,18 @@ def recheck(bundle: Path, checkpoint: Path) -> list[Result]:
     """
     opened = Bundle.open(bundle)
     opened.check_all()
-    with tempfile.TemporaryDirectory() as scratch:
-        state = Recheck(checkpoint, bundle, tuple(opened.graphs), bundle, Path(scratch))
-        steps.read_checkpoint(state)
-        state.golden = read_golden(bundle)
-        if state.reference.dim != state.golden.embeddings.shape[1]:
-            raise ExportError(f"{bundle}: was not exported from {checkpoint} (embeddings of another length)")
-        changed = sum((bundle / name).read_bytes() != (checkpoint / name).read_bytes() for name in steps.SHARED)
-        state.add([judge("contract and tokenizer vs checkpoint", "", "files", 2, gates.CONTRACT, {"mismatches": changed})])
-        everything = list(range(len(state.golden.inputs)))
-        found = similarity(embed_golden(state.reference, state.golden, everything, 32), state.golden.embeddings)
-        figure = {"max_abs": found["max_abs"]}
-        state.add([judge("golden embeddings vs checkpoint", "", "all", len(everything), gates.GOLDEN_VS_PYTORCH, figure)])
-        steps.prove_contract(state)
-        steps.lint(state)
-        steps.prove_graphs(state)
+    state = Recheck(checkpoint, bundle, tuple(opened.graphs), bundle)
+    steps.read_checkpoint(state)
+    state.golden = read_golden(bundle)
+    if state.reference.dim != state.golden.embeddings.shape[1]:
+        raise ExportError(f"{bundle}: was not exported from {checkpoint} (embeddings of another length)")
+    changed = sum((bundle / name).read_bytes() != (checkpoint / name).read_bytes() for name in steps.SHARED)
+    state.add([judge("contract and tokenizer vs checkpoint", "", "files", 2, gates.CONTRACT, {"mismatches": changed})])
+    everything = list(range(len(state.golden.inputs)))
+    found = similarity(embed_golden(state.reference, state.golden, everything, 32), state.golden.embeddings)
+    figure = {"max_abs": found["max_abs"]}
+    state.add([judge("golden embeddings vs checkpoint", "", "all", len(everything), gates.GOLDEN_VS_PYTORCH, figure)])
+    steps.prove_contract(state)
+    steps.lint(state)
+    steps.prove_graphs(state)
     return state.rows

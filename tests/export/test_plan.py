@@ -245,7 +245,7 @@ def test_recheck_repeats_the_certificate_and_notices_another_checkpoint(exported
 
 def test_a_plan_whose_order_is_wrong_says_what_is_missing(tmp_path: Path) -> None:
     """The message names the pass, the fact, and what ran."""
-    state = plan.Export(tmp_path, tmp_path, ("fp32",), tmp_path, tmp_path)
+    state = plan.Export(tmp_path, tmp_path, ("fp32",), tmp_path)
     with pytest.raises(ExportError, match=r"pass fp16 requires \['fp32', 'ranges'\].*ran: none"):
         plan.run_plan(state, tuple(each for each in plan.PLAN if each.name == "fp16"), lambda name: None)
 
