@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,17 +45,8 @@ def graph_rows(encoder: Encoder, graph: str, golden: Golden, note: str = "") -> 
         DeviceError: the GPU failed, which is no finding about the graph.
     """
     suffix = f", {note}" if note else ""
-    everything = list(range(len(golden.inputs)))
-    reason, vectors, alone = "", None, None
-    try:
-        vectors = embed_golden(encoder, golden, everything, batch_size=32)
-        alone = embed_golden(encoder, golden, everything, batch_size=1)
-    except DeviceError:
-        raise
-    except BackendError as error:  # a finding about the graph, so a failed row rather than an end
-        reason = str(error)
-        nothing = np.full(golden.embeddings.shape, np.nan, dtype=np.float32)
-        vectors, alone = nothing if vectors is None else vectors, nothing
+    vectors, reason = _found(encoder, golden, 32)
+    alone, reason = (vectors, reason) if reason else _found(encoder, golden, 1)
     rows = []
     for modality in golden.modalities:
         chosen = golden.of(modality)
@@ -75,14 +65,19 @@ def profile_row(encoder: Encoder, graph: str, golden: Golden, note: str, batch_s
     Raises:
         DeviceError: the GPU failed.
     """
+    vectors, reason = _found(encoder, golden, batch_size)
+    figure = similarity(vectors, golden.embeddings)
+    return judge(f"graph vs PyTorch, {note}", graph, "mixed", len(vectors), gates.GRAPH_VS_PYTORCH[graph], figure, reason)
+
+
+def _found(encoder: Encoder, golden: Golden, batch_size: int) -> tuple[Floats, str]:
+    """Vectors of all golden inputs; NaN and the reason where the graph fails, which is a finding about it rather than an end."""
     try:
-        found = similarity(embed_golden(encoder, golden, range(len(golden.inputs)), batch_size), golden.embeddings)
-        reason = ""
+        return embed_golden(encoder, golden, range(len(golden.inputs)), batch_size), ""
     except DeviceError:
         raise
     except BackendError as error:
-        found, reason = dict.fromkeys(gates.GRAPH_VS_PYTORCH[graph], math.nan), str(error)
-    return judge(f"graph vs PyTorch, {note}", graph, "mixed", len(golden.inputs), gates.GRAPH_VS_PYTORCH[graph], found, reason)
+        return np.full(golden.embeddings.shape, np.nan, dtype=np.float32), str(error)
 
 
 def embed_golden(encoder: Encoder, golden: Golden, chosen: Sequence[int], batch_size: int) -> Floats:

@@ -29,7 +29,7 @@ SYMBOLS = (
     *(f"create{name}_INTERNAL" for name in ("InferBuilder", "InferRuntime", "InferRefitter", "NvOnnxParser", "NvOnnxParserRefitter")),
     *("getBuilderPluginRegistry", "getPluginRegistry", "getNvOnnxParserVersion", "initLibNvInferPlugins"),
 )
-USERS = ("lame_export/lame_export/engine", "runtime/lame_runtime/backends")
+USERS = ("lame_export/lame_export/engine", "lame_export/lame_export/bisect", "runtime/lame_runtime/backends")
 SURFACE = """
 import importlib, inspect, json, sys
 module = importlib.import_module(sys.argv[1])
@@ -43,8 +43,13 @@ print(json.dumps({"version": module.__version__, "classes": found}))
 ATTRIBUTES = {
     "IBuilderConfig": ("builder_optimization_level", "hardware_compatibility_level", "progress_monitor"),
     "Runtime": ("engine_host_code_allowed",),
-    "ITensor": ("name", "shape", "dtype"),
-    "ILayer": ("type", "name", "num_inputs"),
+    "ITensor": ("name", "shape", "dtype", "get_dimension_name"),
+    "ILayer": ("type", "name", "num_inputs", "num_outputs", "get_input", "get_output", "set_input"),
+    "INetworkDefinition": ("add_cast", "mark_output", "num_layers", "get_layer"),
+    "LayerType": ("SOFTMAX", "MATRIX_MULTIPLY", "REDUCE", "NORMALIZATION", "CAST"),
+    "DataType": ("FLOAT", "HALF"),
+    "ISoftMaxLayer": ("get_input", "set_input", "get_output"),
+    "ICastLayer": ("get_output", "to_type"),
 }
 """Set or read on instances."""
 
@@ -122,6 +127,7 @@ def test_every_name_we_use_is_there(real: tuple[str, dict[str, dict[str, str]]])
     """Or the table says it is not, and the code asks first."""
     version, classes = real
     names = used()
+    assert "device.py" in set().union(*names.values()), "bisect is read, too"
     assert {"LayerType.SOFTMAX", "Builder", "Runtime", "ExecutionContextAllocationStrategy.USER_MANAGED"} <= set(names)
     for name, where in names.items():
         owner, _, member = name.partition(".")

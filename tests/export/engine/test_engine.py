@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import signal
-from collections.abc import Iterator
+import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,66 +18,32 @@ from lame_export.engine import build as building
 from lame_export.engine import ladder
 from lame_export.engine.network import Options, build_plan
 from lame_export.engine.profiles import DIMENSIONS, KINDS, Widths, derive, widths_of
+from lame_export.engine.progress import make_monitor
 from lame_export.errors import ExportError
 from lame_runtime import BackendError, Encoder, InputError
 from lame_runtime.__main__ import main as runtime_main
-from lame_runtime.backends import _cudart
 from lame_runtime.backends._tensorrt import load_tensorrt
 from lame_runtime.batching import assemble
 from lame_runtime.bundle import Bundle
 from lame_runtime.contract import Contract, Preparer
-from lame_runtime.contract.manifest import build_manifest
 from lame_runtime.golden import read_golden
-from recording_gpu import RecordingCudart, make_tensorrt
+from recording_gpu import GpuMisuseError, RecordingCudart, make_tensorrt
+from recording_gpu.placed import DEVICE, built, install, load
+from tqdm import tqdm
 
 GIB = 1 << 30
-DEVICE = "device-000102030405.json"
-"""The recorded GPU's certificate."""
 SMALL = {"encoder": Widths(64, 128, 2), "vision": Widths(64, 128, 2)}
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[RecordingCudart]:
-    """A recorded GPU with TensorRT 10.3 that everything finds by itself, and an account of one's own."""
-    recorded = RecordingCudart(total=4 * GIB)
-    install(monkeypatch, recorded, "10.3.0")
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    yield recorded
-    recorded.assert_released()
+VERSIONS = [("tensorrt", "10.3.0"), ("tensorrt", "11.4.0"), ("tensorrt_rtx", "1.7.0")]
 
 
-@pytest.fixture
-def bundle(exported: Path, tmp_path: Path) -> Path:
-    """A copy of the exported bundle with every twelfth golden input, which is enough to be proved or refused by."""
-    copy = Path(shutil.copytree(exported, tmp_path / "bundle"))
-    lines = (copy / "golden/inputs.jsonl").read_text(encoding="utf-8").strip().split("\n")
-    kept = [*range(0, len(lines) - 2, 12), len(lines) - 2, len(lines) - 1]
-    (copy / "golden/inputs.jsonl").write_text("".join(lines[index] + "\n" for index in kept), encoding="utf-8")
-    np.save(copy / "golden/embeddings.npy", np.load(copy / "golden/embeddings.npy")[kept])
-    manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps(build_manifest(copy, manifest["model"], manifest["graphs"])))
-    return copy
-
-
-def install(monkeypatch: pytest.MonkeyPatch, gpu: RecordingCudart, version: str) -> None:
-    """Puts TensorRT and CUDA where the product looks."""
-    monkeypatch.setitem(__import__("sys").modules, "tensorrt", make_tensorrt(gpu, version))
-    monkeypatch.setattr(_cudart, "_load", lambda: gpu)
-
-
-def built(bundle: Path) -> list[Path]:
-    """Folders of builds."""
-    return sorted(path.parent for path in (bundle / "engines").glob("*/build.json"))
-
-
-def load(bundle: Path, **options: Any) -> Encoder:
-    """On TensorRT."""
-    return Encoder.load(bundle, backend="tensorrt", **options)
-
-
-def test_a_build_is_proved_and_then_embeds(gpu: RecordingCudart, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Built, golden vectors met, certificate of the device beside the plans; loading takes it by itself and says so."""
+@pytest.mark.parametrize(("module", "version"), VERSIONS)
+def test_a_build_is_proved_and_then_embeds(
+    gpu: RecordingCudart, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module: str, version: str
+) -> None:
+    """Built, golden vectors met, certificate of the device beside the plans; loading takes it by itself and says so; and verified."""
+    install(monkeypatch, gpu, version, module)
     assert main(["engine", str(bundle)]) == 0
     assert "proved on this device now" in capsys.readouterr().out
     (folder,) = built(bundle)
@@ -83,12 +51,14 @@ def test_a_build_is_proved_and_then_embeds(gpu: RecordingCudart, bundle: Path, c
     assert device["passed"]
     assert device["device"]["capability"] == "sm87"
     with Encoder.load(bundle) as encoder, Encoder.load(bundle, backend="onnxruntime", graph="fp16") as ours:
-        assert encoder.backend.name == "tensorrt 10.3.0 on Recorded GPU"
+        assert encoder.backend.name == f"{module} {version} on Recorded GPU"
         assert "proved on this device before" in encoder.reason
         assert np.abs(encoder.encode(["seven", "two"]) - ours.encode(["seven", "two"])).max() < 1e-5
     assert Bundle.open(bundle).check_all() > 0, "plans are outside the hashed set"
     assert runtime_main(["info", str(bundle)]) == 0
-    assert "tensorrt 10.3.0 on Recorded GPU" in capsys.readouterr().out
+    assert f"{module} {version} on Recorded GPU" in capsys.readouterr().out
+    assert runtime_main(["verify", str(bundle), "--backend", module.replace("_", "-")]) == 0
+    assert f"rows hold on this device ({module} {version} on Recorded GPU)" in capsys.readouterr().out
 
 
 def test_the_same_build_is_found_and_another_is_not(
@@ -178,6 +148,54 @@ def test_compatible_and_stripped_plans_run_where_they_may(gpu: RecordingCudart, 
             load(bundle)
 
 
+@pytest.mark.parametrize(("module", "version"), VERSIONS)
+def test_what_is_asked_for_reaches_the_builder(
+    gpu: RecordingCudart, bundle: Path, monkeypatch: pytest.MonkeyPatch, module: str, version: str
+) -> None:
+    """Flags, level and memory; TF32, which is on by default, is off."""
+    install(monkeypatch, gpu, version, module)
+    assert main(["engine", str(bundle), "--workspace", "0.5", "--optimization-level", "1", "--strip-weights"]) == 0
+    (folder,) = built(bundle)
+    for part in ("vision", "encoder"):
+        plan = json.loads((folder / f"{part}.plan").read_text())
+        assert plan["pools"] == {"WORKSPACE": GIB // 2}
+        assert plan["level"] == 1
+        assert plan["flags"] == ["REFIT_IDENTICAL", "STRIP_PLAN"]
+
+
+@pytest.mark.parametrize("graph", ["fp16", "int8"])
+@pytest.mark.parametrize(("module", "version"), VERSIONS)
+def test_rungs_widen_the_network_of_every_version(exported: Path, graph: str, module: str, version: str) -> None:
+    """Types stay right: a rung that leaves a reader with inputs of two types is refused, as a strongly typed network would be."""
+    trt = make_tensorrt(gpu := RecordingCudart(), version, module)
+    casts: dict[str, list[int]] = {"vision": [], "encoder": []}
+    for part, counts in casts.items():
+        for rung in range(3):
+            plan, _ = build_plan(exported / f"graphs/{part}.{graph}.onnx", [], Options(), trt, edit=partial(ladder.edit, rung))
+            counts.append(json.loads(plan)["casts"])
+        assert counts[0] == 0
+        assert counts == sorted(set(counts))
+    gpu.assert_released()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ladder, "_readers", lambda network, value: [])
+        with pytest.raises(GpuMisuseError, match="its inputs are of two types"):
+            build_plan(exported / f"graphs/encoder.{graph}.onnx", [], Options(), trt, edit=partial(ladder.edit, 1))
+
+
+def test_the_bar_ends_where_the_build_does(exported: Path) -> None:
+    """All steps of all phases, those a phase left out as well."""
+    trt = make_tensorrt(RecordingCudart())
+    with tqdm(total=0, file=io.StringIO()) as bar:
+        monitor = make_monitor(trt, bar, threading.Event())
+        build_plan(exported / "graphs/encoder.fp16.onnx", [], Options(), trt, monitor=monitor)
+        assert bar.n == bar.total == 5
+        monitor.phase_start("more", "build", 4)
+        monitor.step_complete("more", 0)
+        assert (bar.n, bar.total) == (6, 9)
+        monitor.phase_finish("more")
+        assert bar.n == bar.total == 9
+
+
 @pytest.mark.parametrize(("right_from", "rung"), [(0, "as exported"), (1, "attention unfused"), (2, "more in FP32"), (3, "FP32")])
 def test_wrong_numbers_are_refused_and_the_ladder_is_climbed(
     gpu: RecordingCudart, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], right_from: int, rung: str
@@ -199,7 +217,12 @@ def test_wrong_numbers_are_refused_and_the_ladder_is_climbed(
     assert main(["engine", str(bundle), "--fallback", "--rebuild"]) == 0
     (folder,) = built(bundle)
     assert json.loads((folder / "build.json").read_text())["rung"] == rung
+    device = json.loads((folder / DEVICE).read_text())
+    assert (device["rung"], device["built_graph"]) == (rung, "fp32" if rung == "FP32" else "fp16")
     with load(bundle) as encoder, Encoder.load(bundle, backend="onnxruntime", graph="fp32") as ours:
+        told = {"as exported": "", "FP32": "fallback: FP32, graph fp32"}.get(rung, f"fallback: {rung}")
+        assert told in encoder.reason
+        assert encoder.backend.name.endswith(f" ({told})" if told else "Recorded GPU")
         assert float((encoder.encode("seven") * ours.encode("seven")).sum()) > 0.999
 
 
@@ -312,6 +335,7 @@ def test_a_bad_profile_file_is_one_line(
     ("arguments", "said"),
     [
         (["--target", "sm86"], "--target sm86: tensorrt builds for the GPU at hand only"),
+        (["--module", "tensorrt_rtx"], "no TensorRT here"),
         (["--memory", "0"], "--memory 0: give GiB"),
         (["--profile", "fast"], "fast: cannot be read"),
         (["--graph", "int8-cpu"], "int8-cpu is for ONNX Runtime"),
@@ -321,7 +345,7 @@ def test_wrong_use_is_one_line(
     gpu: RecordingCudart, bundle: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     """Nothing is left."""
-    assert main(["engine", str(bundle), *arguments]) == 2
+    assert main(["engine", str(bundle), *arguments]) == (1 if "--module" in arguments else 2)
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
@@ -347,6 +371,79 @@ def test_every_rung_builds_with_the_real_builder(exported: Path, graph: str, run
         plan, _ = build_plan(exported / f"graphs/{part}.{graph}.onnx", profiles[part], Options(target="sm86"), trt, edit=edit)
         assert len(plan) > 100_000
         assert list(wide.values()) == sorted(set(wide.values())), "each rung widens"
+
+
+@pytest.mark.parametrize("target", ["none", "current", "sm1", "__doc__"])
+def test_only_real_gpus_are_targets(exported: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real module has NONE and CURRENT, too; one that it refuses is an error."""
+    with pytest.raises(InputError, match=f"unknown target '{target}': tensorrt_rtx knows sm.*, sm86"):
+        build_plan(exported / "graphs/encoder.fp16.onnx", [], Options(target=target), load_tensorrt("tensorrt_rtx"))
+    trt = make_tensorrt(RecordingCudart(), "1.7.0", "tensorrt_rtx")
+    monkeypatch.setattr(trt.IBuilderConfig, "set_compute_capability", lambda self, compute_capability, index: False)
+    with pytest.raises(InputError, match=r"--target sm86: tensorrt_rtx 1\.7\.0 refuses it"):
+        build_plan(exported / "graphs/encoder.fp16.onnx", [], Options(target="sm86"), trt)
+
+
+def test_a_swap_that_fails_leaves_the_old_plans(
+    gpu: RecordingCudart, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They had been moved aside; the error is one line."""
+    assert main(["engine", str(bundle)]) == 0
+    (folder,) = built(bundle)
+    plan, real = (folder / "encoder.plan").stat().st_mtime_ns, Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if Path(target) == folder and ".before" not in self.name:
+            raise OSError(28, "No space left on device")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    capsys.readouterr()
+    assert main(["engine", str(bundle), "--rebuild"]) == 2
+    assert capsys.readouterr().err.endswith("cannot be written (No space left on device); choose another folder with --out\n")
+    assert [each.name for each in (bundle / "engines").iterdir()] == [folder.name]
+    assert (folder / "encoder.plan").stat().st_mtime_ns == plan
+
+
+def test_wrong_plans_that_cannot_be_removed_are_one_line(
+    gpu: RecordingCudart, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are named, since they must not be used."""
+    spoil(monkeypatch, 99)
+    real = shutil.rmtree
+
+    def refuse(folder: Any, **options: Any) -> None:
+        if not options:
+            raise PermissionError(13, "Permission denied")
+        real(folder, **options)
+
+    monkeypatch.setattr(building.shutil, "rmtree", refuse)
+    assert main(["engine", str(bundle), "--fallback"]) == 2
+    assert "cannot be removed (Permission denied); remove it, as its plans are wrong here" in capsys.readouterr().err
+
+
+def test_an_account_without_a_home_has_no_cache_and_no_key(
+    gpu: RecordingCudart, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a container with an unknown user: ONNX Runtime runs, and sealing plans is refused in one line."""
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    assert main(["engine", str(bundle)]) == 0
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    load(bundle).close()
+    monkeypatch.delenv("XDG_STATE_HOME")
+    with Encoder.load(bundle) as encoder:
+        assert encoder.backend.name.startswith("onnxruntime")
+        assert "no home for the key that seals plans; set XDG_STATE_HOME" in encoder.reason
+    capsys.readouterr()
+    assert main(["engine", str(bundle), "--rebuild"]) == 2
+    assert capsys.readouterr().err == "error: this account has no home for the key that seals plans; set XDG_STATE_HOME\n"
+    monkeypatch.setattr("lame_runtime.plans.os.access", lambda *rest: False)
+    assert main(["engine", str(bundle), "--rebuild"]) == 2
+    assert "set XDG_CACHE_HOME or use --out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"format_version": 1}', "no version", "no seal"])
