@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lame_runtime import gates
-from lame_runtime.backends.base import DeviceError
 from lame_runtime.contract.preparer import Preparer
 from lame_runtime.encoder import Encoder
-from lame_runtime.errors import BackendError
+from lame_runtime.errors import BackendError, DeviceError
 from lame_runtime.gates import Result, judge
 from lame_runtime.golden import Golden, fingerprint
 

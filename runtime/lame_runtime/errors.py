@@ -3,6 +3,7 @@
     LameError
     ├── BundleError    a bundle or checkpoint folder: missing file, wrong hash, unknown format, wrong kind
     ├── BackendError   no backend available (and why for each), a failed run, a non-finite output
+    │   └── DeviceError    the GPU or its driver failed, or its memory ran out
     └── InputError     what was given to embed: not a picture, empty, too large, unknown role
 
 Foreign exceptions are translated into these once, where they arise. A message is one line that names
@@ -25,6 +26,10 @@ class BackendError(LameError):
     """The graphs could not be run, or what they returned cannot be trusted."""
 
     exit_code = 1
+
+
+class DeviceError(BackendError):
+    """The GPU or its driver failed, or has no memory left: nothing is said about what a graph computes."""
 
 
 class InputError(LameError):

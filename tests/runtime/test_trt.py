@@ -15,12 +15,12 @@ from lame_runtime.backends import _cudart
 from lame_runtime.backends._buffers import Buffers
 from lame_runtime.backends._cudart import Cudart
 from lame_runtime.backends._tensorrt import load_tensorrt, make_logger
-from lame_runtime.backends.base import DeviceError
 from lame_runtime.backends.ort import OrtBackend
 from lame_runtime.backends.trt import TrtBackend
 from lame_runtime.batching import assemble
 from lame_runtime.contract import Preparer
 from lame_runtime.contract.manifest import sha256_file
+from lame_runtime.errors import DeviceError
 from lame_runtime.inputs import as_input
 from PIL import Image
 from recording_gpu import GpuMisuseError, RecordingCudart, make_tensorrt

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lame_runtime.backends.base import DeviceError
-from lame_runtime.errors import BackendError
+from lame_runtime.errors import BackendError, DeviceError
 
 _TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3
 _NON_BLOCKING = 1

@@ -8,8 +8,7 @@ import threading
 from typing import Any
 
 from lame_runtime.backends._cudart import MORE_MEMORY
-from lame_runtime.backends.base import DeviceError
-from lame_runtime.errors import BackendError
+from lame_runtime.errors import BackendError, DeviceError
 
 MODULES = ("tensorrt", "tensorrt_rtx")
 OLDEST = (10, 3)

@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lame_runtime.errors import BackendError
-
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
@@ -86,10 +84,6 @@ class Batch:
             "position_ids": self.position_ids,
             "embed_index": self.embed_index,
         }
-
-
-class DeviceError(BackendError):
-    """The GPU or its driver failed, or has no memory left: nothing is said about what a graph computes."""
 
 
 class Backend(ABC):

@@ -20,8 +20,8 @@ from lame_runtime.backends._cudart import Cudart
 from lame_runtime.backends._engine import Engine
 from lame_runtime.backends._tensorrt import load_tensorrt, make_logger
 from lame_runtime.backends._worker import ALL_FEATURES, EMBEDDING, FEATURES, Worker
-from lame_runtime.backends.base import Backend, Batch, DeviceError, Floats, PictureGroup
-from lame_runtime.errors import BackendError
+from lame_runtime.backends.base import Backend, Batch, Floats, PictureGroup
+from lame_runtime.errors import BackendError, DeviceError
 
 
 class TrtBackend(Backend):

@@ -352,27 +352,6 @@ def test_wrong_use_is_one_line(
     assert built(bundle) == []
 
 
-@pytest.mark.parametrize("graph", ["fp16", "int8"])
-@pytest.mark.parametrize("rung", [0, 1, 2])
-def test_every_rung_builds_with_the_real_builder(exported: Path, graph: str, rung: int) -> None:
-    """TensorRT-RTX takes the edited networks; each rung computes more layers in FP32 than the one below."""
-    trt = load_tensorrt("tensorrt_rtx")
-    contract = Contract.load(exported / "contract.json")
-    profiles = derive(contract, SMALL, "latency", 8 * GIB)
-    wide: dict[int, int] = {}
-
-    def edit(trt: Any, network: Any) -> None:
-        for number in range(rung + 1):
-            ladder.edit(number, trt, network)
-            kinds = [network.get_layer(i).get_output(0).dtype for i in range(network.num_layers)]
-            wide[number] = sum(kind == trt.DataType.FLOAT for kind in kinds)
-
-    for part in ("vision", "encoder"):
-        plan, _ = build_plan(exported / f"graphs/{part}.{graph}.onnx", profiles[part], Options(target="sm86"), trt, edit=edit)
-        assert len(plan) > 100_000
-        assert list(wide.values()) == sorted(set(wide.values())), "each rung widens"
-
-
 @pytest.mark.parametrize("target", ["none", "current", "sm1", "__doc__"])
 def test_only_real_gpus_are_targets(exported: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real module has NONE and CURRENT, too; one that it refuses is an error."""

@@ -123,7 +123,7 @@ ARMS = (
     Arm("k8-no-rec", "without L_rec: L_nce in both stages", without_reconstruction, equal_steps=True, probed=True),
     Arm("k0-rec", "no reason tokens; L_rec from [EMBED]", lambda r: replace(_reading("embed", 0)(r), pooling="embed")),
     Arm("k8-embed", "the head reads [EMBED] alone", lambda r: replace(r, pooling="embed"), probed=True),
-    Arm("k4", "K = 4", _reason_tokens(4), equal_steps=True),
+    Arm("k4", "K = 4", _reason_tokens(4), equal_steps=True, probed=True),
     Arm("k16", "K = 16", _reason_tokens(16), equal_steps=True),
     Arm("k2", "K = 2", _reason_tokens(2), equal_steps=True),
     Arm("k1", "K = 1", _reason_tokens(1), equal_steps=True),
