@@ -18,7 +18,7 @@ demo: $(VENV)/ready  ## digits → training → bundle with certificate → sear
 	$(BIN)/lame-export demo $(RUN)
 
 test: check  ## ruff, mypy and pytest
-	$(BIN)/python -m pytest --durations=8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations=8
 
 check: $(VENV)/ready  ## ruff and mypy
 	$(BIN)/ruff check .

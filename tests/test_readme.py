@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 ELSEWHERE = {
     "make ": "runs this very test, or the demo at full size (tests/export/test_demo.py runs it small)",
     "python3.11 ": "sets up an environment",
-    "python -m pytest": "runs this very test",
+    "OMP_NUM_THREADS=1 python -m pytest": "runs this very test",
     "pip ": "installs",
     "for v in ": "installs",
     "lame-export demo": "tests/export/test_demo.py",

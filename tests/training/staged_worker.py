@@ -19,7 +19,7 @@ if __name__ == "__main__":
     data, backbone, out, form = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
     torch.set_num_threads(1)
     world = World("cpu")
-    recipe = dataclasses.replace(tiny, stages=stages, chunk=8, gradcache=True, gradient_checkpointing=True)
+    recipe = dataclasses.replace(tiny, n_reason=8, pooling="embed", stages=stages, chunk=8, gradcache=True, gradient_checkpointing=True)
     if form == "adapters":
         recipe = dataclasses.replace(recipe, precision="bf16", lora=LoRA(rank=2, dropout=0.0))
     several = world.size > 1

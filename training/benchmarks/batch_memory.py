@@ -69,7 +69,7 @@ def main() -> None:
         data = Path(folder) / "data"
         write_digits(data, {**TINY, "train": Sizes({1: 300, 2: 1200, 3: 1200, 4: 60}, 1200)})
         print(f"chunks of {options.chunk} inputs")
-        print("| rows | inputs | step's peak, GradCache, MiB | without, MB | seconds, GradCache | without |")
+        print("| rows | inputs | step's peak, GradCache, MiB | without, MiB | seconds, GradCache | without |")
         print("| --- | --- | --- | --- | --- | --- |")
         for batch in options.batches:
             found = []
