@@ -15,10 +15,9 @@ import numpy as np
 from lame_runtime.backends._buffers import Buffers
 from lame_runtime.backends._cudart import Cudart
 from lame_runtime.backends._engine import Engine, Session
-from lame_runtime.backends._tensorrt import make_logger
+from lame_runtime.backends._tensorrt import make_logger, make_runtime
 from lame_runtime.backends._worker import EMBEDDING, FEATURES, fetched
 from lame_runtime.backends.base import Floats
-from lame_runtime.errors import BackendError
 
 from lame_export.engine.network import Options, build_plan
 from lame_export.engine.profiles import DIMENSIONS, Ranges
@@ -52,10 +51,7 @@ class Probe:
     ) -> None:
         self._cuda = cuda or Cudart()
         self._logger = make_logger(trt)
-        try:
-            self._runtime = trt.Runtime(self._logger)
-        except (TypeError, RuntimeError):  # the bindings' way to say that TensorRT gave nothing
-            raise BackendError(f"{trt.__name__} {trt.__version__} does not start ({self._logger.first()})") from None
+        self._runtime = make_runtime(trt, self._logger)
         self._stream = self._cuda.stream()
         self._buffers = Buffers(self._cuda, self._stream)
         self._sessions: dict[str, Session] = {}

@@ -70,6 +70,14 @@ def make_logger(trt: Any) -> Any:
     return Logger()
 
 
+def make_runtime(trt: Any, logger: Any) -> Any:
+    """What loads plans; raises `BackendError` where TensorRT does not start."""
+    try:
+        return trt.Runtime(logger)
+    except (TypeError, RuntimeError):  # the bindings' way to say that TensorRT gave nothing
+        raise BackendError(f"{trt.__name__} {trt.__version__} does not start ({logger.first()})") from None
+
+
 def failure(what: str, reason: str, remedy: str = "") -> BackendError:
     """What to raise where TensorRT says no; where it ran out of memory, nothing is wrong with the plan."""
     if _OUT_OF_MEMORY.search(reason):

@@ -18,7 +18,7 @@ import numpy as np
 
 from lame_runtime.backends._cudart import Cudart
 from lame_runtime.backends._engine import Engine
-from lame_runtime.backends._tensorrt import load_tensorrt, make_logger
+from lame_runtime.backends._tensorrt import load_tensorrt, make_logger, make_runtime
 from lame_runtime.backends._worker import ALL_FEATURES, EMBEDDING, FEATURES, Worker
 from lame_runtime.backends.base import Backend, Batch, Floats, PictureGroup
 from lame_runtime.errors import BackendError, DeviceError
@@ -60,11 +60,7 @@ class TrtBackend(Backend):
         self._trt = module if module is not None else load_tensorrt()
         self._cuda = Cudart(library, device)
         self._logger = make_logger(self._trt)
-        try:
-            self._runtime = self._trt.Runtime(self._logger)
-        except (TypeError, RuntimeError):  # the bindings' way to say that TensorRT gave nothing
-            reason = self._logger.first()
-            raise BackendError(f"{self._trt.__name__} {self._trt.__version__} does not start ({reason})") from None
+        self._runtime = make_runtime(self._trt, self._logger)
         if host_code:
             self._runtime.engine_host_code_allowed = True
         self._vision, self._encoder = (
