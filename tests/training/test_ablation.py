@@ -110,6 +110,8 @@ def test_arms_train_as_long_as_the_reference() -> None:
         ("k8", "time", joint.steps), ("k0", "time", 2 * joint.steps), ("k0", "time", 2 * joint.steps)
     ]  # fmt: skip
     assert (jobs[-1].budget, jobs[-1].joint_steps) == ("steps", joint.steps)
+    jobs = runner.jobs([by_name["k8"], by_name["no-stage-1"]], {"k8": cost, "no-stage-1": cost}, 1)
+    assert (jobs[-1].budget, jobs[-1].joint_steps) == ("steps", warm.steps + joint.steps), "without stage 1 the other has its steps"
 
 
 def test_arms_of_the_same_work_share_their_calibration(rows: Path, tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch) -> None:

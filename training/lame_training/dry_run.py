@@ -147,21 +147,30 @@ def _parts(recipe: Recipe, model: LaMEModel) -> list[str]:
 
 
 def _memory(recipe: Recipe, model: LaMEModel) -> list[str]:
-    """Estimated bytes of one process that shares nothing with others, at the stage that needs most."""
-    sizes = {name: value.numel() for name, value in model.named_parameters()}
-    trained = trained_names(model, recipe.stages)
-    half = recipe.precision == "bf16"
-    weights = sum(size * (2 if half and name not in trained else 4) for name, size in sizes.items())
-    moving = max(sum(sizes[name] for name in trained_names(model, [stage])) for stage in recipe.stages)
-    inputs = recipe.chunk if recipe.gradcache else 2 * max(stage.batch_size for stage in recipe.stages)
-    tokens = min(TOKENS, recipe.budget.max_length)
-    parts = {"weights": weights, "gradients": 4 * moving, "Adam's moments": 8 * moving}
-    parts["activations"] = activations(recipe, model, inputs, tokens)
+    parts = memory(recipe, model)
+    inputs = _inputs(recipe)
     lines = [
         f"memory of one process, estimated for inputs of {TOKENS} tokens and targets of {TARGET}, {inputs} inputs with a graph at a time:"
     ]
     lines += [f"  {name:16}{size / 1e9:>10.2f} GB" for name, size in parts.items()]
     return [*lines, f"  {'together':16}{sum(parts.values()) / 1e9:>10.2f} GB"]
+
+
+def memory(recipe: Recipe, model: LaMEModel) -> dict[str, int]:
+    """Estimated bytes of one process that shares nothing with others, at the stage that needs most, by what takes them."""
+    sizes = {name: value.numel() for name, value in model.named_parameters()}
+    trained = trained_names(model, recipe.stages)
+    half = recipe.precision == "bf16"
+    weights = sum(size * (2 if half and name not in trained else 4) for name, size in sizes.items())
+    moving = max(sum(sizes[name] for name in trained_names(model, [stage])) for stage in recipe.stages)
+    tokens = min(TOKENS, recipe.budget.max_length)
+    kept = activations(recipe, model, _inputs(recipe), tokens)
+    return {"weights": weights, "gradients": 4 * moving, "Adam's moments": 8 * moving, "activations": kept}
+
+
+def _inputs(recipe: Recipe) -> int:
+    """Inputs with a graph at a time."""
+    return recipe.chunk if recipe.gradcache else 2 * max(stage.batch_size for stage in recipe.stages)
 
 
 def activations(recipe: Recipe, model: LaMEModel, inputs: int, tokens: int, target: int = TARGET) -> int:

@@ -101,7 +101,7 @@ def run(
         write_environment(out, world, sorted({describe(each) for stage in rows for each in stage.values()}))
         if not done:
             states.save_fixed(out, model, trained)
-    _place(model, recipe, trained, world, options)
+    place(model, recipe, trained, world, shard_it=options.shard)
 
     collator = Collator(preparer, preparer.tokenizer.special(END), recipe.chunk, recipe.picture_cache_mib, options.threads)
     through = Pass(model, recipe, world, collator.end_id, collator.filler() if options.shard else None)
@@ -248,12 +248,12 @@ def _begin(
     return model, preparer, {}, 0
 
 
-def _place(model: LaMEModel, recipe: Recipe, trained: set[str], world: World, options: Options) -> None:
+def place(model: LaMEModel, recipe: Recipe, trained: set[str], world: World, *, shard_it: bool = False) -> None:
     """The model where and as it is trained: weights that stay as they are in the recipe's precision, on the device, sharded or not."""
     if recipe.gradient_checkpointing:
         backbone = model.backbone  # transformers 5.2x renamed it
         getattr(backbone, "activation_checkpointing_enable", backbone.gradient_checkpointing_enable)({"use_reentrant": False})
-    if options.shard:
+    if shard_it:
         shard(model, world, recipe.precision)
         return
     if recipe.precision == "bf16":

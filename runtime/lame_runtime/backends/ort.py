@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ import numpy.typing as npt
 from lame_runtime.backends.base import Backend, Batch, Floats, PictureGroup
 from lame_runtime.errors import BackendError
 
-_PROVIDERS = {"onnxruntime": "CPUExecutionProvider", "onnxruntime-gpu": "CUDAExecutionProvider"}
+_CUDA = "CUDAExecutionProvider"
+_PROVIDERS = {"onnxruntime": "CPUExecutionProvider", "onnxruntime-gpu": _CUDA}
+_SETTINGS = {_CUDA: {"use_tf32": "0"}}
+"""TF32 would round the factors of FP32 products to 11 bits; the gates are those of FP32."""
 
 
 def choose_provider(backend: str) -> tuple[str, str]:
@@ -22,8 +27,8 @@ def choose_provider(backend: str) -> tuple[str, str]:
     """
     available = _onnxruntime().get_available_providers()
     if backend == "auto":
-        if "CUDAExecutionProvider" in available:
-            return "CUDAExecutionProvider", "CUDA, because ONNX Runtime offers it"
+        if _CUDA in available:
+            return _CUDA, "CUDA, because ONNX Runtime offers it"
         return "CPUExecutionProvider", "CPU, because ONNX Runtime offers no CUDA here"
     provider = _PROVIDERS[backend]
     if provider not in available:
@@ -103,13 +108,19 @@ def open_session(
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
+    if provider == _CUDA and hasattr(ort, "preload_dlls"):  # since 1.21: finds CUDA in NVIDIA's wheels, as PyTorch does
+        with contextlib.redirect_stdout(io.StringIO()):  # what it cannot find, the session misses and is named below
+            ort.preload_dlls()
     try:
-        session = ort.InferenceSession(str(path), options, providers=[provider])
+        session = ort.InferenceSession(str(path), options, providers=[(provider, _SETTINGS.get(provider, {}))])
     except Exception as error:  # ONNX Runtime raises a dozen unrelated classes here
         raise BackendError(f"{path}: ONNX Runtime {ort.__version__} cannot load the graph ({_first_line(error)})") from None
     active = session.get_providers()
     if active[0] != provider:
-        raise BackendError(f"{path}: asked for {provider}, ONNX Runtime took {active[0]}; check the CUDA and cuDNN versions it needs")
+        raise BackendError(
+            f"{path}: asked for {provider}, ONNX Runtime took {active[0]}; it needs a GPU, its driver, and CUDA: "
+            "pip install 'onnxruntime-gpu[cuda,cudnn]', or use backend onnxruntime"
+        )
     return session
 
 

@@ -67,7 +67,7 @@ class Arm:
     name: str
     says: str
     change: Callable[[Recipe], Recipe] = lambda recipe: recipe
-    equal_steps: bool = False
+    equal_steps: bool = True
     """Whether it is trained for the reference's steps as well as for its time."""
     probed: bool = False
     """Whether its reason tokens are dropped and swapped at test time."""
@@ -118,15 +118,20 @@ def _reading(rec_from: RecFrom, n_reason: int = 8) -> Callable[[Recipe], Recipe]
 
 
 ARMS = (
-    Arm("k8", "the reference: K = 8, L_rec from the reason tokens in two stages, a head over all latent states", probed=True),
-    Arm("k0", "plain embedder: no reason tokens, no decoder, L_nce", without_reason_tokens, equal_steps=True),
-    Arm("k8-no-rec", "without L_rec: L_nce in both stages", without_reconstruction, equal_steps=True, probed=True),
+    Arm(
+        "k8",
+        "the reference: K = 8, L_rec from the reason tokens in two stages, a head over all latent states",
+        equal_steps=False,
+        probed=True,
+    ),
+    Arm("k0", "plain embedder: no reason tokens, no decoder, L_nce", without_reason_tokens),
+    Arm("k8-no-rec", "without L_rec: L_nce in both stages", without_reconstruction, probed=True),
     Arm("k0-rec", "no reason tokens; L_rec from [EMBED]", lambda r: replace(_reading("embed", 0)(r), pooling="embed")),
     Arm("k8-embed", "the head reads [EMBED] alone", lambda r: replace(r, pooling="embed"), probed=True),
-    Arm("k4", "K = 4", _reason_tokens(4), equal_steps=True, probed=True),
-    Arm("k16", "K = 16", _reason_tokens(16), equal_steps=True),
-    Arm("k2", "K = 2", _reason_tokens(2), equal_steps=True),
-    Arm("k1", "K = 1", _reason_tokens(1), equal_steps=True),
+    Arm("k4", "K = 4", _reason_tokens(4), probed=True),
+    Arm("k16", "K = 16", _reason_tokens(16)),
+    Arm("k2", "K = 2", _reason_tokens(2)),
+    Arm("k1", "K = 1", _reason_tokens(1)),
     Arm("no-stage-1", "without stage 1", _in_one_stage),
     Arm("late-rec", "L_nce alone in stage 1, L_rec joins in stage 2", _late_rec),
     Arm("lambda-until-40", "λ = 5 for 40 % of stage 2, then 0", _scheduled(5.0, 0.4)),
@@ -134,7 +139,12 @@ ARMS = (
     Arm("rec-both", "L_rec from the reason tokens and [EMBED]", _reading("both")),
     Arm("rec-embed", "L_rec from [EMBED]", _reading("embed")),
     Arm("attends-reason", "[EMBED] attends to the reason tokens alone", lambda r: replace(r, embed_attends="reason")),
-    Arm("k0-no-stage-1", "plain embedder, all tasks from the first step", lambda r: _in_one_stage(without_reason_tokens(r))),
-    Arm("k0-slow", "plain embedder at 2/3 of the rate", _plain_at(RATE / 1.5)),
-    Arm("k0-fast", "plain embedder at 4/3 of the rate", _plain_at(RATE * 4 / 3)),
+    Arm(
+        "k0-no-stage-1",
+        "plain embedder, all tasks from the first step",
+        lambda r: _in_one_stage(without_reason_tokens(r)),
+        equal_steps=False,
+    ),
+    Arm("k0-slow", "plain embedder at 2/3 of the rate", _plain_at(RATE / 1.5), equal_steps=False),
+    Arm("k0-fast", "plain embedder at 4/3 of the rate", _plain_at(RATE * 4 / 3), equal_steps=False),
 )

@@ -111,7 +111,7 @@ def jobs(arms: Sequence[Arm], costs: Costs, seeds: int) -> list[Job]:
     for arm in arms:
         budgets = {"time": steps_in(arm, costs[arm.name], seconds)}
         if arm.equal_steps:
-            budgets["steps"] = reference.stages[-1].steps
+            budgets["steps"] = reference.steps - arm.recipe(0, 0).steps  # an arm without stage 1 has all of them in one stage
         found += [Job(arm.name, budget, seed, steps) for budget, steps in budgets.items() for seed in range(seeds)]
     return sorted(found, key=lambda job: job.budget != "time")
 
