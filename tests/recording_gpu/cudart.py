@@ -56,7 +56,7 @@ class RecordingCudart:
         devices: how many GPUs there are.
     """
 
-    def __init__(self, total: int = 1 << 28, name: str = "Recorded GPU", capability: tuple[int, int] = (8, 7), devices: int = 1) -> None:
+    def __init__(self, total: int = 1 << 28, name: str = "Recorded GPU", capability: tuple[int, int] = (8, 6), devices: int = 1) -> None:
         self.total, self.name, self.capability, self.devices = total, name, capability, devices
         self.live: dict[int, Block] = {}
         self.freed: dict[int, Block] = {}

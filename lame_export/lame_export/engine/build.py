@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from lame_export.engine.features import has
 from lame_export.engine.ladder import RUNGS, edit
-from lame_export.engine.network import Options, build_plan
+from lame_export.engine.network import Options, build_plan, check_gpu
 from lame_export.engine.profiles import Profiles
 from lame_export.engine.progress import interruptible, make_monitor
 
@@ -171,6 +171,7 @@ def _facts(job: Job, trt: Any) -> dict[str, Any]:
             hint = "; or name a GPU that is not here with --target" if has(trt, "ComputeCapability") else ""
             raise BackendError(f"{error}{hint}") from None
         gpu, capability = device.name, device.capability
+        check_gpu(trt, gpu, capability)
     else:
         gpu, capability = None, job.options.target
     return {

@@ -107,10 +107,35 @@ def _capability(trt: Any, target: str | None) -> Any:
         return None
     if not has(trt, "ComputeCapability"):
         raise InputError(f"--target {target}: {trt.__name__} builds for the GPU at hand only; leave it out or use TensorRT-RTX")
-    known = [name for name in dir(trt.ComputeCapability) if name.startswith("SM")]  # there are NONE and CURRENT, too
-    if target.upper() not in known:
-        raise InputError(f"unknown target {target!r}: {trt.__name__} knows {', '.join(known).lower()}")
+    known = _targets(trt)
+    if target not in known:
+        raise InputError(f"unknown target {target!r}: {trt.__name__} knows {', '.join(known)}")
     return getattr(trt.ComputeCapability, target.upper())
+
+
+def _targets(trt: Any) -> list[str]:
+    """Compute capabilities that plans can be built for where the GPU is not there."""
+    names = [name.lower() for name in dir(trt.ComputeCapability) if name.startswith("SM")]  # there are NONE and CURRENT, too
+    return sorted(names, key=_number)
+
+
+def check_gpu(trt: Any, gpu: str, capability: str) -> None:
+    """Raises `InputError` where the module's plans do not run on a GPU: TensorRT-RTX builds for any, and refuses to load.
+
+    It runs on those it can target and on all that are newer (seen on an H200, sm90, with 1.7.1).
+    """
+    if not has(trt, "ComputeCapability"):
+        return
+    known = _targets(trt)
+    if capability not in known and _number(capability) < max(map(_number, known)):
+        raise InputError(
+            f"{trt.__name__} {trt.__version__} does not run on {gpu} ({capability}), only on {', '.join(known)} and newer; "
+            "use TensorRT (--module tensorrt), or ONNX Runtime (--backend onnxruntime-gpu), which needs no plans"
+        )
+
+
+def _number(capability: str) -> int:
+    return int(capability.removeprefix("sm"))
 
 
 def _configure(trt: Any, config: Any, options: Options, capability: Any) -> None:

@@ -16,7 +16,7 @@ from lame_runtime.errors import BackendError
 _CUDA = "CUDAExecutionProvider"
 _PROVIDERS = {"onnxruntime": "CPUExecutionProvider", "onnxruntime-gpu": _CUDA}
 _SETTINGS = {_CUDA: {"use_tf32": "0"}}
-"""TF32 would round the factors of FP32 products to 11 bits; the gates are those of FP32."""
+"""TF32 would round the factors of FP32 products to 10 bits; the gates are those of FP32."""
 
 
 def choose_provider(backend: str) -> tuple[str, str]:

@@ -49,7 +49,7 @@ def test_a_build_is_proved_and_then_embeds(
     (folder,) = built(bundle)
     device = json.loads((folder / DEVICE).read_text())
     assert device["passed"]
-    assert device["device"]["capability"] == "sm87"
+    assert device["device"]["capability"] == "sm86"
     with Encoder.load(bundle) as encoder, Encoder.load(bundle, backend="onnxruntime", graph="fp16") as ours:
         assert encoder.backend.name == f"{module} {version} on Recorded GPU"
         assert "proved on this device before" in encoder.reason
@@ -329,6 +329,24 @@ def test_a_bad_profile_file_is_one_line(
     assert str(tmp_path / "p.json") in error
     assert error.count("\n") == 1
     assert built(bundle) == []
+
+
+@pytest.mark.parametrize(("capability", "runs"), [((9, 0), False), ((8, 6), True), ((12, 3), True)])
+def test_a_gpu_that_tensorrt_rtx_does_not_run_on_is_told_before_the_build(
+    gpu: RecordingCudart,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    capability: tuple[int, int],
+    runs: bool,
+) -> None:
+    """An H200 is one: TensorRT-RTX builds there, and refuses to load. Those it can target run, and all that are newer."""
+    gpu.name, gpu.capability = "NVIDIA H200", capability
+    install(monkeypatch, gpu, "1.7.0", "tensorrt_rtx")
+    assert main(["engine", str(bundle)]) == (0 if runs else 2)
+    error = capsys.readouterr().err
+    assert runs or "does not run on NVIDIA H200 (sm90), only on sm86, sm89, sm120 and newer; use TensorRT (--module tensorrt)" in error
+    assert bool(built(bundle)) == runs
 
 
 @pytest.mark.parametrize(
