@@ -147,10 +147,12 @@ def _run_bundle(root: Path, *, map_weights: bool) -> Facts:
 
 
 def reference(root: Path, family: str) -> Facts:
-    """PyTorch in FP32, block by block from the FP16 weights."""
+    """PyTorch in FP32, on the GPU where there is one, else block by block from the FP16 weights."""
+    import torch
     from lame_training.torch_backend import load_encoder
 
-    with load_encoder(root / "checkpoint") as encoder:
+    torch.backends.cudnn.allow_tf32 = False
+    with _eager(root, torch.float32) if torch.cuda.is_available() else load_encoder(root / "checkpoint") as encoder:
         began = time.perf_counter()
         vectors = encoder.encode(inputs(), batch_size=8)
         np.save(root / "reference.npy", vectors)
@@ -164,17 +166,49 @@ def reference(root: Path, family: str) -> Facts:
 def half(root: Path, family: str) -> Facts:
     """PyTorch computing in the FP16 of the weights, on the GPU where there is one."""
     import torch
+
+    encoder = _eager(root, None)
+    began = time.perf_counter()
+    vectors = encoder.encode(inputs(), batch_size=8)
+    return {"embed": time.perf_counter() - began, "on": "GPU" if torch.cuda.is_available() else "CPU", **_against(root, vectors)}
+
+
+def speed(root: Path, family: str) -> Facts:
+    """Milliseconds per text of ONNX Runtime's CUDA provider and of PyTorch eager, both in FP16, in turns; nothing without a GPU."""
+    import statistics
+
+    import torch
+    from lame_runtime import Encoder
+    from lame_runtime.bench import alternate
+    from lame_runtime.inputs import as_input
+
+    if not torch.cuda.is_available():
+        return {}
+    eager = _eager(root, None)
+    found = {}
+    with Encoder.load(root / "bundle", graph="fp16", backend="onnxruntime-gpu") as ours:
+        for batch in (1, 8, 32):
+            for words in (20, 80):
+                items: list[Any] = [" ".join(["fifteen"] * words) + f" {number}" for number in range(batch)]
+                sides = {
+                    "onnxruntime": lambda items=items: ours.encode(items, batch_size=len(items)),
+                    "PyTorch": lambda items=items: eager.encode(items, batch_size=len(items)),
+                }
+                taken = alternate(sides, 7)  # type: ignore[arg-type]
+                name = f"{batch} x {len(eager.preparer(as_input(items[0])).ids)}"
+                found[name] = {side: 1000 * statistics.median(seconds) / batch for side, seconds in taken.items()}
+    return {"speed": found}
+
+
+def _eager(root: Path, dtype: Any) -> Any:
+    """The checkpoint's encoder in PyTorch, on the GPU where there is one; `dtype` None keeps the weights' own."""
+    import torch
     from lame_runtime.encoder import Encoder
     from lame_training.checkpoint import load_model
     from lame_training.torch_backend import TorchBackend
 
-    model, preparer = load_model(root / "checkpoint", dtype=None, decoder=False)
-    if torch.cuda.is_available():
-        model = model.cuda()
-    encoder = Encoder(preparer, TorchBackend(model), "fp16")
-    began = time.perf_counter()
-    vectors = encoder.encode(inputs(), batch_size=8)
-    return {"embed": time.perf_counter() - began, "device": str(model.embed_1D.device), **_against(root, vectors)}
+    model, preparer = load_model(root / "checkpoint", dtype=dtype, decoder=False)
+    return Encoder(preparer, TorchBackend(model.cuda() if torch.cuda.is_available() else model), "fp16" if dtype is None else "fp32")
 
 
 def emulated(root: Path, family: str, graph: str) -> Facts:
@@ -204,6 +238,7 @@ STEPS: dict[str, Callable[[Path, str], Facts]] = {
     "emulated fp16": lambda root, family: emulated(root, family, "fp16"),
     "emulated int8": lambda root, family: emulated(root, family, "int8"),
     "half": half,
+    "speed": speed,
 }
 
 
@@ -256,6 +291,10 @@ def table(family: str, facts: dict[str, Facts]) -> str:
     for name in ("runtime", "mapped"):
         run = facts[name]
         results[name] = f"{run['backend']}: load {run['load']:.1f} s, {run['peak_at_load'] / 1e9:.1f} GB; embed {run['embed']:.1f} s"
+    if found := facts["speed"].get("speed"):
+        results["speed"] = "ms per text, batch x tokens: " + "; ".join(
+            f"{name}: " + ", ".join(f"{side} {ms:.1f}" for side, ms in sides.items()) for name, sides in found.items()
+        )
     for name, each in facts.items():
         cosine = f"cosine mean {each['mean_cosine']:.6f}, min {each['min_cosine']:.6f}" if "mean_cosine" in each else ""
         result = "; ".join(part for part in (results.get(name, ""), cosine) if part)
