@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,35 @@ def test_mapped_weights_give_the_same_vectors(exported: Path, monkeypatch: pytes
     monkeypatch.setattr("lame_runtime.backends.ort.choose_provider", lambda backend: ("CUDAExecutionProvider", "pretended"))
     with pytest.raises(InputError, match="map_weights is for CPUs"):
         Encoder.load(exported, map_weights=True)
+
+
+def test_a_gpu_that_onnx_runtime_cannot_use_is_one_line(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its GPU build offers CUDA everywhere, takes the CPU where there is none, and says so itself; TF32 is asked off."""
+    import onnxruntime
+
+    calls: list[object] = []
+
+    def session(path: str, options: object, providers: object) -> object:
+        calls.append(providers)
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    pretended = types.SimpleNamespace(
+        **{
+            **vars(onnxruntime),
+            "cuda_version": "13.0",
+            "get_available_providers": lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+            "preload_dlls": lambda: print("Failed to load libcublasLt.so.13"),
+            "set_default_logger_severity": calls.append,
+            "InferenceSession": session,
+        }
+    )
+    monkeypatch.setattr("lame_runtime.backends.ort._onnxruntime", lambda: pretended)
+    with pytest.raises(BackendError, match=r"cannot use a GPU here.*NVIDIA driver and CUDA 13: .*or use backend onnxruntime"):
+        Encoder.load(exported)
+    assert calls == [4, [("CUDAExecutionProvider", {"use_tf32": "0"})], 2]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_swapped_patch_order_is_caught(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,20 +110,43 @@ def open_session(
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
-    if provider == _CUDA and hasattr(ort, "preload_dlls"):  # since 1.21: finds CUDA in NVIDIA's wheels, as PyTorch does
-        with contextlib.redirect_stdout(io.StringIO()):  # what it cannot find, the session misses and is named below
-            ort.preload_dlls()
     try:
-        session = ort.InferenceSession(str(path), options, providers=[(provider, _SETTINGS.get(provider, {}))])
+        with _cuda_ready(ort) if provider == _CUDA else contextlib.nullcontext():
+            session = ort.InferenceSession(str(path), options, providers=[(provider, _SETTINGS.get(provider, {}))])
     except Exception as error:  # ONNX Runtime raises a dozen unrelated classes here
         raise BackendError(f"{path}: ONNX Runtime {ort.__version__} cannot load the graph ({_first_line(error)})") from None
     active = session.get_providers()
     if active[0] != provider:
-        raise BackendError(
-            f"{path}: asked for {provider}, ONNX Runtime took {active[0]}; it needs a GPU, its driver, and CUDA: "
-            "pip install 'onnxruntime-gpu[cuda,cudnn]', or use backend onnxruntime"
-        )
+        needed = f"CUDA {_cuda_major(ort)}: pip install 'onnxruntime-gpu[cuda,cudnn]', or use backend onnxruntime"
+        raise BackendError(f"ONNX Runtime {ort.__version__} cannot use a GPU here{_missing(ort)}; it needs an NVIDIA driver and {needed}")
     return session
+
+
+@contextlib.contextmanager
+def _cuda_ready(ort: Any) -> Iterator[None]:
+    """CUDA's libraries loaded from NVIDIA's wheels where they are installed; ONNX Runtime prints nothing of what it misses."""
+    ort.set_default_logger_severity(4)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls()
+        yield
+    finally:
+        ort.set_default_logger_severity(2)  # its default; there is no way to ask
+
+
+def _missing(ort: Any) -> str:
+    """The first library of CUDA and its driver that cannot be loaded."""
+    major = _cuda_major(ort)
+    for name in ("libcuda.so.1", f"libcudart.so.{major}", f"libcublasLt.so.{major}", "libcudnn.so.9"):
+        try:
+            ctypes.CDLL(name)
+        except OSError as error:
+            return f" ({_first_line(error)})"
+    return ""
+
+
+def _cuda_major(ort: Any) -> str:
+    return str(ort.cuda_version).split(".")[0]
 
 
 def run_session(session: Any, feeds: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
