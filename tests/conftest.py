@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 import warnings
@@ -14,6 +15,7 @@ from lame_runtime.contract import Contract, ImageRules, Limits, Preparer, Prompt
 from lame_runtime.contract.tokens import TextTokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import ONNX Runtime themselves
 import oracle
 
 oracle.prepare()

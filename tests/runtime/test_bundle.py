@@ -151,6 +151,14 @@ def test_mapped_weights_give_the_same_vectors(exported: Path, monkeypatch: pytes
         Encoder.load(exported, map_weights=True)
 
 
+def test_nothing_is_sent_and_no_identifier_kept(exported: Path, tmp_path: Path) -> None:
+    """ONNX Runtime's telemetry, which some of its builds have, is off unless `ORT_DISABLE_TELEMETRY=0` asks for it."""
+    code = f"from lame_runtime import Encoder; Encoder.load({str(exported)!r}).encode(['seven'])"
+    plain = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    subprocess.run([sys.executable, "-c", code], env={**plain, "HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_gpu_that_onnx_runtime_cannot_use_is_one_line(
     exported: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ class OrtBackend(Backend):
 
 
 def _onnxruntime() -> Any:
+    # Linux builds since 2026 keep an identifier in the user's cache and send events home, unless told so before they are loaded
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:
