@@ -20,8 +20,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     world = World("cpu")
     recipe = dataclasses.replace(tiny, n_reason=8, pooling="embed", stages=stages, chunk=8, gradcache=True, gradient_checkpointing=True)
-    if form == "adapters":
-        recipe = dataclasses.replace(recipe, precision="bf16", lora=LoRA(rank=2, dropout=0.0))
+    if form != "frozen":
+        recipe = dataclasses.replace(recipe, precision="bf16" if form == "half" else "fp32", lora=LoRA(rank=2, dropout=0.0))
     several = world.size > 1
     folder = out / ("sharded" if several else "one")
     run(recipe, data, folder, backbone=backbone, progress=False, options=Options(save_every=3, shard=several))

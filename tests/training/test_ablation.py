@@ -123,6 +123,8 @@ def test_arms_of_the_same_work_share_their_calibration(rows: Path, tmp_path: Pat
     costs = runner.calibrate(tmp_path, Bench(rows), plain)
     assert costs["k0"] == costs["k0-fast"] == {"nce": 0.2}
     assert runner.calibrate(tmp_path, Bench(rows), plain) == costs
+    (tmp_path / "calibration.json").write_text(json.dumps({"k0": costs["k0"]}))
+    assert runner.calibrate(tmp_path, Bench(rows), plain) == costs, "an arm that came later takes as long as its like"
 
 
 def test_a_stopped_ablation_goes_on_where_it_stood(rows: Path, tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,14 @@ def _scheduled(rec_weight: float, rec_until: float) -> Callable[[Recipe], Recipe
     return change
 
 
+def _warmed_for(steps: int) -> Callable[[Recipe], Recipe]:
+    def change(recipe: Recipe) -> Recipe:
+        warm, joint = recipe.stages
+        return replace(recipe, stages=(replace(warm, steps=steps), joint))
+
+    return change
+
+
 def _late_rec(recipe: Recipe) -> Recipe:
     warm, joint = recipe.stages
     return replace(recipe, stages=(*contrastive((replace(warm, rates=joint.rates),)), joint))
@@ -133,6 +141,7 @@ ARMS = (
     Arm("k2", "K = 2", _reason_tokens(2)),
     Arm("k1", "K = 1", _reason_tokens(1)),
     Arm("no-stage-1", "without stage 1", _in_one_stage),
+    Arm("short-stage-1", "stage 1 of 400 steps", _warmed_for(400)),
     Arm("late-rec", "L_nce alone in stage 1, L_rec joins in stage 2", _late_rec),
     Arm("lambda-until-40", "λ = 5 for 40 % of stage 2, then 0", _scheduled(5.0, 0.4)),
     Arm("lambda-until-0", "λ = 0 in stage 2", _scheduled(1.0, 0.0)),

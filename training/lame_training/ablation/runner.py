@@ -143,6 +143,9 @@ def calibrate(out: Path, bench: Bench, arms: Sequence[Arm]) -> Costs:
     alike: dict[tuple[object, ...], list[Arm]] = {}
     for arm in ARMS:
         alike.setdefault(_work_of(arm.recipe(0)), []).append(arm)
+    for group in alike.values():
+        known = [costs[arm.name] for arm in group if arm.name in costs]
+        costs |= {arm.name: known[0] for arm in group if known}  # an arm that came later takes as long as those before it
     missing = [group for group in alike.values() if any(arm in arms for arm in group) and group[0].name not in costs]
     taken: dict[str, dict[str, list[float]]] = {}
     for _ in tqdm(range(ROUNDS), "calibration", disable=not missing):
