@@ -76,8 +76,8 @@ def test_a_run_killed_at_random_moments_resumes_to_the_same_losses(processes: in
 def test_a_sharded_run_freezes_and_trains_as_one_process_does(form: str, data: Path, backbones: dict[str, Path], tmp_path: Path) -> None:
     """The published recipes' two stages: the language model is frozen in the first and trained, whole or by adapters, in the second.
 
-    In FP32 the runs are one. In BF16 the residual stream is half where sharded and FP32 where not, and CPUs with BF16 products add
-    in another order than those without: cosines differ by BF16's rounding, 2⁻⁸, and the loss by that over the temperature.
+    In FP32 the runs are one. In BF16 the residual stream is half where sharded and FP32 where not; the bounds are of the largest
+    differences with BF16 products, with VNNI and with AVX2 alone (ONEDNN_MAX_CPU_ISA): .007 of a loss, .0155 of a gradient's norm.
     """
     worker = Path(__file__).with_name("staged_worker.py")
     arguments = [str(worker), str(data), str(backbones["qwen3_vl"]), str(tmp_path), form.split()[0]]
@@ -85,9 +85,12 @@ def test_a_sharded_run_freezes_and_trains_as_one_process_does(form: str, data: P
         done = subprocess.run([sys.executable, *launch, *arguments], capture_output=True, text=True, env=ENVIRONMENT, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
     if form.startswith("half"):
-        rounding = 2**-8 / find_recipe("digits-tiny").temperature
-        for ours, theirs in zip(columns(tmp_path / "sharded"), columns(tmp_path / "one"), strict=True):
-            assert ours[:-1] == pytest.approx(theirs[:-1], abs=rounding)
+        ours, theirs = columns(tmp_path / "sharded"), columns(tmp_path / "one")
+        for one, other in zip(ours, theirs, strict=True):
+            assert one[:-1] == pytest.approx(other[:-1], rel=1e-2)
+            assert one[-1] == pytest.approx(other[-1], rel=3e-2)
+        assert theirs[6][1:-1] != pytest.approx(theirs[5][1:-1], rel=1e-2), "the control: another step's losses are told apart"
+        assert theirs[6][-1] != pytest.approx(theirs[5][-1], rel=3e-2)
         return
     assert columns(tmp_path / "sharded") == [pytest.approx(row, rel=1e-4) for row in columns(tmp_path / "one")]
     one, sharded = (load_model(tmp_path / name)[0].state_dict() for name in ("one", "sharded"))

@@ -11,7 +11,6 @@ not timed.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import random
 import tempfile
 import time
@@ -82,7 +81,6 @@ def main() -> None:
     print("| rows | tokens per input | peak, GB | estimated, GB | seconds a step | samples/s | tokens/s |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for rows in options.rows:
-        rows_here = dataclasses.replace(stage, batch_size=rows)
         chosen = [Row("random", number, pair(preparer, options.tokens, dice)) for number in range(rows)]
         batch = collator(chosen, contrastive=True, reconstructing=True)
         lengths = [len(each.ids) for chunk in batch.chunks for each in chunk.prepared]
@@ -91,7 +89,7 @@ def main() -> None:
         for number in range(STEPS):
             torch.cuda.synchronize()
             began = time.perf_counter()
-            train_step(through, rows_here, batch, optimizer, number)
+            train_step(through, stage, batch, optimizer, number)
             torch.cuda.synchronize()
             seconds.append(time.perf_counter() - began)
         took, peak = min(seconds[1:]), torch.cuda.max_memory_allocated() / 1e9
