@@ -1,48 +1,62 @@
-# Everything runs in .venv, made on first use with the tested pins of constraints.txt.
+# Everything runs in .venv, which the first target makes with the tested pins of constraints.txt.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
-# TensorRT's Python bindings, which tests hold our use of them against; TensorRT itself needs a GPU and is not installed
+PACKAGES := runtime training lame_export
+# TensorRT's Python bindings, which tests hold our use of them against. TensorRT itself needs a GPU
+# and is not installed.
 BINDINGS := tensorrt_cu12_bindings==10.3.0 tensorrt_cu13_bindings==10.16.1.11 tensorrt_cu13_bindings==11.4.0.106
-
-# the oldest ONNX Runtime that graphs for CPUs are promised to run on
+# The oldest ONNX Runtime that graphs for CPUs are promised to run on.
 FLOOR := onnxruntime==1.23.2
 
-.PHONY: help demo test check ablation paradigms realsize clean
+.PHONY: help demo test check docs dist tiny-bundle ablation paradigms realsize clean
 
-help:  ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: $(VENV)/ready  ## digits → training → bundle with certificate → search without PyTorch → runs/demo/index.html
+demo: $(VENV)/ready  ## digits, training, bundle with certificate, search without PyTorch: runs/demo/index.html
 	$(BIN)/lame-export demo $(RUN)
 
-test: check  ## ruff, mypy and pytest
+test: check  ## run ruff, mypy and pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations=8
 
-check: $(VENV)/ready  ## ruff and mypy
+check: $(VENV)/ready  ## run ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-ablation: $(VENV)/ready  ## what the reason tokens bring: every arm, three seeds, table and plot in runs/ablation (hours; goes on where it stood)
+docs: $(VENV)/ready  ## build the documentation site in site/ (to read it with its search: python3 -m http.server -d site)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+dist: $(VENV)/ready  ## build and check the wheels and source distributions of the three packages, in dist/
+	rm -rf dist
+	for package in $(PACKAGES); do $(BIN)/python -m build --no-isolation --outdir dist $$package || exit 1; done
+	$(BIN)/twine check --strict dist/*
+
+tiny-bundle: $(VENV)/ready  ## make examples/tiny-bundle and the notebook's outputs again (4 minutes)
+	rm -rf examples/tiny-bundle
+	$(BIN)/python examples/make_tiny_bundle.py examples/tiny-bundle
+	$(BIN)/python tests/notebook.py examples/quickstart.ipynb
+
+ablation: $(VENV)/ready  ## measure what the reason tokens bring: all arms, three seeds, in runs/ablation (hours; continues)
 	$(BIN)/lame-train ablation runs/ablation --processes 2
 
-paradigms: $(VENV)/ready  ## LaME timed against a plain embedder, latent rollout and explicit chain of thought, in runs/paradigms
-	$(BIN)/lame-train paradigms --out runs/paradigms
+paradigms: $(VENV)/ready  ## time LaME against a plain embedder, latent rollout and chain of thought, in runs/paradigms
+	$(BIN)/lame-train paradigms --output runs/paradigms
 
-realsize: $(VENV)/ready  ## 2 B parameters of two families: export, plan, embed; time, peak memory, cosine (50 minutes, 25 GB of disk)
+realsize: $(VENV)/ready  ## export, plan and embed with 2 billion parameters of two families (50 minutes, 25 GB of disk)
 	rm -rf runs/realsize
 	$(BIN)/python lame_export/benchmarks/realsize.py runs/realsize
 	rm -rf runs/realsize
 
-clean:  ## removes .venv and runs
-	rm -rf $(VENV) runs
+clean:  ## remove .venv, runs, dist and site
+	rm -rf $(VENV) runs dist site
 
 $(VENV)/ready: constraints.txt pyproject.toml runtime/pyproject.toml training/pyproject.toml lame_export/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt pip torch hatchling
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e 'runtime[onnxruntime,pdf,video]' -e training -e 'lame_export[graph,tensorrt-rtx]' -e '.[test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e 'runtime[onnxruntime,pdf,pytest,video]' -e training -e 'lame_export[graph,tensorrt-rtx]' -e '.[docs,test]'
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt --target $(VENV)/oracle --upgrade torchvision
 	for binding in $(BINDINGS); do $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/bindings/$${binding#*==} --upgrade $$binding || exit 1; done
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/floor --upgrade $(FLOOR)

@@ -1,38 +1,63 @@
-"""Small, real artefacts that many tests share: the tiny digits, a checkpoint trained on them, a bundle exported from it."""
+"""Fixtures that many tests share.
+
+They are small but real: the tiny digits, a checkpoint trained on them, a bundle exported from it.
+Their names are those of the artifacts; those with session scope must not be changed by a test.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from lame_runtime.contract import Contract, ImageRules, Limits, Preparer, PromptLayout, TokenRules, TowerRules
+from lame_runtime.contract import (
+    Contract,
+    ImageRules,
+    Limits,
+    Preparer,
+    PromptLayout,
+    TokenRules,
+    TowerRules,
+)
 from lame_runtime.contract.tokens import TextTokenizer
 
+# For `samples`, `oracle` and `floor`, which tests in every folder import.
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import ONNX Runtime themselves
 import oracle
 
+# Before any test imports transformers, whose video processors need the torchvision it sets up.
 oracle.prepare()
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-TOKENIZER_TEXTS = ["digits that add up to fifteen", "What do the digits add up to?", "Name the digit.", "seven"] * 4
+TOKENIZER_TEXTS = [
+    "digits that add up to fifteen",
+    "What do the digits add up to?",
+    "Name the digit.",
+    "seven",
+] * 4
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Transformers announces, through logging, that our vocabulary is smaller than Qwen's."""
+    """Silences messages of other libraries that are not about LaME."""
+    # Transformers logs an error because our vocabulary is smaller than Qwen's.
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=DeprecationWarning, module="torchvision|transformers")
+    warnings.filterwarnings(
+        "ignore", category=DeprecationWarning, module="torchvision|transformers"
+    )
 
 
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
-    """Commands that set PyTorch's threads set them for the process; another number of threads sums in another order."""
+    """Restores PyTorch's number of threads, which some commands set for the whole process."""
+    # With another number of threads, sums are taken in another order and differ in the last bits.
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch is not None else None
     yield
@@ -42,7 +67,8 @@ def _threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from lame_training.vocabulary import train_tokenizer
+    """Trains a tokenizer of 300 tokens and returns its file."""
+    from lame_training.contract_from.tokenizer_training import train_tokenizer
 
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     train_tokenizer(TOKENIZER_TEXTS, 300, path)
@@ -51,8 +77,8 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def contract(tokenizer_file: Path) -> Contract:
-    """A contract with Qwen2-VL's published picture rules and a chat-like layout."""
-    from lame_training.derive import published_videos
+    """Returns a contract with Qwen2-VL's published picture rules and a layout like a chat's."""
+    from lame_training.contract_from.published_rules import published_videos
 
     tokenizer = TextTokenizer(tokenizer_file)
     return Contract(
@@ -68,7 +94,7 @@ def contract(tokenizer_file: Path) -> Contract:
             image_pad=tokenizer.special("<|image_pad|>"),
             video_pad=tokenizer.special("<|video_pad|>"),
             pad=tokenizer.special("<|endoftext|>"),
-            first_latent=300,
+            first_latent=300,  # the ids of latent tokens follow those of the tokenizer
             n_reason=8,
             max_length=2048,
         ),
@@ -89,13 +115,14 @@ def contract(tokenizer_file: Path) -> Contract:
 
 @pytest.fixture(scope="session")
 def preparer(contract: Contract, tokenizer_file: Path) -> Preparer:
+    """Returns a preparer that applies the contract and the tokenizer."""
     return Preparer(contract, TextTokenizer(tokenizer_file))
 
 
 @pytest.fixture(scope="session")
 def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A small backbone of each family, as a `save_pretrained` folder."""
-    from lame_training.sample_backbone import write_sample
+    """Writes a small backbone folder of each family and returns the folders."""
+    from lame_training.fixtures.sample_backbone import write_sample
 
     root = tmp_path_factory.mktemp("backbones")
     for family in FAMILIES:
@@ -105,36 +132,66 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits data set in its tiny size."""
-    from lame_training.digits import TINY, write_digits
+    """Writes the digits data set in its tiny size and returns its root."""
+    from lame_training.data.digits import TINY, write_digits
 
+    # A folder inside, because `write_digits` creates its folder itself.
     root = tmp_path_factory.mktemp("digits") / "data"
     write_digits(root, TINY)
     return root
 
 
 @pytest.fixture(scope="session")
-def checkpoint(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny recipe, trained to its end."""
-    from lame_training.loop import run
-    from lame_training.recipes import find_recipe
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Writes training data in every published layout and a mixture; returns the root."""
+    from lame_training.fixtures.training_sets import write_training
 
+    root = tmp_path_factory.mktemp("published") / "data"
+    write_training(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def arrow_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a folder for Arrow copies of rows."""
+    # Shared, because a copy is found by the path and the content of the file it was made from.
+    return tmp_path_factory.mktemp("arrow")
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes every look-up of a host and every connection fail."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trains the tiny recipe to its end and returns the checkpoint."""
+    from lame_training import train
+
+    # Trained once for the whole session: its 16 steps take longer than most tests.
     out = tmp_path_factory.mktemp("run") / "checkpoint"
-    run(find_recipe("digits-tiny"), data, out, progress=False)
+    train("digits-tiny", data, out, progress=False)
     return out
 
 
 @pytest.fixture(scope="session")
 def exported(data: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with every graph. Shared, so read-only: tests that change one take `bundle`."""
+    """Exports a bundle with every graph. A test that changes one takes `bundle`."""
     from lame_export.plan import export
 
     target = tmp_path_factory.mktemp("export") / "bundle"
+    # Fewer calibration inputs and SmoothQuant strengths than by default, to save time.
     export(checkpoint, target, data, calibration=32, strengths=(0.0, 0.5))
     return target
 
 
 @pytest.fixture
 def bundle(exported: Path, tmp_path: Path) -> Path:
-    """A copy of the exported bundle that a test may damage."""
+    """Returns a copy of the exported bundle that a test may damage."""
     return Path(shutil.copytree(exported, tmp_path / "bundle"))

@@ -1,4 +1,4 @@
-"""The oldest ONNX Runtime that we promise graphs for CPUs run on, in a process of its own."""
+"""Runs graphs for CPUs on the oldest supported ONNX Runtime, in a separate process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ with Encoder.load(bundle, graph=graph) as encoder:
 
 
 def embed(bundle: Path, graph: str, inputs: list[object]) -> np.ndarray:
-    """Vectors of JSON inputs, float32 (n, P), as that version computes them; skips the test where it is not installed."""
+    """Returns the vectors that version computes for JSON inputs: float32 (n, P).
+
+    Skips the test if that version is not installed.
+    """
     if not FOLDER.is_dir():
         pytest.skip(f"onnxruntime {VERSION} is not in {FOLDER}; make test puts it there")
     environment = {**os.environ, "PYTHONPATH": str(FOLDER)}

@@ -1,12 +1,15 @@
-"""2 B parameters on a small machine: Qwen2-VL and Qwen3-VL of the published shapes, in random FP16 weights.
+"""Measures models of 2 B parameters on a small machine: time, peak memory, and precision.
 
-    make realsize                                            both families, tables for runtime/BENCHMARKS.md
-    python lame_export/benchmarks/realsize.py DIR qwen3_vl   one of them
+    make realsize                                            both families, as Markdown tables
+    python lame_export/benchmarks/realsize.py DIR qwen3_vl   one family
 
-Each step runs in a process of its own, so that its peak memory (maximum resident set, pages mapped from files
-included) is its own: backbone, checkpoint, export to FP16 and INT8, TensorRT-RTX plans, eight inputs through the FP16
-bundle without PyTorch, PyTorch in FP32 as the reference, and both graphs as a GPU would round them (the emulation). Where
-PyTorch sees a GPU, it and ONNX Runtime's CUDA provider are measured there too.
+Qwen2-VL and Qwen3-VL have published shapes and random FP16 weights. The steps are: backbone,
+checkpoint, export to FP16 and INT8, TensorRT-RTX plans, PyTorch in FP32 as the reference, eight
+inputs through the FP16 bundle without PyTorch, and both graphs rounded as a GPU rounds them (the
+emulation). If PyTorch sees a GPU, it and ONNX Runtime's CUDA provider are measured there as well.
+
+Each step runs in a process of its own, so that its peak memory is its own. Peak memory is the
+maximum resident set, which includes pages that are mapped from files.
 """
 
 from __future__ import annotations
@@ -18,71 +21,99 @@ import sys
 import time
 from pathlib import Path
 
-from realsize_steps import FAMILIES, STEPS, Facts, peak
+from realsize_run import STEPS
+from realsize_workspace import FAMILIES, Facts, Workspace, peak_memory
 
 
-def measure(root: Path, family: str) -> dict[str, Facts]:
-    """Every step in its own process; what it reports, its time and its peak memory."""
+def measure(workspace: Workspace) -> dict[str, Facts]:
+    """Runs every step in a process of its own; returns its facts, its time and its peak memory."""
+    # This process must stay small, and so imports no step's libraries: Linux carries the maximum
+    # resident set over from a parent to the program that it starts.
     facts: dict[str, Facts] = {}
+    family = workspace.family
     for name in STEPS:
-        began = time.perf_counter()
-        command = [sys.executable, __file__, str(root), family, "--step", name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        lines = done.stdout.strip().splitlines()
-        if done.returncode or not lines:
-            raise SystemExit(f"{family}, {name}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
-        facts[name] = {**json.loads(lines[-1]), "seconds": time.perf_counter() - began}
+        start = time.perf_counter()
+        command = [sys.executable, __file__, str(workspace.root), family, "--step", name]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        lines = process.stdout.strip().splitlines()
+        if process.returncode or not lines:
+            # The last line of a traceback is the error itself.
+            errors = process.stderr.strip().splitlines() or ["no output"]
+            raise SystemExit(f"{family}, {name}: {errors[-1]}")
+        # Libraries may print, too; the facts are the last line.
+        facts[name] = {**json.loads(lines[-1]), "seconds": time.perf_counter() - start}
         print(f"{family} {name}: {json.dumps(facts[name])}", file=sys.stderr, flush=True)
     return facts
 
 
 def table(family: str, facts: dict[str, Facts]) -> str:
-    """Markdown; a cosine is to PyTorch in FP32."""
+    """Returns the facts of all steps as Markdown; cosines are to PyTorch in FP32."""
     weights = facts["checkpoint"]["bytes"]
-    passes = ", ".join(f"{name} {seconds:.0f}" for name, seconds in facts["export"]["passes"].items())
+    parameters = facts["export"]["parameters"]
     lines = [
-        f"**{family}**, {facts['export']['parameters'] / 1e9:.2f} G parameters, {weights / 1e9:.2f} GB of FP16 weights",
+        f"**{family}**, {parameters / 1e9:.2f} G parameters, "
+        f"{weights / 1e9:.2f} GB of FP16 weights",
         "",
         "| step | seconds | peak memory, GB (× weights) | result |",
         "| --- | --- | --- | --- |",
     ]
-    sizes, plans = facts["export"]["sizes"], facts["plans"]
+    results = _results(facts)
+    for name, step in facts.items():
+        parts = [results[name]] if name in results else []
+        if "mean_cosine" in step:
+            parts.append(f"cosine mean {step['mean_cosine']:.6f}, min {step['min_cosine']:.6f}")
+        memory = f"{step['peak'] / 1e9:.1f} ({step['peak'] / weights:.2f})"
+        lines.append(f"| {name} | {step['seconds']:.0f} | {memory} | {'; '.join(parts)} |")
+    return "\n".join(lines)
+
+
+def _results(facts: dict[str, Facts]) -> dict[str, str]:
+    """Returns what the table says about each step, apart from time, memory and cosines."""
+    export, plans = facts["export"], facts["plans"]
+    passes = ", ".join(f"{name} {seconds:.0f}" for name, seconds in export["passes"].items())
+    sizes = ", ".join(f"{graph} {size / 1e9:.2f} GB" for graph, size in export["sizes"].items())
+    plan_sizes = ", ".join(f"{part} {size / 1e9:.2f} GB" for part, size in plans["sizes"].items())
+    between_inputs = facts["reference"]["mean_cosine_between_inputs"]
     results = {
         "backbone": f"{facts['backbone']['bytes'] / 1e9:.2f} GB",
-        "checkpoint": f"{weights / 1e9:.2f} GB",
-        "export": f"fp16 {sizes['fp16'] / 1e9:.2f} GB, int8 {sizes['int8'] / 1e9:.2f} GB; seconds: {passes}",
-        "plans": f"TensorRT-RTX {plans['version']}: " + ", ".join(f"{part} {size / 1e9:.2f} GB" for part, size in plans["sizes"].items()),
-        "reference": f"mean cosine between two inputs {facts['reference']['mean_cosine_between_inputs']:.3f}",
+        "checkpoint": f"{facts['checkpoint']['bytes'] / 1e9:.2f} GB",
+        "export": f"{sizes}; seconds: {passes}",
+        "plans": f"TensorRT-RTX {plans['version']}: {plan_sizes}",
+        "reference": f"mean cosine between two inputs {between_inputs:.3f}",
     }
     for name in ("runtime", "mapped"):
         run = facts[name]
-        results[name] = f"{run['backend']}: load {run['load']:.1f} s, {run['peak_at_load'] / 1e9:.1f} GB; embed {run['embed']:.1f} s"
-    if found := facts["speed"].get("speed"):
+        loading = f"load {run['load']:.1f} s, {run['peak_at_load'] / 1e9:.1f} GB"
+        results[name] = f"{run['backend']}: {loading}; embed {run['embed']:.1f} s"
+    # Empty on a machine without a GPU.
+    speeds = facts["speed"].get("speed")
+    if speeds:
         results["speed"] = "ms per text, batch x tokens: " + "; ".join(
-            f"{name}: " + ", ".join(f"{side} {ms:.1f}" for side, ms in sides.items()) for name, sides in found.items()
+            f"{name}: " + ", ".join(f"{side} {ms:.1f}" for side, ms in sides.items())
+            for name, sides in speeds.items()
         )
-    for name, each in facts.items():
-        cosine = f"cosine mean {each['mean_cosine']:.6f}, min {each['min_cosine']:.6f}" if "mean_cosine" in each else ""
-        result = "; ".join(part for part in (results.get(name, ""), cosine) if part)
-        lines.append(f"| {name} | {each['seconds']:.0f} | {each['peak'] / 1e9:.1f} ({each['peak'] / weights:.2f}) | {result} |")
-    return "\n".join(lines)
+    return results
 
 
 def main() -> None:
     """Reads the command line and measures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dir", type=Path, help="where 20 GB may lie for a while")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dir", type=Path, help="a folder with room for 20 GB")
     parser.add_argument("families", nargs="*", default=FAMILIES, help=" or ".join(FAMILIES))
+    # For the processes that `measure` starts.
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
-        found = STEPS[options.step](options.dir, options.families[0])
-        print(json.dumps({**found, "peak": peak()}))
+        facts = STEPS[options.step](Workspace(options.dir, options.families[0]))
+        print(json.dumps({**facts, "peak": peak_memory()}))
         return
     for family in options.families:
-        root = options.dir / family
-        root.mkdir(parents=True)
-        print(table(family, measure(root, family)), flush=True)
+        workspace = Workspace(options.dir / family, family)
+        # An existing folder is refused: steps would read what an earlier run wrote.
+        workspace.root.mkdir(parents=True)
+        print(table(family, measure(workspace)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,181 +1,139 @@
-"""The exporter on one screen: the passes from a checkpoint to a proven bundle, in order.
+"""Lists the passes from a checkpoint to a verified bundle, in order, and runs them.
 
-A pass says which facts it requires and which hold after it; a failure names the pass and those that ran before.
-Everything is written into a temporary folder beside the target and renamed at the end, so a failed gate, an
-error or a kill leaves no bundle.
+Each pass is checked before and after it runs; a failure names the pass and those that ran before.
+Files are written to a temporary folder beside the target, which is renamed at the end, so that a
+failed gate, an error or a kill leaves no bundle.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lame_runtime.errors import InputError, LameError
-from lame_runtime.gates import Result
+from lame_runtime.bundle.certificate import Result
+from lame_runtime.errors import StorageError
 
-from lame_export import steps
-from lame_export.choice import STRENGTHS, Trial, Way
-from lame_export.errors import ExportError
-from lame_export.golden_set import CALIBRATION, PER_MODALITY
+from lame_export.parity.calibration_inputs import CALIBRATION
+from lame_export.parity.golden_set import PER_MODALITY
+from lame_export.passes.base import Pass, run_passes
+from lame_export.passes.graphs.choose_int8 import ChooseInt8
+from lame_export.passes.graphs.type_half import TypeHalf
+from lame_export.passes.graphs.write_int8 import WriteInt8
+from lame_export.passes.graphs.write_int8_cpu import WriteInt8Cpu
+from lame_export.passes.graphs.write_weights import WriteWeights
+from lame_export.passes.proof.build_engines import BuildEngines
+from lame_export.passes.proof.lint_graphs import LintGraphs
+from lame_export.passes.proof.prove_retrieval import ProveRetrieval
+from lame_export.passes.proof.prove_vectors import ProveVectors
+from lame_export.passes.proof.write_bundle import WriteBundle
+from lame_export.passes.source.choose_golden import ChooseGolden
+from lame_export.passes.source.load_checkpoint import LoadCheckpoint
+from lame_export.passes.source.prove_contract import ProveContract
+from lame_export.passes.source.scan_ranges import ScanRanges
+from lame_export.passes.source.trace_graphs import TraceGraphs
+from lame_export.quantization.search import STRENGTHS
+from lame_export.state import DEFAULT_GRAPHS, ExportOptions, ExportState
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
-    from lame_runtime.encoder import Encoder
-    from lame_runtime.golden import Golden
-    from lame_training.model import LaMEModel
-
-    from lame_export.quantise import Quantiser
-
-GRAPHS = ("fp32", "fp16", "int8", "int8-cpu", "w8-cpu", "w4-cpu")
-USUAL = GRAPHS[:4]
-"""What a bundle holds where nothing else is asked for."""
-
-
-@dataclass
-class Export:
-    """What the passes work on."""
-
-    checkpoint: Path
-    data: Path
-    graphs: tuple[str, ...]
-    folder: Path
-    """The bundle under construction."""
-    per_modality: int = PER_MODALITY
-    """Golden inputs of each modality."""
-    calibration: int = CALIBRATION
-    model: LaMEModel = field(init=False)
-    reference: Encoder = field(init=False)
-    """PyTorch behind the runtime's seam."""
-    golden: Golden = field(init=False)
-    traced: dict[str, ir.Model] = field(default_factory=dict)
-    """The FP32 graphs by part, their weights still in the checkpoint."""
-    quantiser: Quantiser = field(init=False)
-    """What calibration inputs reached in them, and what quantises them by it."""
-    strengths: tuple[float, ...] = STRENGTHS
-    """Of smoothing, to try; a single one is taken as it is."""
-    ways: dict[str, Way] = field(default_factory=dict)
-    """How each INT8 graph is quantised."""
-    tried: list[Trial] = field(default_factory=list)
-    islands: list[dict[str, object]] = field(default_factory=list)
-    rows: list[Result] = field(default_factory=list)
-    facts: set[str] = field(default_factory=set)
-
-    def path(self, part: str, graph: str) -> Path:
-        """Where a graph of the bundle lies."""
-        return self.folder / "graphs" / f"{part}.{graph}.onnx"
-
-    def add(self, rows: list[Result]) -> None:
-        """Records rows; raises `ExportError` naming the first whose gate is not met."""
-        self.rows += rows
-        for row in rows:
-            if row.passed is False:
-                raise ExportError(f"gate not met: {row.comparison}, {' '.join((row.graph, row.modality)).strip()}: {row.describe()}")
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One step of the plan."""
-
-    name: str
-    requires: frozenset[str]
-    ensures: frozenset[str]
-    run: Callable[[Export], None]
-
-
-def _pass(name: str, requires: str, ensures: str, run: Callable[[Export], None]) -> Pass:
-    return Pass(name, frozenset(requires.split()), frozenset(ensures.split()), run)
-
-
-PLAN = (
-    _pass("load", "", "model", steps.load),
-    _pass("golden", "model", "golden", steps.golden),
-    _pass("trace", "model", "fp32", steps.trace),
-    _pass("contract", "model golden", "contract-proved", steps.prove_contract),
-    _pass("scan", "fp32", "ranges", steps.scan),
-    _pass("fp16", "fp32 ranges", "fp16", steps.fp16),
-    _pass("choose", "golden fp32 ranges", "ways", steps.choose),
-    _pass("int8", "ways", "int8", steps.int8),
-    _pass("int8-cpu", "ways", "int8-cpu", steps.int8_cpu),
-    _pass("weight-only", "fp32", "weight-only", steps.weight_only),
-    _pass("lint", "fp32 fp16 int8 int8-cpu weight-only", "linted", steps.lint),
-    _pass("engine", "linted", "engines", steps.engine),
-    _pass("parity", "golden fp32 fp16 int8 int8-cpu weight-only", "proved", steps.prove_graphs),
-    _pass("retrieval", "fp32 fp16 int8 int8-cpu weight-only", "retrieval-proved", steps.prove_retrieval),
-    _pass("write", "contract-proved linted engines proved retrieval-proved", "bundle", steps.write),
+# A pass depends on the results of earlier ones, and cheap checks come before expensive passes.
+PLAN: tuple[Pass, ...] = (
+    LoadCheckpoint(),
+    ChooseGolden(),
+    TraceGraphs(),
+    ProveContract(),
+    ScanRanges(),
+    TypeHalf(),
+    ChooseInt8(),
+    WriteInt8(),
+    WriteInt8Cpu(),
+    WriteWeights(),
+    LintGraphs(),
+    BuildEngines(),
+    ProveVectors(),
+    ProveRetrieval(),
+    WriteBundle(),
 )
 
 
 def export(
-    checkpoint: Path,
-    bundle: Path,
-    data: Path,
-    graphs: tuple[str, ...] = USUAL,
+    checkpoint: str | os.PathLike[str],
+    bundle: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    graphs: Iterable[str] = DEFAULT_GRAPHS,
     *,
     per_modality: int = PER_MODALITY,
     calibration: int = CALIBRATION,
-    strengths: tuple[float, ...] = STRENGTHS,
-    on_pass: Callable[[str], None] = lambda name: None,
-    plan: tuple[Pass, ...] = PLAN,
+    strengths: Sequence[float] = STRENGTHS,
+    on_pass: Callable[[str], None] | None = None,
 ) -> list[Result]:
-    """Runs the plan and leaves a bundle.
+    """Exports a checkpoint to a bundle with a certificate of parity with PyTorch.
 
     Args:
-        checkpoint: what `lame-train` wrote.
-        bundle: the folder to make; must not exist.
+        checkpoint: the folder that `lame-train` wrote.
+        bundle: the folder to create; it must not exist.
         data: an MMEB-style data set for calibration, golden vectors and the retrieval rows.
-        graphs: which graphs the bundle holds.
-        per_modality: golden inputs of each modality; the certificate says how many there were.
-        calibration: calibration inputs of each modality.
-        strengths: of the smoothing before INT8, from 0 to 1, to try; a single one is taken as it is.
+        graphs: the graphs of the bundle, some of "fp32", "fp16", "int8", "int8-cpu", "w8-cpu"
+            and "w4-cpu".
+        per_modality: number of golden inputs of each modality.
+        calibration: number of calibration inputs of each modality.
+        strengths: strengths of the smoothing before INT8 to try, 0 to 1; with a single one there
+            is no search.
         on_pass: called with the name of each pass before it runs.
-        plan: the passes.
 
     Returns:
-        The certificate's rows.
+        The rows of the certificate.
 
     Raises:
-        ExportError: a gate was not met or a pass failed; no bundle is left.
-        InputError, BundleError: unusable arguments or data; likewise.
+        ExportError: a gate is not met or a pass failed; no bundle is left.
+        UsageError: an argument is out of range; no bundle is left.
+        BundleError, InputError, StorageError: the checkpoint, the data or the disk cannot be used.
+
+    Example:
+        >>> rows = export(Path("checkpoint"), Path("bundle"), Path("data"), ["fp32", "int8-cpu"])
+        >>> all(row.passed is not False for row in rows)
+        True
     """
+    options = ExportOptions(
+        graphs=tuple(graphs),
+        per_modality=per_modality,
+        calibration=calibration,
+        strengths=tuple(strengths),
+    )
+    return run_export(
+        ExportState(Path(checkpoint), Path(data), Path(bundle), options), PLAN, on_pass
+    )
+
+
+def run_export(
+    request: ExportState, plan: Sequence[Pass], on_pass: Callable[[str], None] | None = None
+) -> list[Result]:
+    """Runs a plan in a temporary folder that becomes `request.folder`; raises as `export` does."""
+    bundle = request.folder
     if bundle.exists():
-        raise InputError(f"{bundle}: already exists; remove it or choose another folder")
-    if unknown := set(graphs) - set(GRAPHS):
-        raise InputError(f"unknown graph {sorted(unknown)[0]!r}: there are {', '.join(GRAPHS)}")
+        raise StorageError(f"{bundle}: already exists; remove it or choose another folder")
     try:
         bundle.parent.mkdir(parents=True, exist_ok=True)
+        # beside the target, because a rename is atomic only within one file system
         workplace = Path(tempfile.mkdtemp(prefix=f".{bundle.name}.", dir=bundle.parent))
     except OSError as error:
-        raise InputError(f"{bundle}: cannot be made ({error.strerror}); choose another folder") from None
+        raise StorageError(
+            f"{bundle}: cannot be made ({error.strerror}); choose another folder"
+        ) from None
     try:
-        state = Export(checkpoint, data, tuple(graph for graph in GRAPHS if graph in graphs), workplace / "bundle")
-        state.per_modality, state.calibration, state.strengths = per_modality, calibration, strengths
-        (state.folder / "graphs").mkdir(parents=True)
-        run_plan(state, plan, on_pass)
-        state.folder.rename(bundle)
+        folder = workplace / "bundle"
+        (folder / "graphs").mkdir(parents=True)
+        state = ExportState(request.checkpoint, request.data, folder, request.options)
+        run_passes(state, plan, on_pass)
+        # renamed last, so that a bundle is complete as soon as it exists
+        folder.rename(bundle)
         return state.rows
     except OSError as error:
-        named = error.filename or bundle
-        raise InputError(f"{named}: {error.strerror or error}; make it accessible, free some space or choose another folder") from None
+        name = error.filename or bundle
+        raise StorageError(
+            f"{name}: {error.strerror or error}; "
+            "make it accessible, free some space or choose another folder"
+        ) from None
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
-
-
-def run_plan(state: Export, plan: tuple[Pass, ...], on_pass: Callable[[str], None]) -> None:
-    """Runs the passes in order; raises `ExportError` naming the pass that failed and those before it."""
-    ran: list[str] = []
-    for each in plan:
-        if missing := each.requires - state.facts:
-            raise ExportError(
-                f"pass {each.name} requires {sorted(missing)}, which no pass before it ensures (ran: {', '.join(ran) or 'none'})"
-            )
-        on_pass(each.name)
-        try:
-            each.run(state)
-        except LameError as error:
-            raise type(error)(f"pass {each.name}: {error} (passed before: {', '.join(ran) or 'none'})") from error
-        state.facts |= each.ensures
-        ran.append(each.name)

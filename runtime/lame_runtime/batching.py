@@ -1,63 +1,33 @@
-"""Which inputs run together, and how their arrays are laid side by side.
+"""Decides which inputs run together.
 
-Padding costs compute and a picture grid of its own costs a call, so inputs are sorted by picture grid and
-length before they are cut into batches. Right padding under a causal mask changes no row's result.
+Padding costs compute, and each picture size in a batch costs a call of the vision tower. Inputs are
+therefore sorted by length and patch grids before they are split into batches. Right padding under a
+causal mask does not change the result of any row.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
-import numpy as np
-
-from lame_runtime.backends.base import Batch, PictureGroup
-from lame_runtime.contract.preparer import Prepared, Visual
-from lame_runtime.contract.rules import Contract
-from lame_runtime.contract.tower import tower_tables
+from lame_runtime.contract.preparer import Prepared
 
 
-def plan_batches(items: Sequence[Prepared], batch_size: int, *, sort: bool = True) -> list[list[int]]:
-    """Indices of the inputs of each batch; longest first, so that memory runs out at once or never."""
+def plan_batches(
+    items: Sequence[Prepared], batch_size: int, *, sort: bool = True
+) -> list[list[int]]:
+    """Returns the indices of the inputs of each batch.
+
+    Args:
+        items: prepared inputs.
+        batch_size: maximum number of inputs in a batch.
+        sort: group inputs of similar length and patch grids; otherwise they keep their order.
+    """
     order = list(range(len(items)))
     if sort:
-        order.sort(key=lambda i: (len(items[i].ids), [visual.grid for visual in items[i].visuals]), reverse=True)
+        # longest first, so that the first batch needs the most memory
+        order.sort(key=lambda index: _cost(items[index]), reverse=True)
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def assemble(items: Sequence[Prepared], contract: Contract) -> Batch:
-    """Lays prepared inputs side by side; shapes and dtypes as in `Batch`.
-
-    The temporal patches of a video are so many pictures of the same grid: no patch attends to another time.
-    """
-    merge_area = contract.images.merge_size**2
-    by_grid: dict[tuple[int, int], list[tuple[int, int, Visual]]] = defaultdict(list)
-    for row, item in enumerate(items):
-        for number, visual in enumerate(item.visuals):
-            by_grid[visual.grid[1:]].append((row, number, visual))
-
-    groups = []
-    features_of: dict[tuple[int, int], range] = {}
-    next_feature = 1
-    for grid in sorted(by_grid):
-        members = by_grid[grid]
-        pixel_patches = np.concatenate([visual.patches(contract) for _, _, visual in members])
-        groups.append(PictureGroup(pixel_patches, tower_tables(grid, contract), grid))
-        for row, number, visual in members:
-            following = next_feature + visual.n_patches // merge_area
-            features_of[row, number] = range(next_feature, following)
-            next_feature = following
-
-    shape = (len(items), max(len(item.ids) for item in items))
-    input_ids = np.full(shape, contract.tokens.pad, dtype=np.int64)
-    feature_index = np.zeros(shape, dtype=np.int64)
-    position_ids = np.zeros((3, *shape), dtype=np.int64)
-    for row, item in enumerate(items):
-        length = len(item.ids)
-        input_ids[row, :length] = item.ids
-        position_ids[:, row, :length] = item.positions
-        if item.visuals:
-            vision = np.flatnonzero((item.ids == contract.tokens.image_pad) | (item.ids == contract.tokens.video_pad))
-            feature_index[row, vision] = np.concatenate([features_of[row, number] for number in range(len(item.visuals))])
-    embed_index = np.array([len(item.ids) - 1 for item in items], dtype=np.int64)
-    return Batch(tuple(groups), input_ids, feature_index, position_ids, embed_index)
+def _cost(item: Prepared) -> tuple[int, list[tuple[int, int, int]]]:
+    return len(item.ids), [visual.grid for visual in item.visuals]

@@ -1,283 +1,299 @@
-"""`Encoder`: a bundle in memory, inputs to vectors."""
+"""`Encoder`: a loaded bundle that turns inputs into vectors."""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from lame_runtime.backends.base import Backend
-from lame_runtime.batching import assemble, plan_batches
-from lame_runtime.bundle import Bundle
-from lame_runtime.contract.manifest import check_files
-from lame_runtime.contract.preparer import Preparer
+from lame_runtime.backends.tensorrt.plans import Build
+from lame_runtime.batching import plan_batches
+from lame_runtime.bundle.bundle import Bundle
+from lame_runtime.contract.batch import assemble
+from lame_runtime.contract.preparer import Prepared, Preparer
 from lame_runtime.contract.prompts import Input
-from lame_runtime.contract.vectors import PRECISIONS, Precision, finish, quantize
-from lame_runtime.errors import BackendError, InputError
+from lame_runtime.contract.vectors import finish, quantize, unit_rows
+from lame_runtime.errors import InputError, UsageError
 from lame_runtime.inputs import InputLike, as_input
-from lame_runtime.opening import BackendName, Wanted, open_backend, without_plans
-from lame_runtime.plans import Build
+from lame_runtime.loading import load
+from lame_runtime.options import EncodeKeywords, EncodeOptions, LoadKeywords, LoadOptions
 
-MAX_BATCH = 65_536
-MAX_WORKERS = 64
-_WINDOW_BATCHES = 16
-"""How many batches of a stream are held and sorted together."""
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+WINDOW_BATCHES = 16
+"""Number of batches of a stream that are sorted together; more would save little padding."""
+_SINGLE = (str, os.PathLike, Image.Image, Mapping, Input)
+"""Types that are a single input rather than an iterable of inputs."""
 
 
+@dataclass(frozen=True, eq=False)
 class Encoder:
     """Turns texts, pictures, videos and mixes of them into unit vectors.
 
-    Args:
+    An encoder is immutable, and any number of threads may use it. Create one with `Encoder.load`,
+    and use it as a context manager or call `close`.
+
+    Attributes:
         preparer: the contract and tokenizer.
-        backend: what runs the graphs.
-        graph: name of the graph, for messages.
+        backend: the backend that runs the graphs.
+        graph: name of the graph that runs.
+        reason: why this backend and graph were selected, in one line.
+        bundle: the bundle it was loaded from; None if it was constructed directly.
+        build: the TensorRT build whose plans run; None on other backends.
     """
 
-    def __init__(self, preparer: Preparer, backend: Backend, graph: str = "") -> None:
-        self.preparer = preparer
-        self.backend = backend
-        self.graph = graph
-        self.reason = ""
-        """Why this backend and graph were chosen, for `info`."""
-        self.build: Build | None = None
-        """The build whose plans run, on TensorRT."""
-        self.bundle: Bundle | None = None
-        self._largest: dict[int, float] = {}
+    preparer: Preparer
+    backend: Backend
+    graph: str = ""
+    reason: str = ""
+    bundle: Bundle | None = None
+    build: Build | None = None
 
-    @staticmethod
-    def load(
-        bundle: str | os.PathLike[str],
-        *,
-        backend: BackendName = "auto",
-        graph: str | None = None,
-        threads: int | None = None,
-        check_hashes: bool = True,
-        map_weights: bool = False,
-        trust_plans: bool = False,
-        prove_plans: bool = True,
-        gpu: int = 0,
-        workers: int = 1,
-        cuda_graphs: bool = False,
-        engines: str | os.PathLike[str] | None = None,
-    ) -> Encoder:
+    @classmethod
+    def load(cls, bundle: str | os.PathLike[str], **options: Unpack[LoadKeywords]) -> Self:
         """Loads a bundle.
 
         Args:
             bundle: the folder that `lame-export` wrote.
-            backend: "onnxruntime" runs on the CPU, "onnxruntime-gpu" on a CUDA GPU, "tensorrt" and "tensorrt-rtx" the plans that
-                `lame-export engine` built; "auto" takes plans where there are any for this device, else the GPU where ONNX
-                Runtime offers one, else the CPU. An explicit choice never falls back.
-            graph: which of the bundle's graphs; by default "fp32" on a CPU and "fp16" on a GPU.
-            threads: CPU threads; None leaves it to ONNX Runtime (all cores).
-            check_hashes: verify the sha256 of contract, tokenizer and the graphs used.
-            map_weights: on a CPU, leave the weights mapped from the disk instead of unpacking them: large bundles load at
-                once, in almost no memory that other processes could not share, and run at about half the speed.
-            trust_plans: load TensorRT plans that were not built by this account on this machine. A plan is code.
-            prove_plans: run the golden vectors before plans are first used on a device; see `device_check`.
-            gpu: which GPU runs plans, as CUDA counts them.
-            workers: threads that run plans at the same time.
-            cuda_graphs: record and replay what plans do; for small batches of short inputs.
-            engines: where plans lie; without it in the bundle, or in the user's cache.
+            options: fields of `LoadOptions`, such as `backend`, `graph` and `threads`.
+
+        Returns:
+            An encoder, whose `reason` says which backend and graph were selected, and why.
 
         Raises:
-            BundleError: see `lame_runtime.errors`.
-            BackendError: the backend is not installed or not available, or plans are not right here; the message says why.
-        """
-        cores = os.cpu_count() or 1
-        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= cores):
-            raise InputError(f"threads is {threads!r}: use 1 to {cores}, or leave it out for all cores")
-        if not isinstance(workers, int) or not 1 <= workers <= MAX_WORKERS:
-            raise InputError(f"workers is {workers!r}: use 1 to {MAX_WORKERS}")
-        opened_bundle = Bundle.open(Path(bundle))
-        wanted = Wanted(
-            backend,
-            graph,
-            threads,
-            check_hashes,
-            map_weights,
-            trust_plans,
-            gpu,
-            workers,
-            cuda_graphs,
-            None if engines is None else Path(engines),
-        )
-        preparer = Preparer.load(opened_bundle.folder)
-        opened = open_backend(opened_bundle, wanted)
-        encoder = Encoder(preparer, opened.backend, opened.graph)
-        encoder.reason, encoder.build, encoder.bundle = opened.reason, opened.build, opened_bundle
-        if not check_hashes:
-            encoder.reason += "; hashes not checked, as asked"
-        if opened.build is not None and prove_plans:
-            from lame_runtime.device_check import require_proof
+            BundleError: the bundle is damaged, incomplete or of another format.
+            BackendError: the backend is not available, or its plans cannot be used.
+            UsageError: the bundle has no such graph, or the options contradict each other.
 
-            try:
-                encoder.reason += f"; {require_proof(encoder, opened_bundle, opened.build)}"
-            except BackendError as error:
-                encoder.close()
-                if backend != "auto":
-                    raise
-                opened = without_plans(opened_bundle, wanted, str(error))
-                encoder = Encoder(preparer, opened.backend, opened.graph)
-                encoder.reason, encoder.bundle = opened.reason, opened_bundle
-            except BaseException:
-                encoder.close()
-                raise
-        return encoder
+        Example:
+            >>> with Encoder.load("bundle", threads=2) as encoder:
+            ...     vectors = encoder.encode(["a red bicycle", {"image": "photo.jpg"}])
+        """
+        return load(Path(bundle), LoadOptions(**options), cls)
 
     @property
     def dim(self) -> int:
-        """Length P of the vectors."""
+        """Length P of the vectors, before `truncate_dim`."""
         return self.preparer.contract.dim
+
+    def get_embedding_dimension(self) -> int:
+        """Returns the length P of the vectors, under the method name of Sentence Transformers."""
+        return self.dim
 
     def encode(
         self,
         inputs: InputLike | Iterable[InputLike],
         *,
-        role: str | None = None,
-        batch_size: int = 32,
-        truncate_dim: int | None = None,
-        normalize_embeddings: bool = True,
-        truncate: bool = False,
-        max_pixels: int | None = None,
-        max_frames: int | None = None,
-        fps: float | None = None,
-        max_input_pixels: int | None = None,
-        precision: Precision = "float32",
-        sort: bool = True,
         show_progress_bar: bool = False,
+        **options: Unpack[EncodeKeywords],
     ) -> npt.NDArray[Any]:
         """Embeds one input or a list of them.
 
         Args:
-            inputs: see `inputs.InputLike`; one input counts as a list of one.
-            role: "query" or "document" adds the contract's instruction of that role; None adds none.
-            batch_size: inputs per run of the graph.
-            truncate_dim: keep only so many leading values.
-            normalize_embeddings: unit length.
-            truncate: cut texts that are too long instead of refusing them.
-            max_pixels: pixels of a picture or a video's frame after resizing, instead of the contract's.
-            max_frames: frames sampled from a video, instead of the contract's.
-            fps: frames sampled per second of video, instead of the contract's.
-            max_input_pixels: pixels of all pictures and videos of one input together, instead of the contract's patches.
-            precision: "float32", or fewer bits: "int8", "uint8", "binary", "ubinary"; see `contract.vectors.quantize`. The range of
-                8 bits is that of the bundle's golden vectors, the same for all vectors of a bundle and `truncate_dim`.
-            sort: batch inputs of like length and grid together; the result keeps the input order.
-            show_progress_bar: on stderr.
+            inputs: texts, paths, PIL pictures or dicts (see `lame_runtime.inputs.InputLike`); one
+                input counts as a list of one.
+            show_progress_bar: show progress on stderr, as plain lines if it is no terminal.
+            options: fields of `EncodeOptions`, such as `batch_size`, `role`, `truncate_dim`,
+                `precision`.
 
         Returns:
-            (n, dim) of the precision's type, (n, ⌈dim/8⌉) for bits; row i for input i.
+            Array (n, dim) of the precision's type, float32 by default, or (n, ⌈dim/8⌉) for bits;
+            row i belongs to input i.
 
         Raises:
-            InputError: an input cannot be embedded; the message names it.
-            BackendError: the graph failed or returned a non-finite value.
-        """
-        vectors = self.stream(
-            inputs,
-            role=role,
-            batch_size=batch_size,
-            truncate_dim=truncate_dim,
-            normalize_embeddings=normalize_embeddings,
-            truncate=truncate,
-            max_pixels=max_pixels,
-            max_frames=max_frames,
-            fps=fps,
-            max_input_pixels=max_input_pixels,
-            precision=precision,
-            sort=sort,
-        )
-        if show_progress_bar:
-            from tqdm import tqdm  # 50 ms that importing the package need not pay
+            InputError: an input cannot be embedded; the message names its index.
+            UsageError: an option is out of range, or options contradict each other.
+            BackendError: the graph failed or returned a value that is not finite.
 
-            vectors = tqdm(vectors, total=len(inputs) if isinstance(inputs, Sized) else None, unit="input")
+        Example:
+            >>> encoder.encode("fifteen").shape
+            (1, 128)
+            >>> encoder.encode([{"image": "a.png", "text": "a caption"}], truncate_dim=64).shape
+            (1, 64)
+        """
+        # validated here, so that a typo raises before any input is read
+        parsed = EncodeOptions(**options)
+        vectors: Iterable[npt.NDArray[Any]] = self._stream(inputs, parsed)
+        if show_progress_bar:
+            from lame_runtime.progress import progress_bar  # deferred: tqdm takes 50 ms
+
+            counted = isinstance(inputs, Sized) and not isinstance(inputs, _SINGLE)
+            total = len(inputs) if counted else None  # type: ignore[arg-type]
+            vectors = progress_bar(vectors, total=total, unit="input")
+        # a list first, because the length of a generator is known only at its end
         rows = list(vectors)
         if not rows:
-            nothing = np.empty((0, self.dim), dtype=np.float32)
-            return self._fewer_bits(finish(nothing, truncate_dim=truncate_dim, normalize=normalize_embeddings), precision)
+            # an empty result still has width and type, so that it can be concatenated
+            return self._finish(np.empty((0, self.dim), dtype=np.float32), parsed)
         return np.stack(rows)
 
-    def encode_query(self, inputs: InputLike | Sequence[InputLike], **options: Any) -> npt.NDArray[Any]:
-        """`encode` with the query role's instruction."""
-        return self.encode(inputs, role="query", **options)
-
-    def encode_document(self, inputs: InputLike | Sequence[InputLike], **options: Any) -> npt.NDArray[Any]:
-        """`encode` with the document role's instruction."""
-        return self.encode(inputs, role="document", **options)
-
-    def stream(
+    def encode_query(
         self,
         inputs: InputLike | Iterable[InputLike],
         *,
-        role: str | None = None,
-        batch_size: int = 32,
-        truncate_dim: int | None = None,
-        normalize_embeddings: bool = True,
-        truncate: bool = False,
-        max_pixels: int | None = None,
-        max_frames: int | None = None,
-        fps: float | None = None,
-        max_input_pixels: int | None = None,
-        precision: Precision = "float32",
-        sort: bool = True,
-    ) -> Iterator[npt.NDArray[Any]]:
-        """Like `encode`, for an iterable that need not fit in memory: yields one vector per input, in order.
+        show_progress_bar: bool = False,
+        **options: Unpack[EncodeKeywords],
+    ) -> npt.NDArray[Any]:
+        """Embeds queries: like `encode`, with the contract's instruction for queries.
 
-        Inputs are read 16 batches ahead and sorted within that window.
+        Use it for queries of a search, and `encode_document` for the searched items; both equal
+        `encode` if the contract has no instructions. Arguments, result and errors are those of
+        `encode`.
         """
-        if not isinstance(batch_size, int) or not 1 <= batch_size <= MAX_BATCH:
-            raise InputError(f"batch_size is {batch_size!r}: use 1 to {MAX_BATCH}")
-        if isinstance(inputs, str | os.PathLike | Image.Image | Mapping | Input):
-            inputs = [inputs]
-        elif not isinstance(inputs, Iterable) or isinstance(inputs, bytes):
-            raise InputError(f"a {type(inputs).__name__} is not an input: give a str, a path, a PIL picture, a dict, or a list of them")
-        if precision not in PRECISIONS:
-            raise InputError(f"precision is {precision!r}: use {', '.join(PRECISIONS)}")
-        if precision != "float32" and not normalize_embeddings:
-            raise InputError(f"precision {precision} is for unit vectors; leave normalize_embeddings on")
-        preparer = self.preparer.with_budget(max_pixels, max_frames, fps, max_input_pixels)
-        iterator = iter(inputs)
-        count = 0
-        while window := list(itertools.islice(iterator, batch_size * _WINDOW_BATCHES)):
-            prepared = []
-            for offset, item in enumerate(window):
-                try:
-                    prepared.append(preparer(as_input(item), role, truncate=truncate))
-                except InputError as error:
-                    raise InputError(f"input {count + offset}: {error}") from None
-            vectors = np.empty((len(window), self.dim), dtype=np.float32)
-            for chosen in plan_batches(prepared, batch_size, sort=sort):
-                vectors[chosen] = self.backend.run(assemble([prepared[i] for i in chosen], self.preparer.contract))
-            yield from self._fewer_bits(finish(vectors, truncate_dim=truncate_dim, normalize=normalize_embeddings), precision)
-            count += len(window)
+        # `prompt_name` is another name of `role`, so a default role would contradict it
+        if "prompt_name" not in options:
+            options.setdefault("role", "query")
+        return self.encode(inputs, show_progress_bar=show_progress_bar, **options)
 
-    def _fewer_bits(self, vectors: npt.NDArray[np.float32], precision: Precision) -> npt.NDArray[Any]:
-        if precision == "float32":
-            return vectors
-        largest = self._largest_value(vectors.shape[1]) if precision in ("int8", "uint8") else 1.0
-        return quantize(vectors, precision, largest)
+    def encode_document(
+        self,
+        inputs: InputLike | Iterable[InputLike],
+        *,
+        show_progress_bar: bool = False,
+        **options: Unpack[EncodeKeywords],
+    ) -> npt.NDArray[Any]:
+        """Embeds documents: like `encode`, with the contract's instruction for documents.
 
-    def _largest_value(self, dim: int) -> float:
-        """Largest absolute value of the golden vectors, cut to `dim` values."""
-        if dim not in self._largest:
-            if self.bundle is None:
-                raise InputError("the range of int8 vectors comes from a bundle; load one with Encoder.load")
-            check_files(self.bundle.folder, self.bundle.manifest, ["golden/embeddings.npy"])
-            golden = np.load(self.bundle.folder / "golden/embeddings.npy", allow_pickle=False)
-            self._largest[dim] = float(np.abs(finish(golden, truncate_dim=dim)).max())
-        return self._largest[dim]
+        Arguments, result and errors are those of `encode`.
+        """
+        if "prompt_name" not in options:
+            options.setdefault("role", "document")
+        return self.encode(inputs, show_progress_bar=show_progress_bar, **options)
+
+    def stream(
+        self, inputs: InputLike | Iterable[InputLike], **options: Unpack[EncodeKeywords]
+    ) -> Iterator[npt.NDArray[Any]]:
+        """Embeds an iterable that may not fit in memory; yields one vector per input, in order.
+
+        Inputs are read 16 batches ahead and sorted within that window. Arguments and errors are
+        those of `encode`; options are validated before the first input is read.
+
+        Example:
+            >>> for vector in encoder.stream(open("texts.txt"), batch_size=8):
+            ...     store(vector)
+        """
+        return self._stream(inputs, EncodeOptions(**options))
+
+    def similarity(
+        self, embeddings1: npt.ArrayLike, embeddings2: npt.ArrayLike
+    ) -> npt.NDArray[np.float32]:
+        """Returns the cosine of every row of one array with every row of the other.
+
+        Args:
+            embeddings1: (n, dim), or one vector (dim,); of any float or integer type, but not bits.
+            embeddings2: (m, dim), or one vector (dim,).
+
+        Returns:
+            float32 (n, m).
+
+        Raises:
+            UsageError: the vectors have different lengths.
+        """
+        first, second = (unit_rows(vectors) for vectors in (embeddings1, embeddings2))
+        if first.shape[1] != second.shape[1]:
+            raise UsageError(
+                f"`embeddings1` has vectors of {first.shape[1]} values and `embeddings2` of "
+                f"{second.shape[1]}: embed both with the same bundle and `truncate_dim`"
+            )
+        return first @ second.T
+
+    def with_backend(self, backend: Backend) -> Self:
+        """Returns a copy with another backend, such as a view of one TensorRT profile."""
+        return replace(self, backend=backend)
 
     def close(self) -> None:
-        """Releases the graphs."""
+        """Releases the graphs; the encoder cannot embed afterward."""
         self.backend.close()
 
-    def __enter__(self) -> Encoder:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
+
+    def _stream(
+        self, inputs: InputLike | Iterable[InputLike], options: EncodeOptions
+    ) -> Iterator[npt.NDArray[Any]]:
+        """Validates the arguments, which a generator would do only when it is first advanced."""
+        if isinstance(inputs, _SINGLE):
+            inputs = [inputs]
+        if not isinstance(inputs, Iterable) or isinstance(inputs, bytes):
+            raise InputError(
+                f"a {type(inputs).__name__} is not an input: "
+                "give a str, a path, a PIL picture, a dict, or a list of them"
+            )
+        preparer = self.preparer.with_budget(
+            options.max_pixels, options.max_frames, options.fps, options.max_input_pixels
+        )
+        return self._windows(iter(inputs), preparer, options)
+
+    def _windows(
+        self, inputs: Iterator[InputLike], preparer: Preparer, options: EncodeOptions
+    ) -> Iterator[npt.NDArray[Any]]:
+        count = 0
+        # a window of several batches, because sorting within it saves padding
+        while window := list(itertools.islice(inputs, options.batch_size * WINDOW_BATCHES)):
+            prepared = _prepare(window, count, preparer, options)
+            vectors = np.empty((len(window), self.dim), dtype=np.float32)
+            # `rows` puts the vectors of a sorted batch back in input order
+            for rows in plan_batches(prepared, options.batch_size, sort=options.sort):
+                batch = assemble([prepared[row] for row in rows], self.preparer.contract)
+                vectors[rows] = self.backend.run(batch)
+            yield from self._finish(vectors, options)
+            count += len(window)
+
+    def _finish(self, vectors: npt.NDArray[np.float32], options: EncodeOptions) -> npt.NDArray[Any]:
+        """Cuts, normalizes and quantizes vectors: (n, dim) of the precision's type."""
+        vectors = finish(
+            vectors, truncate_dim=options.truncate_dim, normalize=options.normalize_embeddings
+        )
+        if options.precision == "float32":
+            return vectors
+        largest = 1.0
+        # bits store only signs, which need no range
+        if options.precision in ("int8", "uint8"):
+            golden = finish(self._golden_embeddings, truncate_dim=vectors.shape[1])
+            largest = float(np.abs(golden).max())
+        return quantize(vectors, options.precision, largest)
+
+    @cached_property
+    def _golden_embeddings(self) -> npt.NDArray[np.float32]:
+        # a fixed range, because vectors of two calls with different ranges could not be compared
+        if self.bundle is None:
+            raise UsageError(
+                "the range of 8-bit vectors comes from a bundle; load one with `Encoder.load`"
+            )
+        return self.bundle.golden_embeddings()
+
+
+def _prepare(
+    window: list[InputLike], first: int, preparer: Preparer, options: EncodeOptions
+) -> list[Prepared]:
+    """Prepares inputs; an error names the input by its index, counted from `first`."""
+    prepared = []
+    for offset, item in enumerate(window):
+        try:
+            parsed = as_input(item)
+            # the instruction of an input takes precedence over that of the call
+            if parsed.instruction is None and options.default_instruction is not None:
+                parsed = replace(parsed, instruction=options.default_instruction)
+            prepared.append(preparer(parsed, options.role_name, truncate=options.truncate))
+        except InputError as error:
+            raise InputError(f"input {first + offset}: {error}") from None
+    return prepared

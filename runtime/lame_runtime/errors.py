@@ -1,25 +1,45 @@
-"""Every error a user can meet, in one tree.
+"""Defines every error that LaME raises, in one tree.
 
     LameError
-    ├── BundleError    a bundle or checkpoint folder: missing file, wrong hash, unknown format, wrong kind
-    ├── BackendError   no backend available (and why for each), a failed run, a non-finite output
-    │   └── DeviceError    the GPU or its driver failed, or its memory ran out
-    └── InputError     what was given to embed: not a picture, empty, too large, unknown role
+    ├── InputError       what to embed: not a picture, empty, too large, not Unicode  exits with 2
+    ├── UsageError       how something was called: an argument that does not fit      exits with 2
+    ├── StorageError     the disk: no such folder, no permission, no space left       exits with 2
+    ├── BundleError      a bundle, checkpoint or backbone folder that cannot be used  exits with 2
+    ├── BackendError     no backend can run here, or a run failed                     exits with 1
+    │   ├── DeviceError  the GPU or its driver failed, or its memory ran out          exits with 1
+    │   └── ProofError   plans do not reproduce the golden vectors on this device     exits with 1
+    ├── ExportError      a pass of the exporter failed, or a gate was not met         exits with 1
+    └── TrainingError    the loss diverged, or the processes of a run differ          exits with 1
 
-Foreign exceptions are translated into these once, where they arise. A message is one line that names
-the input and the remedy. On the command line `InputError` and `BundleError` exit with 2 (wrong use or
-bad input), `BackendError` and a failed check with 1.
+Exceptions of other libraries are translated into these where they occur. A message is one line that
+says what is wrong, with which value, and what to do. Names of arguments are in backticks
+(`` `threads` is 0 ``); the command lines replace them by the flag that sets the argument.
 """
+
+from __future__ import annotations
 
 
 class LameError(Exception):
-    """The root of every error this project raises on purpose."""
+    """Base class of every error in this module."""
 
     exit_code = 2
+    """Exit code of the command lines: 1 if a check or the work failed, 2 for wrong use."""
+
+
+class InputError(LameError):
+    """An input cannot be embedded, or a data set's row cannot be read as one."""
+
+
+class UsageError(LameError):
+    """An argument is invalid, or arguments contradict each other."""
+
+
+class StorageError(LameError):
+    """A file or folder cannot be read or written: missing, not permitted, or no space left."""
 
 
 class BundleError(LameError):
-    """A bundle or checkpoint cannot be used as it lies on the disk."""
+    """A bundle, checkpoint or backbone folder is incomplete, damaged or of another kind."""
 
 
 class BackendError(LameError):
@@ -29,8 +49,29 @@ class BackendError(LameError):
 
 
 class DeviceError(BackendError):
-    """The GPU or its driver failed, or has no memory left: nothing is said about what a graph computes."""
+    """The GPU or its driver failed, or its memory ran out; the graph may still be correct."""
 
 
-class InputError(LameError):
-    """An input cannot be embedded."""
+class ProofError(BackendError):
+    """TensorRT plans do not reproduce the bundle's golden vectors on this device."""
+
+
+class ExportError(LameError):
+    """A pass of the exporter failed or a gate was not met; no bundle is left behind."""
+
+    exit_code = 1
+
+
+class TrainingError(LameError):
+    """Training cannot continue: the loss is not finite, or the processes of a run differ."""
+
+    exit_code = 1
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first non-blank line of an exception's message, or the name of its class.
+
+    Messages of LaME are one line, so they quote only the first line of another library's message.
+    """
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Prompts and ids: what transformers' tokenizer gives for the whole string, without its injection hole."""
+"""Prompts become the ids of transformers' tokenizer, without its hole for injected tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from lame_runtime.contract import Contract, Input, Preparer
 from lame_runtime.contract.tokens import TextTokenizer
-from lame_runtime.errors import BundleError, InputError
+from lame_runtime.errors import BundleError, InputError, UsageError
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
@@ -26,8 +26,16 @@ TEXTS = [
 
 
 def whole_prompt(item: Input, role: str | None, vision_tokens: int, preparer: Preparer) -> str:
-    picture = "<|vision_start|>" + "<|image_pad|>" * vision_tokens + "<|vision_end|>" if vision_tokens else ""
-    instruction = item.instruction if item.instruction is not None else preparer.contract.prompt.roles.get(role or "", "")
+    picture = (
+        "<|vision_start|>" + "<|image_pad|>" * vision_tokens + "<|vision_end|>"
+        if vision_tokens
+        else ""
+    )
+    instruction = (
+        item.instruction
+        if item.instruction is not None
+        else preparer.contract.prompt.roles.get(role or "", "")
+    )
     body = "\n".join(part for part in (instruction, item.text) if part)
     return f"<|im_start|>user\n{picture}{body}<|im_end|>\n<|im_start|>assistant\n"
 
@@ -38,11 +46,13 @@ def whole_prompt(item: Input, role: str | None, vision_tokens: int, preparer: Pr
 def test_ids_equal_transformers_tokenizer_on_the_whole_prompt(
     text: str, role: str | None, pictured: bool, preparer: Preparer, tokenizer_file: Path
 ) -> None:
-    """Any script, any role, with and without a picture; latent ids at the end."""
+    """They agree for any script and role, with and without a picture; latent ids follow."""
     item = Input(text, Image.new("RGB", (60, 90)) if pictured else None)
     prepared = preparer(item, role)
     vision = sum(visual.n_patches for visual in prepared.visuals) // 4
-    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file))(whole_prompt(item, role, vision, preparer))["input_ids"]
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file))(
+        whole_prompt(item, role, vision, preparer)
+    )["input_ids"]
     assert prepared.ids.tolist() == [*theirs, *range(300, 309)]
 
 
@@ -59,19 +69,31 @@ def test_special_tokens_in_a_users_text_stay_text(preparer: Preparer) -> None:
 
 
 def test_mmebs_placeholder_is_removed(preparer: Preparer) -> None:
-    """`<|image_1|>` marks a place that the layout already knows."""
+    """`<|image_1|>` marks a place that the layout decides."""
     image = Image.new("RGB", (28, 28))
-    assert preparer(Input("<|image_1|>\nName the digit.", image)).ids.tolist() == preparer(Input("Name the digit.", image)).ids.tolist()
+    assert (
+        preparer(Input("<|image_1|>\nName the digit.", image)).ids.tolist()
+        == preparer(Input("Name the digit.", image)).ids.tolist()
+    )
 
 
 def test_an_inputs_own_instruction_replaces_the_roles(preparer: Preparer) -> None:
-    """An empty one means none at all."""
+    """An empty instruction means none at all."""
     given = preparer(Input("seven", instruction=""), "query").ids.tolist()
     assert given == preparer(Input("seven")).ids.tolist()
     assert given != preparer(Input("seven"), "query").ids.tolist()
 
 
-@pytest.mark.parametrize("item", [Input(), Input(""), Input("   "), Input("<|image_1|>"), Input("", None, "an instruction alone")])
+@pytest.mark.parametrize(
+    "item",
+    [
+        Input(),
+        Input(""),
+        Input("   "),
+        Input("<|image_1|>"),
+        Input("", None, "an instruction alone"),
+    ],
+)
 def test_an_empty_input_is_refused(item: Input, preparer: Preparer) -> None:
     """There is nothing to embed."""
     with pytest.raises(InputError, match="empty"):
@@ -79,15 +101,15 @@ def test_an_empty_input_is_refused(item: Input, preparer: Preparer) -> None:
 
 
 def test_an_unknown_role_is_refused_by_name(preparer: Preparer) -> None:
-    """And the known ones are listed."""
-    with pytest.raises(InputError, match=r"'passage'.*document.*query"):
+    """The message lists the roles that the contract knows."""
+    with pytest.raises(UsageError, match=r"'passage'.*document.*query"):
         preparer(Input("seven"), "passage")
 
 
-def test_a_long_text_is_refused_unless_truncation_is_asked_for(preparer: Preparer) -> None:
-    """Truncated, it is exactly the limit long and keeps its closing tokens."""
+def test_a_long_text_is_refused_without_truncation(preparer: Preparer) -> None:
+    """Truncated, it is exactly as long as the limit and keeps its closing tokens."""
     item = Input("digits " * 4000)
-    with pytest.raises(InputError, match="the limit is 2048"):
+    with pytest.raises(InputError, match=r"the limit is 2048.*pass `truncate=True`"):
         preparer(item)
     cut = preparer(item, truncate=True).ids.tolist()
     closing = preparer(Input("x")).ids.tolist()
@@ -98,14 +120,18 @@ def test_a_long_text_is_refused_unless_truncation_is_asked_for(preparer: Prepare
 
 
 def test_a_picture_is_never_cut(contract: Contract, preparer: Preparer) -> None:
-    """Where picture and closing tokens alone are too long, truncation is refused as well."""
-    short = Preparer(replace(contract, tokens=replace(contract.tokens, max_length=20)), preparer.tokenizer)
+    """If the picture and the closing tokens alone are too long, truncation is refused as well."""
+    short = Preparer(
+        replace(contract, tokens=replace(contract.tokens, max_length=20)), preparer.tokenizer
+    )
     with pytest.raises(InputError, match="smaller pictures"):
         short(Input("seven", Image.new("RGB", (280, 280))), truncate=True)
 
 
 def test_a_broken_tokenizer_is_a_bundle_error(tmp_path: Path) -> None:
-    """Not a bare Exception of the tokenizers library."""
+    """The bare Exception of the tokenizers library is translated; the remedy is the caller's."""
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(BundleError, match="tokenizer"):
+    with pytest.raises(BundleError, match=r"tokenizer.*; export the bundle again"):
         TextTokenizer(tmp_path / "tokenizer.json")
+    with pytest.raises(BundleError, match=r"tokenizer.*; copy it"):
+        TextTokenizer(tmp_path / "tokenizer.json", remedy="copy it")

@@ -1,4 +1,4 @@
-"""Fixtures in the published layouts, and an encoder that needs no model."""
+"""Provides data sets in the published layouts, and an encoder that needs no model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from lame_runtime.encoder import Encoder
 
 @pytest.fixture(scope="session")
 def mmeb(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MMEB-V2's layout. Shared, so read-only."""
-    from lame_training.fixtures.evaluation import write_mmeb_v2
+    """Writes MMEB-V2's layout; tests share it, so they must not change it."""
+    # Imported here: collecting tests must not cost the import of pyarrow.
+    from lame_training.fixtures.evaluation_sets import write_mmeb_v2
 
     root = tmp_path_factory.mktemp("mmeb")
     write_mmeb_v2(root)
@@ -22,8 +23,8 @@ def mmeb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def mrmr_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MRMR's layout. Shared, so read-only."""
-    from lame_training.fixtures.evaluation import write_mrmr
+    """Writes MRMR's layout; tests share it, so they must not change it."""
+    from lame_training.fixtures.evaluation_sets import write_mrmr
 
     root = tmp_path_factory.mktemp("mrmr")
     write_mrmr(root)
@@ -32,5 +33,5 @@ def mrmr_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fake(preparer: Preparer) -> Encoder:
-    """Vectors that depend on an input's tokens and pictures, in no time."""
+    """Returns an encoder without a model, whose vectors depend on tokens and pictures."""
     return Encoder(preparer, FakeBackend(), "fake")

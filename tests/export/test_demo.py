@@ -1,4 +1,4 @@
-"""The demo, on the tiny recipe: files where the architecture puts them, a table, a self-contained page."""
+"""Tests the demo on the tiny recipe: its files, its table and its self-contained page."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ import io
 import re
 from pathlib import Path
 
-from lame_export.demo import run_demo
+from lame_export.demo.run_demo import run_demo
 from rich.console import Console
 
 
 def test_the_demo_leaves_data_checkpoint_bundle_and_page(tmp_path: Path) -> None:
-    """And a second run keeps what is complete."""
+    """The demo writes all its parts, and a second run keeps those that are complete."""
     out = io.StringIO()
     console = Console(file=out, width=120)
     run_demo(tmp_path, "digits-tiny", console)
-    assert {path.name for path in tmp_path.iterdir()} == {"data", "checkpoint", "bundle", "index.html", "demo.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "data",
+        "checkpoint",
+        "bundle",
+        "index.html",
+        "demo.json",
+    }
     page = (tmp_path / "index.html").read_text()
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert page.count("✓ right") >= 1

@@ -1,4 +1,4 @@
-"""libcudart as a recording stand-in: real memory of the host, queues that run when they are waited for."""
+"""libcudart as a recording stand-in: host memory, and streams that run when they are waited for."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE = 1, 2, 100
+ANYWHERE = {"cudaGetDeviceCount", "cudaSetDevice", "cudaDriverGetVersion", "cudaRuntimeGetVersion"}
+"""Functions that may be called before the thread has chosen a GPU."""
+OWNED = ("live", "streams", "graphs", "executables", "engines", "contexts")
+"""Attributes of `RecordingCudart` that must be empty when everything was released."""
 
 
 class GpuMisuseError(AssertionError):
-    """What a real GPU would answer with a crash, silence, or wrong numbers."""
+    """A call that a real GPU would answer with a crash, with silence or with wrong numbers."""
 
 
 @dataclass
@@ -23,61 +27,77 @@ class Block:
     """Allocated memory."""
 
     kind: str
+    """"device" or "pinned"."""
     memory: Any
     size: int
 
 
 @dataclass(frozen=True)
 class Work:
-    """Something queued, and the blocks it reads and writes."""
+    """An operation in a stream, and the blocks that it reads and writes."""
 
     run: Callable[[], None]
     uses: frozenset[int]
+    """Addresses of the blocks."""
     holds: Callable[[], bool] = lambda: True
-    """Whether it may still be run once it was recorded."""
+    """Whether it may still be replayed once it was recorded."""
 
 
 @dataclass
 class Stream:
-    """Queued work; while a thread records, the work of the graph to be."""
+    """Queued work; while a thread records, the work of the graph under construction."""
 
     work: list[Work] = field(default_factory=list)
     recording: list[Work] | None = None
     recorder: int = 0
+    """Identifier of the thread that records."""
 
 
 class RecordingCudart:
-    """Stands for what `ctypes.CDLL("libcudart.so")` gives; functions and arguments are those of CUDA 12 and 13.
+    """Stands in for the library that ctypes loads; names and arguments are those of CUDA 12 and 13.
 
     Args:
         total: bytes of GPU memory.
-        name: of the GPU.
-        capability: major and minor.
-        devices: how many GPUs there are.
+        name: the GPU's name.
+        capability: major and minor compute capability.
+        devices: number of GPUs.
     """
 
-    def __init__(self, total: int = 1 << 28, name: str = "Recorded GPU", capability: tuple[int, int] = (8, 6), devices: int = 1) -> None:
+    def __init__(
+        self,
+        total: int = 1 << 28,
+        name: str = "Recorded GPU",
+        capability: tuple[int, int] = (8, 6),
+        devices: int = 1,
+    ) -> None:
         self.total, self.name, self.capability, self.devices = total, name, capability, devices
         self.live: dict[int, Block] = {}
         self.freed: dict[int, Block] = {}
-        """Kept, and full of NaN, so that whoever still reads there notices."""
+        """Freed blocks, never reused and full of NaN, so that a read after the end shows."""
         self.streams: dict[int, Stream] = {}
         self.graphs: dict[int, list[Work]] = {}
         self.executables: dict[int, list[Work]] = {}
         self.calls: Counter[str] = Counter()
+        """Number of calls of each function."""
         self.fail: dict[str, int] = {}
-        """Status to answer a function with, once."""
+        """Status that the next call of a function returns, once."""
         self.broken: dict[str, int] = {}
-        """Status to answer a function with, from now on."""
+        """Status that all calls of a function return from now on."""
         self.engines: weakref.WeakSet[Any] = weakref.WeakSet()
+        """TensorRT's engines that are still referenced."""
         self.contexts: weakref.WeakSet[Any] = weakref.WeakSet()
-        """TensorRT's, as long as anybody holds them."""
+        """TensorRT's execution contexts that are still referenced."""
+        self.context_changes = 0
+        """Number of profiles, shapes and addresses that execution contexts were given."""
+        self.profiles_run: Counter[tuple[str, int]] = Counter()
+        """Number of runs that TensorRT queued, by part ("vision", "encoder") and profile."""
         self._handles = iter(range(1, 1 << 30))
         self._lock = threading.RLock()
         self._current = threading.local()
 
     def __getattribute__(self, name: str) -> Any:
         value = object.__getattribute__(self, name)
+        # These two report on other calls, and never fail themselves.
         if not name.startswith("cuda") or name in ("cudaGetErrorString", "cudaGetLastError"):
             return value
 
@@ -93,7 +113,7 @@ class RecordingCudart:
 
     def _answer(self, name: str, function: Callable[..., int], arguments: tuple[Any, ...]) -> int:
         if name in self.broken or name in self.fail:
-            if name == "cudaStreamEndCapture":  # ends the capture all the same
+            if name == "cudaStreamEndCapture":  # a real one ends the capture even if it fails
                 self._stream(arguments[0]).recording = None
             return self.broken[name] if name in self.broken else self.fail.pop(name)
         if name not in ANYWHERE and getattr(self._current, "device", None) is None:
@@ -102,73 +122,78 @@ class RecordingCudart:
 
     @property
     def error(self) -> int:
-        """What the last call that failed in this thread answered, until it is asked for."""
+        """The status of this thread's last failed call, until `cudaGetLastError` clears it."""
         return int(getattr(self._current, "error", 0))
 
     def cudaGetLastError(self) -> int:
-        """The thread's last error, which is forgotten by this."""
+        """Returns the thread's last error and clears it."""
         error, self._current.error = self.error, 0
         return error
 
     def cudaGetErrorString(self, error: int) -> bytes:
-        """Text of a status."""
-        return {INVALID_VALUE: b"invalid argument", OUT_OF_MEMORY: b"out of memory", NO_DEVICE: b"no CUDA-capable device"}.get(
-            error, b"unknown error"
-        )
+        """Returns the text of a status."""
+        return {
+            INVALID_VALUE: b"invalid argument",
+            OUT_OF_MEMORY: b"out of memory",
+            NO_DEVICE: b"no CUDA-capable device",
+        }.get(error, b"unknown error")
 
     def cudaGetDeviceCount(self, count: Any) -> int:
-        """Number of GPUs."""
+        """Writes the number of GPUs."""
         count._obj.value = self.devices
         return 0 if self.devices else NO_DEVICE
 
     def cudaSetDevice(self, device: int) -> int:
-        """The calling thread's GPU."""
+        """Sets the calling thread's GPU."""
         self._current.device = device
         return 0
 
     def cudaGetDeviceProperties_v2(self, prop: Any, device: Any) -> int:
-        """Name and UUID, which come first."""
+        """Writes name and UUID, which come first in the structure."""
         del device
         ctypes.memmove(prop, self.name.encode().ljust(256, b"\0") + bytes(range(16)), 272)
         return 0
 
     def cudaDeviceGetAttribute(self, value: Any, attr: int, device: int) -> int:
-        """The compute capability."""
+        """Writes the major or minor compute capability."""
         del device
         value._obj.value = self.capability[{75: 0, 76: 1}[attr]]
         return 0
 
     def cudaDriverGetVersion(self, driverVersion: Any) -> int:
-        """CUDA 12.6."""
+        """Writes CUDA 12.6."""
         driverVersion._obj.value = 12060
         return 0
 
     def cudaRuntimeGetVersion(self, runtimeVersion: Any) -> int:
-        """CUDA 12.6."""
+        """Writes CUDA 12.6."""
         runtimeVersion._obj.value = 12060
         return 0
 
     def cudaMemGetInfo(self, free: Any, total: Any) -> int:
-        """Bytes free and in all."""
-        used = sum(block.size for block in self.live.values() if block.kind == "device")
-        free._obj.value, total._obj.value = self.total - used, self.total
+        """Writes the free and the total bytes."""
+        free._obj.value, total._obj.value = self.total - self._allocated(), self.total
         return 0
 
+    def _allocated(self) -> int:
+        return sum(block.size for block in self.live.values() if block.kind == "device")
+
     def cudaMalloc(self, devPtr: Any, size: int) -> int:
-        """GPU memory, full of NaN."""
-        if size + sum(block.size for block in self.live.values() if block.kind == "device") > self.total:
+        """Allocates GPU memory, full of NaN."""
+        if size + self._allocated() > self.total:
             return OUT_OF_MEMORY
         return self._allocate("device", devPtr, size)
 
     def cudaMallocHost(self, ptr: Any, size: int) -> int:
-        """Pinned memory, full of NaN."""
+        """Allocates pinned memory, full of NaN."""
         return self._allocate("pinned", ptr, size)
 
     def _allocate(self, kind: str, pointer: Any, size: int) -> int:
         if size <= 0:
             raise GpuMisuseError(f"{size} bytes of {kind} memory were asked for")
-        self._not_recording(f"allocating {kind} memory")
+        self._require_no_recording(f"allocating {kind} memory")
         memory = (ctypes.c_ubyte * (size + 256))()
+        # All bits set is NaN in FP32 and FP16: memory that is read before it is written shows.
         ctypes.memset(memory, 0xFF, size + 256)
         address = -(-ctypes.addressof(memory) // 256) * 256
         self.live[address] = Block(kind, memory, size)
@@ -176,22 +201,25 @@ class RecordingCudart:
         return 0
 
     def cudaFree(self, devPtr: Any) -> int:
-        """Gives GPU memory back."""
+        """Frees GPU memory."""
         return self._free("device", devPtr.value)
 
     def cudaFreeHost(self, ptr: Any) -> int:
-        """Gives pinned memory back."""
+        """Frees pinned memory."""
         return self._free("pinned", ptr.value)
 
     def _free(self, kind: str, address: int) -> int:
-        self._not_recording(f"freeing {kind} memory")
+        self._require_no_recording(f"freeing {kind} memory")
         if address in self.freed:
             raise GpuMisuseError(f"{kind} memory is freed twice")
         if address not in self.live or self.live[address].kind != kind:
             raise GpuMisuseError(f"what is freed is no {kind} memory")
         if any(address in work.uses for stream in self.streams.values() for work in stream.work):
             raise GpuMisuseError(f"{kind} memory is freed while queued work uses it")
-        if any(context._scratch is not None and context._scratch[0] == address for context in self.contexts):
+        if any(
+            context._scratch is not None and context._scratch[0] == address
+            for context in self.contexts
+        ):
             raise GpuMisuseError(f"{kind} memory is freed that a living context was given")
         block = self.live.pop(address)
         ctypes.memset(block.memory, 0xFF, len(block.memory))
@@ -199,7 +227,7 @@ class RecordingCudart:
         return 0
 
     def cudaStreamCreateWithFlags(self, pStream: Any, flags: int) -> int:
-        """A stream that does not wait for the default one."""
+        """Creates a stream that does not wait for the default one."""
         if flags != 1:
             raise GpuMisuseError("a stream that waits for the default stream")
         pStream._obj.value = handle = next(self._handles)
@@ -211,13 +239,13 @@ class RecordingCudart:
         queued = self._stream(stream)
         if queued.recording is not None:
             raise GpuMisuseError("a stream is waited for while it records")
-        work, queued.work = queued.work, []
-        for each in work:
-            each.run()
+        pending, queued.work = queued.work, []
+        for work in pending:
+            work.run()
         return 0
 
     def cudaStreamDestroy(self, stream: Any) -> int:
-        """Ends a stream."""
+        """Destroys a stream."""
         if self._stream(stream).work:
             raise GpuMisuseError("a stream is destroyed with work in it")
         del self.streams[stream.value]
@@ -225,14 +253,24 @@ class RecordingCudart:
 
     def cudaMemcpyAsync(self, dst: Any, src: Any, count: int, kind: int, stream: Any) -> int:
         """Queues a copy between pinned and GPU memory."""
-        target, source = {1: ("device", "pinned"), 2: ("pinned", "device"), 3: ("device", "device")}[kind]
+        target, source = {
+            1: ("device", "pinned"),
+            2: ("pinned", "device"),
+            3: ("device", "device"),
+        }[kind]
 
         def copy() -> None:
+            # Checked again when it runs: memory may have been freed since it was queued.
             self.check(dst.value, count, target)
             self.check(src.value, count, source)
             ctypes.memmove(dst.value, src.value, count)
 
-        self.queue(stream.value, copy, self.check(dst.value, count, target), self.check(src.value, count, source))
+        self.queue(
+            stream.value,
+            copy,
+            self.check(dst.value, count, target),
+            self.check(src.value, count, source),
+        )
         return 0
 
     def cudaMemsetAsync(self, devPtr: Any, value: int, count: int, stream: Any) -> int:
@@ -246,14 +284,14 @@ class RecordingCudart:
         return 0
 
     def cudaStreamBeginCapture(self, stream: Any, mode: int) -> int:
-        """From here on, work is recorded."""
+        """Starts recording the stream's work."""
         if mode not in (0, 1, 2):
             raise GpuMisuseError(f"capture mode {mode}")
         self._stream(stream).recording, self._stream(stream).recorder = [], threading.get_ident()
         return 0
 
     def cudaStreamEndCapture(self, stream: Any, pGraph: Any) -> int:
-        """The recorded graph."""
+        """Writes the recorded graph."""
         recorded = self._stream(stream)
         if not recorded.recording:
             raise GpuMisuseError("a capture ends that recorded nothing")
@@ -262,7 +300,7 @@ class RecordingCudart:
         return 0
 
     def cudaGraphInstantiate(self, pGraphExec: Any, graph: Any, flags: int) -> int:
-        """A graph that can be launched."""
+        """Writes an executable copy of a graph."""
         if flags:
             raise GpuMisuseError(f"flags {flags}")
         pGraphExec._obj.value = handle = next(self._handles)
@@ -270,12 +308,12 @@ class RecordingCudart:
         return 0
 
     def cudaGraphDestroy(self, graph: Any) -> int:
-        """Forgets a graph."""
+        """Destroys a graph."""
         del self.graphs[graph.value]
         return 0
 
     def cudaGraphLaunch(self, graphExec: Any, stream: Any) -> int:
-        """Queues recorded work."""
+        """Queues the work of an executable graph."""
         if graphExec.value not in self.executables:
             raise GpuMisuseError("a graph is launched that was destroyed")
         if not all(work.holds() for work in self.executables[graphExec.value]):
@@ -284,33 +322,56 @@ class RecordingCudart:
         return 0
 
     def cudaGraphExecDestroy(self, graphExec: Any) -> int:
-        """Forgets a graph that could be launched."""
-        mine = self.executables[graphExec.value]
-        if any(work in mine for stream in self.streams.values() for work in stream.work):
+        """Destroys an executable graph."""
+        recorded = self.executables[graphExec.value]
+        if any(work in recorded for stream in self.streams.values() for work in stream.work):
             raise GpuMisuseError("a graph is destroyed while it is queued")
         del self.executables[graphExec.value]
         return 0
 
-    def queue(self, stream: int, work: Callable[[], None], *uses: int, holds: Callable[[], bool] = lambda: True) -> None:
-        """Puts work on a stream, or into the graph it records."""
+    def queue(
+        self,
+        stream: int,
+        work: Callable[[], None],
+        *uses: int,
+        holds: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Puts work on a stream, or into the graph that it records.
+
+        Args:
+            stream: the stream's handle.
+            work: the work.
+            uses: addresses of the blocks that it reads and writes.
+            holds: whether it may be replayed once it was recorded.
+        """
         queued = self._stream(ctypes.c_void_p(stream))
-        (queued.work if queued.recording is None else queued.recording).append(Work(work, frozenset(uses), holds))
+        target = queued.work if queued.recording is None else queued.recording
+        target.append(Work(work, frozenset(uses), holds))
 
     def recording(self, stream: int) -> bool:
-        """Whether the stream records."""
+        """Returns whether the stream records."""
         return self._stream(ctypes.c_void_p(stream)).recording is not None
 
     def check(self, address: int | None, size: int, kind: str) -> int:
-        """Where the block begins, in which `size` bytes from there are live memory of a kind."""
+        """Returns the start of the live block of a kind that holds `size` bytes at `address`."""
         for start, block in self.live.items():
-            if block.kind == kind and address is not None and start <= address and address + size <= start + block.size:
+            if (
+                block.kind == kind
+                and address is not None
+                and start <= address
+                and address + size <= start + block.size
+            ):
                 return start
         raise GpuMisuseError(f"{size} bytes at {address}: no live {kind} memory")
 
     def assert_released(self) -> None:
-        """That nothing was left behind."""
-        gc.collect()
-        left = [f"{len(found)} {name}" for name, found in vars(self).items() if name in OWNED and len(found)]
+        """Raises `GpuMisuseError` if memory, streams, graphs, engines or contexts are left."""
+        gc.collect()  # engines and contexts are counted until Python frees them
+        left = [
+            f"{len(owned)} {name}"
+            for name, owned in vars(self).items()
+            if name in OWNED and len(owned)
+        ]
         if left:
             raise GpuMisuseError(f"never released: {', '.join(left)}")
 
@@ -319,11 +380,11 @@ class RecordingCudart:
             raise GpuMisuseError("a stream is used that does not live")
         return self.streams[stream.value]
 
-    def _not_recording(self, what: str) -> None:
-        here = threading.get_ident()
-        if any(stream.recording is not None and stream.recorder == here for stream in self.streams.values()):
-            raise GpuMisuseError(f"{what} while the thread records")
-
-
-ANYWHERE = {"cudaGetDeviceCount", "cudaSetDevice", "cudaDriverGetVersion", "cudaRuntimeGetVersion"}
-OWNED = ("live", "streams", "graphs", "executables", "engines", "contexts")
+    def _require_no_recording(self, action: str) -> None:
+        # In thread-local capture mode only the recording thread must not allocate or free.
+        thread = threading.get_ident()
+        if any(
+            stream.recording is not None and stream.recorder == thread
+            for stream in self.streams.values()
+        ):
+            raise GpuMisuseError(f"{action} while the thread records")

@@ -1,4 +1,4 @@
-"""The recorded GPU where the product looks for CUDA and TensorRT, and what it built there."""
+"""The recorded GPU where the runtime looks for CUDA and TensorRT, and what was built on it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,32 @@ from typing import Any
 
 import pytest
 from lame_runtime import Encoder
-from lame_runtime.backends import _cudart
+from lame_runtime.backends.tensorrt import cudart
 
 from recording_gpu.cudart import RecordingCudart
 from recording_gpu.tensorrt import make_tensorrt
 
 DEVICE = "device-000102030405.json"
-"""The recorded GPU's certificate."""
+"""File name of the recorded GPU's certificate."""
 
 
-def install(monkeypatch: pytest.MonkeyPatch, gpu: RecordingCudart, version: str, name: str = "tensorrt") -> None:
-    """Puts a version of TensorRT or TensorRT-RTX, and CUDA, where the product looks; it finds no other."""
-    for each in ("tensorrt", "tensorrt_rtx"):
-        monkeypatch.setitem(sys.modules, each, make_tensorrt(gpu, version, name) if each == name else None)
-    monkeypatch.setattr(_cudart, "_load", lambda: gpu)
+def install(
+    monkeypatch: pytest.MonkeyPatch, gpu: RecordingCudart, version: str, name: str = "tensorrt"
+) -> None:
+    """Makes this CUDA and this version of TensorRT or TensorRT-RTX all that the runtime finds."""
+    for module in ("tensorrt", "tensorrt_rtx"):
+        # None in sys.modules makes an import fail.
+        monkeypatch.setitem(
+            sys.modules, module, make_tensorrt(gpu, version, name) if module == name else None
+        )
+    monkeypatch.setattr(cudart, "load_cudart", lambda: gpu)
 
 
 def built(bundle: Path) -> list[Path]:
-    """Folders of builds."""
+    """Returns the folders of the bundle's builds, sorted."""
     return sorted(path.parent for path in (bundle / "engines").glob("*/build.json"))
 
 
 def load(bundle: Path, **options: Any) -> Encoder:
-    """On TensorRT."""
+    """Loads a bundle on TensorRT."""
     return Encoder.load(bundle, backend="tensorrt", **options)

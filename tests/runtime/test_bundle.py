@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import types
@@ -12,17 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lame_runtime import BackendError, BundleError, Encoder, InputError
+from lame_runtime import BackendError, BundleError, Encoder, InputError, UsageError
 from lame_runtime.__main__ import main
-from lame_runtime.backends.base import Batch, Floats
 from lame_runtime.backends.fake import FakeBackend
-from lame_runtime.compare import graph_rows
-from lame_runtime.contract.manifest import canonical_hash
+from lame_runtime.bundle.golden import read_golden
+from lame_runtime.bundle.manifest import canonical_hash
+from lame_runtime.contract.batch import Batch, Floats
 from lame_runtime.contract.vectors import restore
-from lame_runtime.golden import read_golden
-from lame_runtime.retrieval import main as search
-from lame_runtime.retrieval import read_rows
-from lame_runtime.verify import verify
+from lame_runtime.parity.compare import graph_rows
+from lame_runtime.parity.verify import verify
+from lame_training.evaluation.retrieval import read_rows
 from PIL import Image
 
 GRAPHS = ["fp32", "fp16", "int8", "int8-cpu"]
@@ -37,9 +35,15 @@ def photo(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_every_graph_embeds_through_the_public_surface(graph: str, exported: Path, tmp_path: Path) -> None:
-    """Pictures, texts and both, unit rows, close to FP32's."""
-    inputs = [photo(tmp_path / "photo.jpg"), "fifteen", {"image": photo(tmp_path / "b.jpg"), "text": "What do the digits add up to?"}]
+def test_every_graph_embeds_through_the_public_surface(
+    graph: str, exported: Path, tmp_path: Path
+) -> None:
+    """Every graph embeds pictures, texts and both as unit vectors close to those of FP32."""
+    inputs = [
+        photo(tmp_path / "photo.jpg"),
+        "fifteen",
+        {"image": photo(tmp_path / "b.jpg"), "text": "What do the digits add up to?"},
+    ]
     with Encoder.load(exported, graph=graph) as encoder, Encoder.load(exported) as reference:
         vectors, expected = encoder.encode(inputs), reference.encode(inputs)
     assert vectors.shape == (3, 64)
@@ -48,20 +52,20 @@ def test_every_graph_embeds_through_the_public_surface(graph: str, exported: Pat
 
 
 def test_the_default_on_a_cpu_is_fp32_and_says_why(exported: Path) -> None:
-    """`info` prints it."""
+    """`info` prints the graph, the backend and the reason."""
     with Encoder.load(exported) as encoder:
         assert encoder.graph == "fp32"
         assert "CPU" in encoder.reason
 
 
 def test_a_gpu_that_is_not_there_is_an_error_not_a_fallback(exported: Path) -> None:
-    """ONNX Runtime's CPU build offers no CUDA."""
+    """A CUDA backend is refused because ONNX Runtime's CPU build does not offer it."""
     with pytest.raises(BackendError, match="offers only"):
         Encoder.load(exported, backend="onnxruntime-gpu")
 
 
 def test_verify_repeats_the_certificate(exported: Path) -> None:
-    """Every row holds today and stands beside the certificate's."""
+    """Every row passes on this device and is paired with the row of the certificate."""
     rows = verify(exported)
     assert all(row.today.passed for row in rows)
     assert all(row.certified is not None for row in rows)
@@ -75,8 +79,11 @@ def flip_byte(path: Path, offset: int = -5) -> None:
 
 
 def rehash(bundle: Path, name: str) -> None:
-    """Signs a changed file: what an attacker or a wrong tool could do, so that only the golden vectors can tell."""
-    from lame_runtime.contract.manifest import sha256_file
+    """Updates the manifest's hash of a changed file, as an attacker or a faulty tool could.
+
+    Only the golden vectors can then detect the change.
+    """
+    from lame_runtime.bundle.manifest import sha256_file
 
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["files"][name] = sha256_file(bundle / name)
@@ -84,8 +91,10 @@ def rehash(bundle: Path, name: str) -> None:
     (bundle / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_a_perturbed_weight_is_caught_by_the_golden_vectors(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The control of verify: one weight changed and signed again passes every hash and fails the figures."""
+def test_a_perturbed_weight_is_caught_by_the_golden_vectors(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Changes one weight and updates its hash: every hash matches, and the golden vectors fail."""
     import onnx_ir as ir
 
     path = bundle / "graphs/encoder.fp32.onnx"
@@ -101,34 +110,45 @@ def test_a_perturbed_weight_is_caught_by_the_golden_vectors(bundle: Path, capsys
     assert "FAILED" in capsys.readouterr().out
 
 
-class Neighbourly(FakeBackend):
+class Neighborly(FakeBackend):
     """A backend whose rows depend on how far their batch is padded."""
 
     def encoder(self, batch: Batch, features_FD: Floats) -> Floats:
-        """The fake row plus a trace of the padded length."""
+        """Returns the fake rows, shifted slightly by the padded length."""
         return super().encoder(batch, features_FD) + np.float32(batch.input_ids.shape[1] / 1000)
 
 
 def test_batch_mates_that_change_a_row_are_caught(exported: Path) -> None:
-    """The control of the gate alone against in a batch."""
+    """Rows that depend on their batch fail the gate on single against batched inputs."""
     with Encoder.load(exported) as encoder:
         golden = read_golden(exported)
-        for backend, passed in ((FakeBackend(64, 64), True), (Neighbourly(64, 64), False)):
+        for backend, passed in ((FakeBackend(64, 64), True), (Neighborly(64, 64), False)):
             rows = graph_rows(Encoder(encoder.preparer, backend), "fp32", golden)
-            assert [row.passed for row in rows if row.comparison == "alone vs in a batch"] == [passed]
+            assert [row.passed for row in rows if row.comparison == "alone vs in a batch"] == [
+                passed
+            ]
 
 
 def test_a_graph_that_returns_nan_fails_with_the_reason(exported: Path) -> None:
-    """The control of the gate on finite outputs; the figure is null in JSON, which knows no NaN."""
+    """A graph that returns NaN fails the gate on finite outputs; JSON stores the figure as null."""
     with Encoder.load(exported) as encoder:
-        rows = graph_rows(Encoder(encoder.preparer, FakeBackend(64, 64, poison=True)), "fp32", read_golden(exported))
+        rows = graph_rows(
+            Encoder(encoder.preparer, FakeBackend(64, 64, poison=True)),
+            "fp32",
+            read_golden(exported),
+        )
     assert not any(row.passed for row in rows)
     assert all("not finite" in row.describe() for row in rows)
-    assert json.loads(json.dumps([row.to_json() for row in rows], allow_nan=False))[0]["figure"]["min_cosine"] is None
+    assert (
+        json.loads(json.dumps([row.to_json() for row in rows], allow_nan=False))[0]["figure"][
+            "min_cosine"
+        ]
+        is None
+    )
 
 
 def test_a_constant_encoder_is_caught(exported: Path) -> None:
-    """The control of the cosine gates: unit vectors that never change fail them."""
+    """An encoder that returns the same unit vector for every input fails the cosine gates."""
     from lame_runtime.backends.fake import FakeBackend
 
     class Constant(FakeBackend):
@@ -136,25 +156,39 @@ def test_a_constant_encoder_is_caught(exported: Path) -> None:
             return np.tile(np.eye(1, 64, dtype=np.float32), (len(batch.input_ids), 1))
 
     with Encoder.load(exported) as encoder:
-        rows = graph_rows(Encoder(encoder.preparer, Constant(64, 64)), "fp32", read_golden(exported))
+        rows = graph_rows(
+            Encoder(encoder.preparer, Constant(64, 64)), "fp32", read_golden(exported)
+        )
     assert all(row.passed is False for row in rows if row.comparison == "graph vs PyTorch")
 
 
-def test_mapped_weights_give_the_same_vectors(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Said in the reason; refused where a GPU would hold the weights."""
-    items = [each.item for each in read_golden(exported).inputs[:12]]
+def test_mapped_weights_give_the_same_vectors(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`reason` mentions mapped weights, and `map_weights` is refused if a GPU holds the weights."""
+    items = [entry.item for entry in read_golden(exported).inputs[:12]]
     with Encoder.load(exported) as plain, Encoder.load(exported, map_weights=True) as mapped:
         assert np.abs(plain.encode(items) - mapped.encode(items)).max() < 1e-5
         assert "weights mapped, as asked" in mapped.reason
-    monkeypatch.setattr("lame_runtime.backends.ort.choose_provider", lambda backend: ("CUDAExecutionProvider", "pretended"))
-    with pytest.raises(InputError, match="map_weights is for CPUs"):
+    monkeypatch.setattr(
+        "lame_runtime.backends.onnxruntime.choose_provider",
+        lambda backend: ("CUDAExecutionProvider", "pretended"),
+    )
+    with pytest.raises(UsageError, match="`map_weights` is for CPUs"):
         Encoder.load(exported, map_weights=True)
 
 
 def test_nothing_is_sent_and_no_identifier_kept(exported: Path, tmp_path: Path) -> None:
-    """ONNX Runtime's telemetry, which some of its builds have, is off unless `ORT_DISABLE_TELEMETRY=0` asks for it."""
+    """Telemetry, which some builds of ONNX Runtime include, is off by default.
+
+    `ORT_DISABLE_TELEMETRY=0` turns it on.
+    """
     code = f"from lame_runtime import Encoder; Encoder.load({str(exported)!r}).encode(['seven'])"
-    plain = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    plain = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    }
     subprocess.run([sys.executable, "-c", code], env={**plain, "HOME": str(tmp_path)}, check=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -162,7 +196,10 @@ def test_nothing_is_sent_and_no_identifier_kept(exported: Path, tmp_path: Path) 
 def test_a_gpu_that_onnx_runtime_cannot_use_is_one_line(
     exported: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Its GPU build offers CUDA everywhere, takes the CPU where there is none, and says so itself; TF32 is asked off."""
+    """A GPU build of ONNX Runtime without a usable GPU is reported in one line.
+
+    That build lists CUDA on every machine and silently falls back to the CPU. TF32 is disabled.
+    """
     import onnxruntime
 
     calls: list[object] = []
@@ -181,20 +218,26 @@ def test_a_gpu_that_onnx_runtime_cannot_use_is_one_line(
             "InferenceSession": session,
         }
     )
-    monkeypatch.setattr("lame_runtime.backends.ort._onnxruntime", lambda: pretended)
-    with pytest.raises(BackendError, match=r"cannot use a GPU here.*NVIDIA driver and CUDA 13: .*or use backend onnxruntime"):
+    monkeypatch.setattr("lame_runtime.backends.onnxruntime._onnxruntime", lambda: pretended)
+    with pytest.raises(
+        BackendError,
+        match=r"cannot use a GPU here.*NVIDIA driver and CUDA 13: .*or use backend onnxruntime",
+    ):
         Encoder.load(exported)
     assert calls == [4, [("CUDAExecutionProvider", {"use_tf32": "0"})], 2]
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_swapped_patch_order_is_caught(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control of the contract gate."""
-    from lame_runtime import compare, golden
+    """Patches in another order fail the contract gate."""
+    from lame_runtime.bundle import golden
     from lame_runtime.contract.preparer import Visual
+    from lame_runtime.parity import compare
 
     original = Visual.patches
-    monkeypatch.setattr(Visual, "patches", lambda visual, contract: original(visual, contract)[:, ::-1])
+    monkeypatch.setattr(
+        Visual, "patches", lambda visual, contract: original(visual, contract)[:, ::-1]
+    )
     with Encoder.load(exported) as encoder:
         rows = compare.contract_rows(encoder.preparer, golden.read_golden(exported))
     assert {row.modality: row.passed for row in rows}["image"] is False
@@ -233,8 +276,10 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_bundle_is_refused_in_one_line(kind: str, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2, the file and the remedy named, nothing written."""
+def test_a_damaged_bundle_is_refused_in_one_line(
+    kind: str, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command exits with 2, names the file and the remedy, and writes nothing."""
     out = tmp_path / "v.npy"
     assert main(["embed", str(damage(bundle, kind)), "--text", "fifteen", "-o", str(out)]) == 2
     error = capsys.readouterr().err
@@ -243,52 +288,81 @@ def test_a_damaged_bundle_is_refused_in_one_line(kind: str, bundle: Path, tmp_pa
     assert not out.exists()
 
 
-def test_a_checkpoint_where_a_bundle_belongs_is_recognised(checkpoint: Path) -> None:
-    """With the command that makes a bundle of it."""
+def test_a_checkpoint_where_a_bundle_belongs_is_recognized(checkpoint: Path) -> None:
+    """The message gives the command that exports the checkpoint to a bundle."""
     with pytest.raises(BundleError, match=r"lame-export bundle"):
         Encoder.load(checkpoint)
 
 
 def test_an_unlisted_file_fails_verify(bundle: Path) -> None:
-    """Somebody's extra file is not part of what was certified."""
+    """A file that was added after the export was not certified and is refused."""
     (bundle / "graphs/extra.onnx").write_bytes(b"")
     with pytest.raises(BundleError, match="not part of the bundle"):
         verify(bundle)
 
 
 def test_an_unknown_graph_lists_the_known_ones(exported: Path) -> None:
-    """By name."""
-    with pytest.raises(InputError, match="int8-cpu"):
+    """The message lists the graphs that the bundle has."""
+    with pytest.raises(UsageError, match="int8-cpu"):
         Encoder.load(exported, graph="fp8")
 
 
-def test_embed_writes_paths_then_texts(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A folder, a JSONL file with relative paths, a picture and two texts; stdin too."""
+def test_embed_writes_paths_then_texts(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`embed` reads a folder, a JSONL file with relative paths, a picture, two texts, and stdin."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     photo(folder / "b.jpg")
     Image.new("RGB", (1, 1)).save(folder / "a.png")
     (folder / "notes.txt").write_text("ignored")
     (tmp_path / "in.jsonl").write_text(
-        json.dumps({"image": "pictures/b.jpg", "text": "数字 🙂"}) + "\n\n" + json.dumps("seven") + "\n", encoding="utf-8"
+        json.dumps({"image": "pictures/b.jpg", "text": "数字 🙂"})
+        + "\n\n"
+        + json.dumps("seven")
+        + "\n",
+        encoding="utf-8",
     )
     out = tmp_path / "v.npy"
     names = [str(folder), str(tmp_path / "in.jsonl"), str(folder / "b.jpg")]
-    assert main(["embed", str(exported), *names, "--text", "seven", "--text", "fifteen", "-o", str(out)]) == 0
+    assert (
+        main(
+            ["embed", str(exported), *names, "--text", "seven", "--text", "fifteen", "-o", str(out)]
+        )
+        == 0
+    )
     vectors = np.load(out)
     assert vectors.shape == (7, 64)
     assert np.allclose(vectors[3], vectors[5], atol=1e-5)
     assert np.allclose(vectors[1], vectors[4], atol=1e-5)
-    command = [sys.executable, "-m", "lame_runtime", "embed", str(exported), "-", "-o", str(out), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "lame_runtime",
+        "embed",
+        str(exported),
+        "-",
+        "-o",
+        str(out),
+        "--json",
+    ]
     done = subprocess.run(command, input='"seven"\n', capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["shape"] == [1, 64]
 
 
-@pytest.mark.parametrize(("precision", "kept", "width"), [("int8", 64, 64), ("uint8", 32, 32), ("binary", 64, 8), ("ubinary", 20, 3)])
+@pytest.mark.parametrize(
+    ("precision", "kept", "width"),
+    [("int8", 64, 64), ("uint8", 32, 32), ("binary", 64, 8), ("ubinary", 20, 3)],
+)
 def test_vectors_in_fewer_bits(
-    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: str, kept: int, width: int
+    exported: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    precision: str,
+    kept: int,
+    width: int,
 ) -> None:
-    """Of the type that was asked for; 8 bits use their range, and rank as the vectors do."""
+    """Vectors have the requested type; 8-bit vectors use their range and rank like float32 ones."""
     out = tmp_path / "v.npy"
     texts = ["--text", "seven", "--text", "digits that add up to fifteen", "--text", "two"]
     options = ["--precision", precision, "--truncate-dim", str(kept)]
@@ -296,9 +370,11 @@ def test_vectors_in_fewer_bits(
     assert f"3 × {width} {'u' if precision.startswith('u') else ''}int8" in capsys.readouterr().out
     vectors = np.load(out)
     with Encoder.load(exported) as encoder:
-        floats = encoder.encode(["seven", "digits that add up to fifteen", "two"], truncate_dim=kept)
+        floats = encoder.encode(
+            ["seven", "digits that add up to fifteen", "two"], truncate_dim=kept
+        )
         assert encoder.encode([], precision=precision, truncate_dim=kept).dtype == vectors.dtype  # type: ignore[arg-type]
-        with pytest.raises(InputError, match="precision is 'int4': use float32, int8"):
+        with pytest.raises(UsageError, match="`precision` is 'int4': use float32, int8"):
             encoder.encode("seven", precision="int4")  # type: ignore[arg-type]
     back = restore(vectors, precision, kept)  # type: ignore[arg-type]
     cosine = (back * floats).sum(1) / np.linalg.norm(back, axis=1)
@@ -324,8 +400,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_input_is_one_line_and_writes_nothing(kind: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2."""
+def test_bad_input_is_one_line_and_writes_nothing(
+    kind: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command exits with 2, prints one line and writes nothing."""
     arguments, message = BAD[kind]
     out = tmp_path / "out/v.npy"
     out.parent.mkdir()
@@ -338,8 +416,10 @@ def test_bad_input_is_one_line_and_writes_nothing(kind: str, exported: Path, tmp
     assert list(out.parent.iterdir()) == []
 
 
-def test_an_output_keeps_links_and_spares_what_is_no_file(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A link's target is replaced, a pipe and an input are refused."""
+def test_an_output_keeps_links_and_spares_what_is_no_file(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The target of a link is replaced; a pipe or an input file as the output is refused."""
     photo(tmp_path / "photo.jpg")
     (tmp_path / "link.npy").symlink_to(tmp_path / "real.npy")
     assert main(["embed", str(exported), "--text", "a", "-o", str(tmp_path / "link.npy")]) == 0
@@ -349,13 +429,20 @@ def test_an_output_keeps_links_and_spares_what_is_no_file(exported: Path, tmp_pa
     assert main(["embed", str(exported), "--text", "a", "-o", str(tmp_path / "pipe")]) == 2
     assert "not a regular file" in capsys.readouterr().err
     before = (tmp_path / "photo.jpg").read_bytes()
-    assert main(["embed", str(exported), str(tmp_path / "photo.jpg"), "-o", str(tmp_path / "photo.jpg")]) == 2
+    assert (
+        main(
+            ["embed", str(exported), str(tmp_path / "photo.jpg"), "-o", str(tmp_path / "photo.jpg")]
+        )
+        == 2
+    )
     assert "also an input" in capsys.readouterr().err
     assert (tmp_path / "photo.jpg").read_bytes() == before
 
 
-def test_an_edited_certificate_is_not_shown(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its hash is checked before `info` repeats what it says."""
+def test_an_edited_certificate_is_not_shown(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The certificate's hash is checked before `info` prints its contents."""
     path = bundle / "parity.json"
     path.write_text(path.read_text().replace('"passed": true', '"passed": false', 1))
     assert main(["info", str(bundle)]) == 2
@@ -363,28 +450,51 @@ def test_an_edited_certificate_is_not_shown(bundle: Path, capsys: pytest.Capture
 
 
 def test_a_reader_that_goes_away_is_no_error(exported: Path) -> None:
-    """`lame-runtime info … | true`: silence and the shell's code for it."""
-    command = f"{sys.executable} -m lame_runtime info {exported} --json | true; echo ${{PIPESTATUS[0]}}"
+    """`lame-runtime info … | true` prints no error and exits with the shell's code for SIGPIPE."""
+    command = (
+        f"{sys.executable} -m lame_runtime info {exported} --json | true; echo ${{PIPESTATUS[0]}}"
+    )
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.strip() in ("0", "141")
     assert done.stderr == ""
 
 
 def test_a_console_without_our_characters_gets_substitutes(exported: Path, tmp_path: Path) -> None:
-    """Not a traceback."""
-    command = [sys.executable, "-m", "lame_runtime", "embed", str(exported), "--text", "a", "-o", str(tmp_path / "v.npy")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    """Characters that the console cannot encode are replaced, without a traceback."""
+    command = [
+        sys.executable,
+        "-m",
+        "lame_runtime",
+        "embed",
+        str(exported),
+        "--text",
+        "a",
+        "-o",
+        str(tmp_path / "v.npy"),
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
     assert "1 ? 64" in done.stdout
 
 
-def test_an_output_that_cannot_be_written_is_named(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No folder there."""
+def test_an_output_that_cannot_be_written_is_named(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An output in a folder that does not exist is refused, and the message names it."""
     assert main(["embed", str(exported), "--text", "a", "-o", str(tmp_path / "no/v.npy")]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_the_old_output(exported: Path, tmp_path: Path) -> None:
-    """The file size limit of the process stands for the full disk: the write fails, the old file stays whole."""
+    """If the disk is full, the write fails and the old file stays intact.
+
+    The process's file size limit stands in for the full disk.
+    """
     out = tmp_path / "v.npy"
     np.save(out, np.zeros(3))
     code = (
@@ -393,7 +503,10 @@ def test_a_full_disk_leaves_the_old_output(exported: Path, tmp_path: Path) -> No
         "from lame_runtime.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "embed", str(exported), "--text", "a", "-o", str(out)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, "embed", str(exported), "--text", "a", "-o", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2
     assert "cannot be written" in done.stderr
@@ -403,20 +516,30 @@ def test_a_full_disk_leaves_the_old_output(exported: Path, tmp_path: Path) -> No
 
 
 def test_ctrl_c_leaves_nothing_behind(exported: Path, tmp_path: Path) -> None:
-    """One line, exit code 130."""
+    """Ctrl-C prints one line, exits with 130 and leaves no temporary file."""
     import signal
     import time
 
     code = (
         "import signal, sys; from lame_runtime.__main__ import main; "
-        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a job started in the background ignores it
+        # a shell starts background jobs with SIGINT ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
         "print('ready', flush=True); sys.exit(main(sys.argv[1:]))"
     )
     lines = tmp_path / "in.jsonl"
     lines.write_text('"seven"\n' * 200_000)
     out = tmp_path / "out"
     out.mkdir()
-    command = [sys.executable, "-c", code, "embed", str(exported), str(lines), "-o", str(out / "v.npy")]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "embed",
+        str(exported),
+        str(lines),
+        "-o",
+        str(out / "v.npy"),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.readline()
@@ -428,13 +551,28 @@ def test_ctrl_c_leaves_nothing_behind(exported: Path, tmp_path: Path) -> None:
     assert list(out.iterdir()) == []
 
 
-def test_info_verify_and_bench_speak_json(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """For scripts; verify also writes the device's own certificate."""
+def test_info_verify_and_bench_speak_json(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each command prints JSON on request; `verify` also writes this device's certificate."""
     assert main(["info", str(exported), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["dim"] == 64
     assert facts["certificate"]["passed"] is True
-    assert main(["verify", str(exported), "--graph", "int8-cpu", "--json", "-o", str(tmp_path / "device.json")]) == 0
+    assert (
+        main(
+            [
+                "verify",
+                str(exported),
+                "--graph",
+                "int8-cpu",
+                "--json",
+                "-o",
+                str(tmp_path / "device.json"),
+            ]
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["passed"] is True
     assert json.loads((tmp_path / "device.json").read_text())["rows"]
     assert main(["bench", str(exported), "--json", "--rounds", "1", "--graph", "fp32"]) == 0
@@ -445,18 +583,11 @@ def test_info_verify_and_bench_speak_json(exported: Path, tmp_path: Path, capsys
     assert "int8-cpu" in capsys.readouterr().out
 
 
-def test_retrieval_runs_without_pytorch(exported: Path, data: Path, tmp_path: Path) -> None:
-    """The serving process of the demo: scores, timing, and no module it must not have."""
-    out = tmp_path / "scores.json"
-    command = [sys.executable, "-m", "lame_runtime.retrieval", str(exported), str(data), "--out", str(out)]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONWARNINGS": "error"})
-    report = json.loads(out.read_text())
-    assert not {"torch", "transformers", "onnx", "lame_training", "lame_export"} & set(report["modules"])
-    assert set(report["tasks"]) >= {"digit", "find2"}
-
-
 def test_rows_keep_unusual_line_ends_and_no_candidate_twice(data: Path, tmp_path: Path) -> None:
-    """U+2028 is a character of a JSON string; the right answer listed again is not a rival of itself."""
+    """U+2028 does not split a line, and a repeated candidate is counted once.
+
+    Otherwise the right answer would compete with its own copy.
+    """
     row = {
         "qry_inst": "",
         "qry_text": "a\u2028b",
@@ -466,32 +597,33 @@ def test_rows_keep_unusual_line_ends_and_no_candidate_twice(data: Path, tmp_path
         "tgt_img_path": ["", "", ""],
     }
     (tmp_path / "eval").mkdir()
-    (tmp_path / "eval/t.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n\n", encoding="utf-8")
-    (found,) = read_rows(tmp_path, "t")
-    assert found.query.text == "a\u2028b"
-    assert [each.text for each in found.candidates] == ["x", "y"]
+    (tmp_path / "eval/t.jsonl").write_text(
+        json.dumps(row, ensure_ascii=False) + "\n\n", encoding="utf-8"
+    )
+    (pool,) = read_rows(tmp_path, "t")
+    assert pool.query.text == "a\u2028b"
+    assert [item.text for item in pool.candidates] == ["x", "y"]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"qry_inst": "", "qry_text": 5, "qry_img_path": "", "tgt_inst": "", "tgt_text": [], "tgt_img_path": []}', "not a string"),
-        ('{"qry_inst": "", "qry_text": "a", "qry_img_path": "", "tgt_inst": "", "tgt_text": [], "tgt_img_path": []}', "no candidates"),
+        (
+            '{"qry_inst": "", "qry_text": 5, "qry_img_path": "", '
+            '"tgt_inst": "", "tgt_text": [], "tgt_img_path": []}',
+            "not a string",
+        ),
+        (
+            '{"qry_inst": "", "qry_text": "a", "qry_img_path": "", '
+            '"tgt_inst": "", "tgt_text": [], "tgt_img_path": []}',
+            "no candidates",
+        ),
         ("", "holds no rows"),
     ],
 )
 def test_rows_that_cannot_be_scored_are_refused(line: str, message: str, tmp_path: Path) -> None:
-    """With file and line."""
+    """The message names what is wrong with the row."""
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval/t.jsonl").write_text(line + "\n", encoding="utf-8")
     with pytest.raises(InputError, match=message):
         read_rows(tmp_path, "t")
-
-
-def test_retrieval_names_a_broken_row(exported: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """File and line."""
-    root = Path(shutil.copytree(data, tmp_path / "data"))
-    with (root / "eval/digit.jsonl").open("a") as file:
-        file.write('{"qry_inst": ""}\n')
-    assert search([str(exported), str(root), "--out", str(tmp_path / "x")]) == 2
-    assert "digit.jsonl, line 49" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What only a GPU can show of the CUDA calls: the names, addresses and layouts that ctypes is told. Skipped where there is none."""
+"""CUDA calls on a real GPU: the names, addresses and layouts that ctypes passes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ import subprocess
 
 import numpy as np
 import pytest
-from lame_runtime.backends._cudart import Cudart
+from lame_runtime.backends.tensorrt.cudart import Cudart
 from lame_runtime.errors import BackendError, DeviceError
 
 FIELDS = "name,uuid,compute_cap,driver_version"
 
 
 def _smi() -> list[str]:
-    """The first GPU as NVIDIA's own tool names it; empty without one."""
+    """Returns the fields of the first GPU, from NVIDIA's own tool; empty without a GPU."""
     if shutil.which("nvidia-smi") is None:
         return []
-    done = subprocess.run(["nvidia-smi", f"--query-gpu={FIELDS}", "--format=csv,noheader", "-i", "0"], capture_output=True, text=True)
-    return [field.strip() for field in done.stdout.split(",")] if done.returncode == 0 else []
+    result = subprocess.run(
+        ["nvidia-smi", f"--query-gpu={FIELDS}", "--format=csv,noheader", "-i", "0"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    fields = result.stdout.split(",")
+    return [field.strip() for field in fields] if result.returncode == 0 else []
 
 
 GPU = _smi()
@@ -27,6 +33,7 @@ pytestmark = pytest.mark.skipif(not GPU, reason="no GPU")
 
 
 def test_the_device_is_the_one_that_nvidia_smi_names() -> None:
+    """Name, UUID, compute capability and driver agree with NVIDIA's own tool."""
     name, uuid, capability, driver = GPU
     device = Cudart().describe()
     assert device.name == name
@@ -37,12 +44,15 @@ def test_the_device_is_the_one_that_nvidia_smi_names() -> None:
 
 
 def test_copies_and_a_recorded_graph_do_what_they_say() -> None:
-    """Host → GPU → GPU → host; then the same recorded once and launched on other values."""
+    """Host → GPU → GPU → host gives the right values, also recorded once and launched on others."""
     cuda = Cudart()
     stream, size = cuda.stream(), 4 * 1000
     hosts = [cuda.malloc_host(size) for _ in range(2)]
     devices = [cuda.malloc(size) for _ in range(2)]
-    source, target = (np.ctypeslib.as_array(ctypes.cast(each, ctypes.POINTER(ctypes.c_float)), (1000,)) for each in hosts)
+    source, target = (
+        np.ctypeslib.as_array(ctypes.cast(host, ctypes.POINTER(ctypes.c_float)), (1000,))
+        for host in hosts
+    )
 
     def queue() -> None:
         cuda.to_device(devices[0], hosts[0], size, stream)
@@ -65,20 +75,26 @@ def test_copies_and_a_recorded_graph_do_what_they_say() -> None:
         assert target[499] == 0
         assert np.array_equal(target[500:], factor * np.arange(500, 1000))
     cuda.destroy_graph(graph)
-    for each in devices:
-        cuda.free(each)
-    for each in hosts:
-        cuda.free_host(each)
+    for address in devices:
+        cuda.free(address)
+    for address in hosts:
+        cuda.free_host(address)
     cuda.destroy_stream(stream)
 
 
-def test_memory_that_runs_out_is_one_line_and_ends_nothing() -> None:
+def test_running_out_of_memory_is_one_line_and_ends_nothing() -> None:
+    """The error says how much is free, and the next allocation works."""
     cuda = Cudart()
-    with pytest.raises(DeviceError, match=r"out of GPU memory \(\d+\.\d\d of \d+\.\d\d GB are free\); use a smaller batch_size"):
+    with pytest.raises(
+        DeviceError,
+        match=r"out of GPU memory \(\d+\.\d\d of \d+\.\d\d GB are free\); "
+        "use a smaller `batch_size`",
+    ):
         cuda.malloc(1 << 50)
     cuda.free(cuda.malloc(1024))
 
 
 def test_a_gpu_that_is_not_there_is_named() -> None:
+    """The error gives the index and the number of GPUs."""
     with pytest.raises(BackendError, match="GPU 99: there are"):
         Cudart(device=99)

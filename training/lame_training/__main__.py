@@ -1,25 +1,51 @@
-"""`lame-train`: run a recipe, evaluate what came out, time it against its rivals."""
+"""`lame-train`: trains recipes, evaluates models, and runs the studies about the method."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from lame_runtime.cli import run_command
+from lame_runtime.cli.command_line import run_command
 
 from lame_training import __version__
-from lame_training.commands import ablation, digits, evaluate, fixtures, paradigms, run
+from lame_training.commands import (
+    ablation_command,
+    digits_command,
+    evaluate_command,
+    fixtures_command,
+    paradigms_command,
+    probe_command,
+    sample_backbone_command,
+    train_command,
+)
 
-COMMANDS = (run, evaluate, paradigms, ablation, digits, fixtures)
+COMMANDS = (
+    train_command,
+    evaluate_command,
+    probe_command,
+    paradigms_command,
+    ablation_command,
+    digits_command,
+    fixtures_command,
+    sample_backbone_command,
+)
+"""In the order of `lame-train --help`."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; returns the exit code (0 done, 1 a check failed, 2 wrong use or bad input)."""
-    return run_command(_parser(), arguments, "what was complete is kept; the same command continues it, lame-train run with --resume")
+    """Runs the program; returns 0 if done, 1 if a check or the work failed, 2 for wrong use."""
+    return run_command(
+        make_parser(),
+        arguments,
+        "what was complete is kept; the same command continues it, lame-train run with --resume",
+    )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lame-train", description="Trains and evaluates LaME models.")
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of all commands, from which the reference in the documentation is made."""
+    parser = argparse.ArgumentParser(
+        prog="lame-train", description="Trains and evaluates LaME models."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:

@@ -1,7 +1,10 @@
-"""`lame-export bisect`: where a graph leaves PyTorch, layer by layer.
+"""`lame-export bisect`: finds the layers at which a graph leaves PyTorch, and what corrects it.
 
-values    both sides run, value by value
-device    the graph's side on TensorRT
-compare   where errors begin, and what mends them
-report    as text and as a plot
+bisection           compares a bundle's graph with its checkpoint, modality by modality
+bisection_result    what was found, and the limits it is judged by
+island_search       layers that bring a graph back when computed at higher precision
+module_outputs      which graph value each PyTorch module computes, and PyTorch's side
+graph_errors        the graph's side on ONNX Runtime, and the error of every value
+instrumented_plans  the graph's side on TensorRT
+report              the result as text and as a plot
 """

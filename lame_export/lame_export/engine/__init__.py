@@ -1,11 +1,16 @@
-"""ONNX → TensorRT plans, by TensorRT 10.3 to 11 or TensorRT-RTX, with the same code.
+"""Builds TensorRT plans from a bundle's ONNX graphs, with TensorRT 10.3 to 11 or TensorRT-RTX.
 
-    features   what each version lacks, and the names we use
-    profiles   ranges of batch, length and patches, from the contract's limits and a memory budget
-    network    a graph parsed, strongly typed: the file's own types are the precision
-    ladder     networks that compute more carefully, where a device's fused kernels are wrong
-    build      two plans, sealed and keyed by all they depend on
+    features         names that not every version of TensorRT has
+    profiles         optimization profiles from the contract's limits and a memory budget
+    largest          the largest picture or video frame that a contract accepts
+    network          one ONNX graph as a strongly typed network, and a plan from it
+    fallback_levels  networks that compute more in FP32, for devices with wrong fused kernels
+    build_job        what to build, and the facts that identify a build
+    build            the two plans of a job, with or without precision fallbacks
+    build_files      build folders and timing caches on disk
+    progress         a progress bar for the builder, and Ctrl-C while it runs
 
-Only `lame_runtime` and one of the two modules are needed, so this runs on the device. TensorRT-RTX builds were run
-without a GPU; builds by TensorRT proper are written for 10.3 to 11 and have not been shown on a device yet.
+The package needs only `lame_runtime` and a TensorRT module, so it also runs on the device that will
+run the plans. TensorRT-RTX builds have run without a GPU. Builds with TensorRT 10.3 to 11 are
+checked against the real Python bindings but have not run on a device yet.
 """

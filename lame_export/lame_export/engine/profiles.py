@@ -1,8 +1,9 @@
-"""Optimisation profiles: for which shapes a plan is built, and for which it is tuned.
+"""Derives TensorRT optimization profiles: the shapes a plan accepts, and those it is tuned for.
 
-One profile per bucket of lengths or patches. Each takes everything from the smallest input up; its tuning point and its
-largest batch are those of its bucket. How large a batch may be follows from a memory budget: attention that is not
-fused needs all scores at once, and that is what is reckoned with.
+There is one profile per bucket of prompt lengths or patch counts. Every profile accepts everything
+from the smallest input up; its optimum shape and its largest batch are those of its bucket. A
+memory budget decides how large a batch may be. The estimate assumes attention that is not fused,
+which needs all attention scores at once.
 """
 
 from __future__ import annotations
@@ -15,104 +16,157 @@ from pathlib import Path
 from typing import Any
 
 from lame_runtime.contract import Contract
-from lame_runtime.errors import InputError
+from lame_runtime.errors import StorageError, UsageError
 
 from lame_export.engine.largest import largest_patches
 
 Ranges = dict[str, tuple[int, int, int]]
-"""Smallest, usual and largest value of named dimensions."""
+"""Minimum, optimum and maximum of each named dimension: one optimization profile."""
 Profiles = dict[str, list[Ranges]]
-"""Per part, smallest bucket first."""
+"""Optimization profiles by part ("vision", "encoder"), smallest bucket first."""
 
-DIMENSIONS = {"vision": ("pictures", "patches", "windows"), "encoder": ("batch", "length", "n_features")}
+# The names of the dynamic axes in the ONNX files, in the order in which messages list them.
+DIMENSIONS = {
+    "vision": ("pictures", "patches", "windows"),
+    "encoder": ("batch", "length", "n_features"),
+}
 KINDS = ("latency", "throughput")
+# TensorRT tunes kernels for a profile's optimum shape alone. Short inputs therefore get profiles of
+# their own instead of running in one that is tuned for the longest prompt.
 LENGTHS = {"latency": (64, 256, 1024), "throughput": (128, 512)}
+"""Upper ends of the buckets of prompt lengths; the contract's longest prompt ends the last one."""
 PATCHES = {"latency": (256, 1024), "throughput": (1024,)}
-"""Upper ends of the buckets below the largest input the contract lets through, which is the last bucket's."""
+"""Upper ends of the buckets of patch counts; the contract's largest picture ends the last one."""
 LARGEST_BATCH = {"latency": 4, "throughput": 256}
+PICTURES_PER_INPUT = 4
+"""The vision tower may run this many times as many pictures at once as the encoder runs inputs."""
 GIB = 1 << 30
-_HALF = 2
+_HALF_BYTES = 2
 
 
 @dataclass(frozen=True)
 class Widths:
-    """Of one stack of blocks: hidden width, width of the MLP, attention heads."""
+    """The widths of one stack of transformer blocks: hidden state, MLP, and number of heads."""
 
     hidden: int
     mlp: int
     heads: int
 
-    def bytes_of(self, length: int) -> int:
-        """Largest activations of one sequence in one block, in half: scores before and after softmax, and the rows around them."""
-        return _HALF * (2 * self.heads * length**2 + length * (6 * self.hidden + 3 * self.mlp))
+    def activation_bytes(self, length: int) -> int:
+        """Estimates the largest activations of one sequence in one block, in half precision.
+
+        Counted are the attention scores before and after softmax, and the rows around them: six of
+        hidden width and three of MLP width.
+        """
+        scores = 2 * self.heads * length**2
+        rows = length * (6 * self.hidden + 3 * self.mlp)
+        return _HALF_BYTES * (scores + rows)
 
 
-OF_2B = {"encoder": Widths(1536, 8960, 12), "vision": Widths(1280, 5120, 16)}
-"""Qwen2-VL-2B's, for bundles whose manifest does not say."""
+DEFAULT_WIDTHS = {"encoder": Widths(1536, 8960, 12), "vision": Widths(1280, 5120, 16)}
+"""The widths of Qwen2-VL-2B, for older bundles whose manifest names none."""
 
 
 def widths_of(model: Mapping[str, Any]) -> dict[str, Widths]:
-    """From the facts of a manifest."""
-    found = model.get("widths", {})
-    return {part: Widths(**found[part]) if part in found else OF_2B[part] for part in DIMENSIONS}
+    """Returns the widths of both parts from the model facts of a bundle's manifest."""
+    recorded = model.get("widths", {})
+    return {
+        part: Widths(**recorded[part]) if part in recorded else DEFAULT_WIDTHS[part]
+        for part in DIMENSIONS
+    }
 
 
-def derive(contract: Contract, widths: Mapping[str, Widths], kind: str, memory: int) -> Profiles:
-    """Profiles for a contract.
+def derive_profiles(
+    contract: Contract, widths: Mapping[str, Widths], kind: str, memory: int
+) -> Profiles:
+    """Returns profiles that accept every input a contract accepts.
 
     Args:
-        contract: the longest prompt, and the largest picture or frame of a video, that it lets through are the largest input.
+        contract: its longest prompt and its largest picture or video frame bound the last profiles.
         widths: of the vision tower and the encoder.
-        kind: "latency" (small batches) or "throughput" (as large as memory allows).
+        kind: "latency" (small batches) or "throughput" (batches as large as memory allows).
         memory: bytes for the activations of one run.
 
     Raises:
-        InputError: the largest input by itself needs more than `memory`.
+        UsageError: one input alone needs more than `memory`.
     """
-    longest = contract.tokens.max_length + contract.tokens.n_reason + 1
-    shortest = contract.tokens.n_reason + 2
-    area = contract.images.merge_size**2
-    largest = largest_patches(contract)
-    encoder, vision = [], []
-    for length in (*(each for each in LENGTHS[kind] if shortest < each < longest), longest):
-        batch = _fitting(widths["encoder"].bytes_of(length), memory, LARGEST_BATCH[kind], f"an input of {length} tokens")
-        features = batch * length + 1
-        encoder.append(
-            {
-                "batch": (1, _usual(kind, batch), batch),
-                "length": (shortest, length, length),
-                "n_features": (1, max(1, _usual(kind, batch) * length // 2), features),
-            }
-        )
-    for patches in (*(each for each in PATCHES[kind] if each < largest), largest):
-        patches = -(-patches // area) * area
-        pictures = _fitting(widths["vision"].bytes_of(patches), memory, LARGEST_BATCH[kind] * 4, f"a picture or frame of {patches} patches")
-        windows = _windows(patches, contract)
-        vision.append(
-            {
-                "pictures": (1, _usual(kind, pictures), pictures),
-                "patches": (area, patches, patches),
-                "windows": (1, max(1, windows // 2), windows),
-            }
-        )
+    encoder = _encoder_profiles(contract, widths["encoder"], kind, memory)
+    vision = _vision_profiles(contract, widths["vision"], kind, memory)
     return {"vision": vision, "encoder": encoder}
 
 
-def _fitting(each: int, memory: int, most: int, what: str) -> int:
-    if each > memory:
-        need, have = each / GIB, memory / GIB
-        raise InputError(
-            f"{what} needs {need:.2f} GiB of activations and --memory allows {have:.2f}; raise it, or give a file of smaller profiles"
+def _encoder_profiles(contract: Contract, widths: Widths, kind: str, memory: int) -> list[Ranges]:
+    # The K reason tokens and [EMBED] follow every prompt, and the shortest prompt is one token.
+    longest = contract.tokens.max_length + contract.tokens.n_reason + 1
+    shortest = contract.tokens.n_reason + 2
+    buckets = [length for length in LENGTHS[kind] if shortest < length < longest]
+    profiles = []
+    for length in (*buckets, longest):
+        batch = _largest_batch(
+            widths.activation_bytes(length),
+            memory,
+            LARGEST_BATCH[kind],
+            f"an input of {length} tokens",
         )
-    return min(most, memory // each)
+        optimum = _optimum_batch(kind, batch)
+        profiles.append(
+            {
+                "batch": (1, optimum, batch),
+                "length": (shortest, length, length),
+                # Row 0 of the features is zeros, for tokens that are no picture's: hence one row
+                # more than tokens. The optimum is a batch of which half the tokens are pictures'.
+                "n_features": (1, max(1, optimum * length // 2), batch * length + 1),
+            }
+        )
+    return profiles
 
 
-def _usual(kind: str, most: int) -> int:
-    return 1 if kind == "latency" else most
+def _vision_profiles(contract: Contract, widths: Widths, kind: str, memory: int) -> list[Ranges]:
+    merged = contract.images.merge_size**2
+    largest = largest_patches(contract)
+    buckets = [patches for patches in PATCHES[kind] if patches < largest]
+    profiles = []
+    for bucket in (*buckets, largest):
+        # A grid consists of whole merge blocks, so only multiples of one can occur.
+        patches = math.ceil(bucket / merged) * merged
+        pictures = _largest_batch(
+            widths.activation_bytes(patches),
+            memory,
+            LARGEST_BATCH[kind] * PICTURES_PER_INPUT,
+            f"a picture or frame of {patches} patches",
+        )
+        windows = _most_windows(patches, contract)
+        profiles.append(
+            {
+                "pictures": (1, _optimum_batch(kind, pictures), pictures),
+                "patches": (merged, patches, patches),
+                "windows": (1, max(1, windows // 2), windows),
+            }
+        )
+    return profiles
 
 
-def _windows(patches: int, contract: Contract) -> int:
-    """At most so many windows, of whatever grid: as rows and columns are each cut on their own."""
+def _largest_batch(bytes_each: int, memory: int, limit: int, description: str) -> int:
+    """Returns how many inputs of one size fit into memory, at most `limit`."""
+    if bytes_each > memory:
+        raise UsageError(
+            f"{description} needs {bytes_each / GIB:.2f} GiB of activations, and `memory` allows "
+            f"{memory / GIB:.2f} GiB; raise it, or give a file of smaller profiles as `profile`"
+        )
+    return min(limit, memory // bytes_each)
+
+
+def _optimum_batch(kind: str, largest: int) -> int:
+    """Returns the batch size to tune for: one input for latency, a full batch for throughput."""
+    return 1 if kind == "latency" else largest
+
+
+def _most_windows(patches: int, contract: Contract) -> int:
+    """Returns an upper bound of the attention windows (Qwen2.5-VL) of any grid of `patches`.
+
+    Rows and columns are cut into windows separately, so a grid of R × C tokens has at most
+    (R/w + 1)(C/w + 1) windows of side w, and R + C is at most R·C + 1.
+    """
     side = contract.tower.window
     if not side:
         return 1
@@ -121,32 +175,54 @@ def _windows(patches: int, contract: Contract) -> int:
 
 
 def read_profiles(path: Path) -> Profiles:
-    """Profiles from a JSON file: {"vision": [{"pictures": [1, 4, 8], "patches": […], …}, …], "encoder": […]}.
+    """Reads profiles from a JSON file.
+
+    The file holds a list of profiles per part, and each profile three numbers per dimension:
+    `{"vision": [{"pictures": [1, 4, 8], "patches": […], …}, …], "encoder": […]}`.
 
     Raises:
-        InputError: unreadable, an unknown dimension, or not three ascending numbers.
+        StorageError: the file cannot be read.
+        UsageError: it is not JSON, names an unknown dimension, or gives a dimension something other
+            than three ascending positive numbers.
     """
+    remedy = "give `profile` latency, throughput or a JSON file of profiles"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); give latency, throughput or a JSON file of profiles") from None
-    found: Profiles = {}
-    for part, dimensions in DIMENSIONS.items():
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error}); {remedy}") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: cannot be read ({error}); {remedy}") from None
+    profiles: Profiles = {}
+    for part in DIMENSIONS:
         buckets = raw.get(part) if isinstance(raw, dict) else None
         if not isinstance(buckets, list) or not buckets:
-            raise InputError(f"{path}: has no list of profiles named {part!r}")
-        found[part] = [_read_bucket(path, part, dimensions, bucket) for bucket in buckets]
-    return found
+            raise UsageError(f"{path}: has no list of profiles named {part!r}; add one")
+        profiles[part] = [_read_profile(path, part, bucket) for bucket in buckets]
+    return profiles
 
 
-def _read_bucket(path: Path, part: str, dimensions: tuple[str, ...], bucket: Any) -> Ranges:
-    if not isinstance(bucket, dict) or set(bucket) - set(dimensions) or set(dimensions) - set(bucket) - {"windows"}:
-        raise InputError(f"{path}: a profile of {part} names the dimensions {', '.join(dimensions)}")
+def _read_profile(path: Path, part: str, bucket: Any) -> Ranges:
+    known = set(DIMENSIONS[part])
+    # Only Qwen2.5-VL has windows; for all others a profile need not name them.
+    required = known - {"windows"}
+    if not isinstance(bucket, dict) or not required <= set(bucket) <= known:
+        raise UsageError(
+            f"{path}: a profile of {part} names the dimensions {', '.join(DIMENSIONS[part])}"
+        )
     ranges: Ranges = {"windows": (1, 1, 1)} if part == "vision" else {}
     for name, values in bucket.items():
-        if not (isinstance(values, list) and len(values) == 3 and all(type(each) is int and each > 0 for each in values)):
-            raise InputError(f"{path}: {part}.{name} is {values!r}: give three positive numbers")
-        if values != sorted(values):
-            raise InputError(f"{path}: {part}.{name} is {values!r}: smallest, usual and largest ascend")
-        ranges[name] = (values[0], values[1], values[2])
+        ranges[name] = _read_range(path, f"{part}.{name}", values)
     return ranges
+
+
+def _read_range(path: Path, name: str, values: Any) -> tuple[int, int, int]:
+    # `type(...) is int`, because isinstance would let JSON's true and false through as 1 and 0
+    numbers = isinstance(values, list) and all(type(value) is int and value > 0 for value in values)
+    if not numbers or len(values) != 3:
+        raise UsageError(f"{path}: {name} is {values!r}; give three positive numbers")
+    minimum, optimum, maximum = values
+    if not minimum <= optimum <= maximum:
+        raise UsageError(
+            f"{path}: {name} is {values!r}; give minimum, optimum and maximum in ascending order"
+        )
+    return minimum, optimum, maximum

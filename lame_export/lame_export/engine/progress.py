@@ -1,4 +1,4 @@
-"""TensorRT's builder as a progress bar."""
+"""Shows TensorRT's builder as a progress bar, and lets Ctrl-C end a build."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tqdm import tqdm
-
-from lame_export.errors import ExportError
+from lame_runtime.errors import ExportError
 
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C while TensorRT builds: the event is set, for the monitor to end the build, and the interrupt is raised after it.
+    """Turns Ctrl-C into an event while TensorRT builds, and raises `KeyboardInterrupt` afterwards.
 
-    An exception in one of TensorRT's callbacks would be swallowed by its bindings.
+    The monitor reads the event and ends the build. An exception raised in one of TensorRT's
+    callbacks would be swallowed by its bindings. In a thread other than the main one, which may not
+    set signal handlers, the event is never set.
     """
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -27,6 +27,7 @@ def interruptible() -> Iterator[threading.Event]:
     try:
         yield stopped
     except ExportError:
+        # A build that the monitor ended returns no plan, which looks like a graph TensorRT refuses.
         if not stopped.is_set():
             raise
     finally:
@@ -35,41 +36,48 @@ def interruptible() -> Iterator[threading.Event]:
         raise KeyboardInterrupt
 
 
-def make_monitor(trt: Any, bar: tqdm[Any], stopped: threading.Event) -> Any:
-    """An `IProgressMonitor` that moves a bar; TensorRT calls it from several threads.
+def make_monitor(trt: Any, bar: Any, stopped: threading.Event) -> Any:
+    """Returns an `IProgressMonitor` that moves a progress bar, and ends the build once stopped.
 
-    A phase's steps are added to the bar's total when it starts, since nobody knows before how many there will be.
-    Once `stopped` is set, the build ends.
+    Args:
+        trt: the TensorRT module.
+        bar: from `lame_runtime.progress.progress_bar`. A phase's steps are added to its total when
+            the phase starts, since TensorRT does not say before how many there will be.
+        stopped: once it is set, the build ends.
     """
 
+    # Defined here because the base class comes from whichever TensorRT module is in use.
     class Monitor(trt.IProgressMonitor):
-        """See `make_monitor`."""
+        """Moves the bar."""
 
         def __init__(self) -> None:
+            # TensorRT's bindings require this explicit call of the base class's __init__.
             trt.IProgressMonitor.__init__(self)
+            # TensorRT calls from several threads at once.
             self._lock = threading.Lock()
-            self._left: dict[str, int] = {}
+            self._steps_left: dict[str, int] = {}
 
         def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
-            """More to do."""
+            """Adds a phase's steps to the total."""
             del parent_phase
             with self._lock:
-                self._left[phase_name] = num_steps
+                self._steps_left[phase_name] = num_steps
                 bar.total = (bar.total or 0) + num_steps
+                # Phases are named after layers, whose names can be longer than a terminal line.
                 bar.set_postfix_str(phase_name[:40])
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            """One done."""
+            """Counts one step; returns whether the build goes on."""
             del step
             with self._lock:
-                if self._left.get(phase_name, 0):
-                    self._left[phase_name] -= 1
+                if self._steps_left.get(phase_name, 0):
+                    self._steps_left[phase_name] -= 1
                     bar.update()
             return not stopped.is_set()
 
         def phase_finish(self, phase_name: str) -> None:
-            """The rest of a phase may be left out."""
+            """Counts the steps that a phase left out, so that the bar ends where the build does."""
             with self._lock:
-                bar.update(self._left.pop(phase_name, 0))
+                bar.update(self._steps_left.pop(phase_name, 0))
 
     return Monitor()

@@ -1,4 +1,9 @@
-"""The layers both forwards are made of. Their class names tell later passes what a node belongs to."""
+"""Layers that both forwards are made of.
+
+Each is built over the weights of a module of transformers, without a copy. Class names tell later
+passes what a node belongs to: FP16 typing keeps norms, rotary embedding, angles and interpolation
+in FP32, and only the MatMuls of `Affine` are quantized.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +11,29 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F  # noqa: N812 (the name PyTorch's own documentation uses)
+from lame_runtime.errors import ExportError
 from torch import Tensor, nn
 
-from lame_export.errors import ExportError
-
 MASKED = -65504.0
-"""Lowest finite half: a masked score that stays finite in every type and vanishes in the softmax."""
+"""Score of a masked key: half's lowest finite value, so finite in every type of graph.
+
+It vanishes in the softmax. Minus infinity would make the softmax of a row NaN if all of its keys
+are masked.
+"""
 
 
 def frozen(weight: Tensor) -> nn.Parameter:
-    """A parameter over the same memory."""
+    """Makes a parameter without gradient over the same memory."""
+    # a parameter of its own: `trace` replaces its data, and the model's must stay
     return nn.Parameter(weight.detach(), requires_grad=False)
 
 
 class Affine(nn.Module):
-    """x W + b with W stored (in, out), the layout ONNX's MatMul and the quantisers want.
+    """A linear layer: x W + b.
+
+    W is stored (in, out), the layout that ONNX's MatMul and the quantizers want, so that the graph
+    needs no transposition.
 
     Args:
         weight_oi: (out, in), as PyTorch keeps it.
@@ -30,22 +42,23 @@ class Affine(nn.Module):
 
     def __init__(self, weight_oi: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.weight_io = frozen(weight_oi.t())
+        self.weight_io = frozen(weight_oi.t())  # a view, so still the checkpoint's memory
         self.bias = None if bias is None else frozen(bias)
 
     @staticmethod
     def of(linear: Any) -> Affine:
-        """Over the weights of an `nn.Linear`."""
+        """Makes the layer over the weights of an `nn.Linear`."""
         return Affine(linear.weight, linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, in) → (…, out)."""
+        """Maps (…, in) → (…, out)."""
+        # two nodes, not one Gemm: the quantizers replace the product and leave the bias to itself
         y = torch.matmul(x, self.weight_io)
         return y if self.bias is None else y + self.bias
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · weight."""
+    """The RMS norm, x / rms(x) · weight (arXiv 1910.07467)."""
 
     def __init__(self, norm: Any) -> None:
         super().__init__()
@@ -53,12 +66,13 @@ class RMSNorm(nn.Module):
         self.eps = float(norm.variance_epsilon)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape."""
+        """Normalizes the last axis; the shape stays."""
+        # `rewrites.fuse` reads ε from the only addition of this module
         return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + self.eps) * self.weight
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / deviation · weight + bias."""
+    """The layer norm, (x - mean) / deviation · weight + bias."""
 
     def __init__(self, norm: Any) -> None:
         super().__init__()
@@ -66,38 +80,38 @@ class LayerNorm(nn.Module):
         self.eps = float(norm.eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape."""
+        """Normalizes the last axis; the shape stays."""
         return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
 
 
 def norm_of(norm: Any) -> nn.Module:
-    """The norm a family has in this place."""
+    """Makes the norm that a family has in this place: a layer norm or an RMS norm."""
     return LayerNorm(norm) if isinstance(norm, nn.LayerNorm) else RMSNorm(norm)
 
 
 class UnitNorm(nn.Module):
-    """x / |x|."""
+    """Division by the Euclidean norm, x / |x|."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape."""
+        """Normalizes the last axis to unit length; the shape stays."""
         return x / torch.sqrt((x * x).sum(-1, keepdim=True))
 
 
 class Rotary(nn.Module):
-    """Rotates pairs of channels (i, i + half) by an angle: x · cos + rotate_half(x) · sin."""
+    """Rotary embedding (arXiv 2104.09864) of channel pairs (i, i + d / 2) by an angle each."""
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """(…, d) with cos and sin broadcastable to it."""
+        """Rotates (…, d) by tables of cosines and sines that broadcast to it."""
         first, second = x.chunk(2, dim=-1)
         return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 class Angles(nn.Module):
-    """Cosines and sines of the rotary embedding.
+    """Cosines and sines of the rotary embedding, for positions on one or more axes.
 
     Args:
-        frequencies: float32 (axes, d / 2): the inverse frequency with which each channel pair turns along each
-            axis of the positions, 0 where another axis turns it.
+        frequencies: float32 (axes, d / 2): the inverse frequency with which each channel pair turns
+            along each axis of the positions, 0 if another axis turns it.
     """
 
     def __init__(self, frequencies: Tensor) -> None:
@@ -105,60 +119,77 @@ class Angles(nn.Module):
         self.frequencies = frozen(frequencies.float())
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """int64 (axes, …) → two of (…, d)."""
+        """Maps int64 (axes, …) → cosines and sines, (…, d) each."""
         turned = positions.to(torch.float32)[..., None]
+        # a sum over axes whose other terms are 0: no gather by axis, which would differ by family
         half = turned[0] * self.frequencies[0]
         for axis in range(1, len(self.frequencies)):
             half = half + turned[axis] * self.frequencies[axis]
+        # both channels of a pair turn by the same angle; `rewrites.fuse` relies on this Concat
         angles = torch.cat((half, half), dim=-1)
         return angles.cos(), angles.sin()
 
 
 class Interpolation(nn.Module):
-    """Position embeddings taken from a learned square grid by four taps."""
+    """Position embeddings read from a learned square grid, by four weighted taps per patch."""
 
     def __init__(self, embedding: Any) -> None:
         super().__init__()
         self.table = frozen(embedding.weight)
 
     def forward(self, index_4S: Tensor, weight_4S: Tensor) -> Tensor:
-        """int64 and float32 (4, S) → (S, C)."""
+        """Maps taps, int64 (4, S), and their weights, float32 (4, S), → (S, C)."""
         return (F.embedding(index_4S, self.table) * weight_4S[:, :, None]).sum(0)
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """X · sigmoid(1.702 x)."""
+    """Computes x · sigmoid(1.702 x)."""
     return x * torch.sigmoid(1.702 * x)
 
 
 def silu(x: Tensor) -> Tensor:
-    """X · sigmoid(x)."""
+    """Computes x · sigmoid(x)."""
     return x * torch.sigmoid(x)
 
 
 def gelu(x: Tensor) -> Tensor:
-    """X · Φ(x), exact."""
+    """Computes the exact GELU, x · Φ(x)."""
+    # by Erf: the Gelu operator is not in TensorRT 10.3's list
     return 0.5 * x * (1 + torch.erf(x * 2**-0.5))
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU's tanh form, as x · sigmoid(…) and without x³, which leaves half precision at 40."""
+    """Computes the tanh form of GELU, as x · sigmoid(2u) with u = √(2/π) (x + 0.044715 x³)."""
+    # (1 + tanh(u)) / 2 = sigmoid(2u). The cube is not computed: half precision overflows at 40³
     rate = 2 * math.sqrt(2 / math.pi)
     return x * torch.sigmoid(x * (rate + rate * 0.044715 * (x * x)))
 
 
 ACTIVATIONS = {"quick_gelu": quick_gelu, "silu": silu, "gelu": gelu, "gelu_pytorch_tanh": gelu_tanh}
+"""Activation functions, by the names that configs use."""
 
 
 def activation(name: str) -> Any:
-    """By the name configs use; raises `ExportError` for one that no family is published with."""
+    """Returns the activation function of a config.
+
+    Raises:
+        ExportError: no family is published with it.
+    """
     if name not in ACTIVATIONS:
         raise ExportError(f"hidden_act is {name!r}; supported are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
 def attend(q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, visible: Tensor | None) -> Tensor:
-    """softmax(q kᵀ) v with q already scaled; `visible` is a bool mask broadcastable to the scores, or None."""
+    """Computes attention, softmax(q kᵀ) v.
+
+    Args:
+        q_BHLd: queries, already scaled by 1/√d; to scale the scores instead would let them leave
+            half's range first.
+        k_BHLd: keys.
+        v_BHLd: values.
+        visible: bool mask that broadcasts to the scores (B, H, L, L), or None.
+    """
     scores = torch.matmul(q_BHLd, k_BHLd.transpose(-1, -2))
     if visible is not None:
         scores = torch.where(visible, scores, MASKED)

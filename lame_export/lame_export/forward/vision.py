@@ -1,40 +1,70 @@
-"""The vision towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL. What depends on the grid comes in as tables (`contract.tower`)."""
+"""The vision towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
+
+Tables that depend on the patch grid are inputs (`contract.tower`), since loops over grids do not
+export. All pictures of a run have the same grid, so that full attention needs no mask.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lame_export.forward.layers import Affine, Angles, Interpolation, Rotary, activation, attend, gelu, norm_of
+from lame_export.forward.layers import (
+    Affine,
+    Angles,
+    Interpolation,
+    Rotary,
+    activation,
+    attend,
+    gelu,
+    norm_of,
+)
 
-Windows = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""cos (N·windows, 1, w, d), sin likewise, visible keys (N·windows, 1, 1, w), index (windows·w), place (S)."""
+
+@dataclass(frozen=True)
+class Windows:
+    """Tables of Qwen2.5-VL's windowed attention, the same for every windowed block."""
+
+    cos: Tensor
+    """Cosines of the rotary angles, patches in the order of windows: (N windows, 1, w, d)."""
+    sin: Tensor
+    """Sines, in the same shape."""
+    visible: Tensor
+    """Bool (N windows, 1, 1, w), False for the padding of windows at the edge."""
+    index: Tensor
+    """int64 (windows w), the patch at each place of the windows."""
+    place: Tensor
+    """int64 (S,), the place of each patch in the windows."""
 
 
 class MLP(nn.Module):
-    """fc2(act(fc1 x)), or down(act(gate x) · up x) where the family gates it."""
+    """The MLP of a block: fc2(act(fc1 x)), or down(act(gate x) · up x) in Qwen2.5-VL."""
 
     def __init__(self, mlp: Any, act: str) -> None:
         super().__init__()
         self.gated = hasattr(mlp, "gate_proj")
         self.act = activation(act)
         if self.gated:
-            self.gate, self.up, self.down = Affine.of(mlp.gate_proj), Affine.of(mlp.up_proj), Affine.of(mlp.down_proj)
-        else:
-            first, second = (mlp.fc1, mlp.fc2) if hasattr(mlp, "fc1") else (mlp.linear_fc1, mlp.linear_fc2)
-            self.fc1, self.fc2 = Affine.of(first), Affine.of(second)
+            self.gate = Affine.of(mlp.gate_proj)
+            self.up = Affine.of(mlp.up_proj)
+            self.down = Affine.of(mlp.down_proj)
+        elif hasattr(mlp, "fc1"):  # Qwen2-VL
+            self.fc1, self.fc2 = Affine.of(mlp.fc1), Affine.of(mlp.fc2)
+        else:  # Qwen3-VL
+            self.fc1, self.fc2 = Affine.of(mlp.linear_fc1), Affine.of(mlp.linear_fc2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape."""
+        """Maps each row by itself; the shape stays."""
         if self.gated:
             return self.down(self.act(self.gate(x)) * self.up(x))
         return self.fc2(self.act(self.fc1(x)))
 
 
 class VisionBlock(nn.Module):
-    """One block: attention over the whole picture, or inside windows of it."""
+    """One block of the tower: attention over the whole picture, or inside windows of it."""
 
     def __init__(self, block: Any, heads: int, act: str) -> None:
         super().__init__()
@@ -44,23 +74,29 @@ class VisionBlock(nn.Module):
         self.rotary = Rotary()
         self.heads = heads
 
-    def forward(self, x_NSC: Tensor, cos_Sd: Tensor, sin_Sd: Tensor, windows: Windows | None) -> Tensor:
-        """(N, S, C) → the same."""
+    def forward(
+        self, x_NSC: Tensor, cos_Sd: Tensor, sin_Sd: Tensor, windows: Windows | None
+    ) -> Tensor:
+        """Computes the block, (N, S, C) → (N, S, C); `windows` is None for full attention."""
         n, _, c = x_NSC.shape
         qkv = self.qkv(self.norm1(x_NSC))
         if windows is None:
             out_NSC = self._attend(qkv, cos_Sd, sin_Sd, None)
         else:
-            cos, sin, visible, index, place = windows
-            cut = qkv.index_select(1, index).reshape(visible.shape[0], visible.shape[-1], 3 * c)
-            out_NSC = self._attend(cut, cos, sin, visible).reshape(n, index.shape[0], c).index_select(1, place)
+            # windows become a batch: a dense mask over all pairs of 16k patches would take 512 MB
+            count, size = windows.visible.shape[0], windows.visible.shape[-1]
+            cut = qkv.index_select(1, windows.index).reshape(count, size, 3 * c)
+            attended = self._attend(cut, windows.cos, windows.sin, windows.visible)
+            in_windows = attended.reshape(n, windows.index.shape[0], c)
+            out_NSC = in_windows.index_select(1, windows.place)
         x_NSC = x_NSC + self.proj(out_NSC)
         return x_NSC + self.mlp(self.norm2(x_NSC))
 
     def _attend(self, qkv: Tensor, cos: Tensor, sin: Tensor, visible: Tensor | None) -> Tensor:
-        """(rows, patches, 3 C) → (rows, patches, C)."""
+        """Attends within each row of a batch: (rows, patches, 3 C) → (rows, patches, C)."""
         rows, patches, width = qkv.shape
         head = width // 3 // self.heads
+        # one product makes q, k and v: first all heads of q, then those of k, then those of v
         q, k, v = qkv.reshape(rows, patches, 3, self.heads, head).permute(2, 0, 3, 1, 4).unbind(0)
         q = self.rotary(q, cos, sin) * head**-0.5
         k = self.rotary(k, cos, sin)
@@ -68,44 +104,60 @@ class VisionBlock(nn.Module):
 
 
 class Merger(nn.Module):
-    """The patches of a merge block side by side, through two linear layers into the language model's width."""
+    """Maps the patches of a merge block, side by side, to one row of the language model's width."""
 
     def __init__(self, merger: Any, merge: int) -> None:
         super().__init__()
+        # the deepstack mergers of Qwen3-VL norm merged rows, all others norm the patches
         self.late_norm = bool(getattr(merger, "use_postshuffle_norm", False))
         self.norm = norm_of(merger.ln_q if hasattr(merger, "ln_q") else merger.norm)
-        first, second = (merger.mlp[0], merger.mlp[2]) if hasattr(merger, "mlp") else (merger.linear_fc1, merger.linear_fc2)
+        if hasattr(merger, "mlp"):  # Qwen2-VL and Qwen2.5-VL
+            first, second = merger.mlp[0], merger.mlp[2]
+        else:  # Qwen3-VL
+            first, second = merger.linear_fc1, merger.linear_fc2
         self.fc1, self.fc2 = Affine.of(first), Affine.of(second)
         self.merge = merge
 
     def forward(self, x_NSC: Tensor) -> Tensor:
-        """(N, S, C) → (N, M, D)."""
+        """Maps (N, S, C) → (N, M, D). The patches of a merge block are adjacent in S."""
         n, s, c = x_NSC.shape
         if not self.late_norm:
             x_NSC = self.norm(x_NSC)
+        # the exact GELU in every family, whatever `hidden_act` says of the blocks
         merged = x_NSC.reshape(n, s // self.merge, c * self.merge)
         return self.fc2(gelu(self.fc1(self.norm(merged) if self.late_norm else merged)))
 
 
 class Vision(nn.Module):
-    """pixel_patches (N, S, patch_dim) float32 and the grid's tables → features (N, M, W)."""
+    """A vision tower: pixel_patches (N, S, patch_dim) float32 and the grid's tables → (N, M, W)."""
 
     def __init__(self, visual: Any) -> None:
         super().__init__()
         config = visual.config
+        # the convolution's stride is its kernel, so it is a product with each flattened patch
         projection = visual.patch_embed.proj
         self.patch_embed = Affine(projection.weight.flatten(1), projection.bias)
+        # the first half of a head's channel pairs turns along rows, the second along columns
         frequencies = visual.rotary_pos_emb.inv_freq
         still = torch.zeros_like(frequencies)
-        self.angles = Angles(torch.stack([torch.cat([frequencies, still]), torch.cat([still, frequencies])]))
-        self.interpolation = Interpolation(visual.pos_embed) if hasattr(visual, "pos_embed") else None
-        self.blocks = nn.ModuleList([VisionBlock(block, config.num_heads, config.hidden_act) for block in visual.blocks])
-        full = getattr(config, "fullatt_block_indexes", None)
-        self.windowed = [full is not None and index not in full for index in range(len(self.blocks))]
+        self.angles = Angles(
+            torch.stack([torch.cat([frequencies, still]), torch.cat([still, frequencies])])
+        )
+        self.interpolation = (
+            Interpolation(visual.pos_embed) if hasattr(visual, "pos_embed") else None
+        )
+        self.blocks = nn.ModuleList(
+            [VisionBlock(block, config.num_heads, config.hidden_act) for block in visual.blocks]
+        )
+        full = getattr(config, "fullatt_block_indexes", None)  # None but for Qwen2.5-VL
+        self.windowed = [
+            full is not None and index not in full for index in range(len(self.blocks))
+        ]
         merge = config.spatial_merge_size**2
         self.merger = Merger(visual.merger, merge)
         self.levels = list(getattr(config, "deepstack_visual_indexes", ()))
-        self.deepstack = nn.ModuleList([Merger(each, merge) for each in visual.deepstack_merger_list] if self.levels else [])
+        mergers = visual.deepstack_merger_list if self.levels else []
+        self.deepstack = nn.ModuleList([Merger(merger, merge) for merger in mergers])
 
     def forward(
         self,
@@ -117,7 +169,10 @@ class Vision(nn.Module):
         interpolation_index: Tensor | None = None,
         interpolation_weight: Tensor | None = None,
     ) -> Tensor:
-        """See the class; which tables there are depends on the family."""
+        """Computes the features; shapes as in the class and in `contract.tower`.
+
+        The windows' tables are given for Qwen2.5-VL only, the interpolation's for Qwen3-VL only.
+        """
         x_NSC = self.patch_embed(pixel_patches)
         if self.interpolation is not None:
             assert interpolation_index is not None
@@ -129,33 +184,42 @@ class Vision(nn.Module):
             assert window_index is not None
             assert window_mask is not None
             assert window_place is not None
-            windows = cut_windows(x_NSC.shape[0], cos_Sd, sin_Sd, window_index, window_mask, window_place)
+            windows = cut_windows(
+                x_NSC.shape[0], cos_Sd, sin_Sd, window_index, window_mask, window_place
+            )
         collected = []
         for index, block in enumerate(self.blocks):
             x_NSC = block(x_NSC, cos_Sd, sin_Sd, windows if self.windowed[index] else None)
             if index in self.levels:
                 collected.append(self.deepstack[self.levels.index(index)](x_NSC))
-        return torch.cat([self.merger(x_NSC), *collected], dim=-1) if collected else self.merger(x_NSC)
+        features_NMD = self.merger(x_NSC)
+        # deepstack's levels lie side by side with the features: one tensor carries them all to the
+        # encoder, which splits it again
+        return torch.cat([features_NMD, *collected], dim=-1) if collected else features_NMD
 
 
-def cut_windows(pictures: int, cos_Sd: Tensor, sin_Sd: Tensor, index: Tensor, mask: Tensor, place: Tensor) -> Windows:
-    """What every windowed block needs, once for all of them.
+def cut_windows(
+    pictures: int, cos_Sd: Tensor, sin_Sd: Tensor, index: Tensor, mask: Tensor, place: Tensor
+) -> Windows:
+    """Arranges the tables by windows, once for all windowed blocks.
 
     Args:
         pictures: N.
-        cos_Sd: (S, d).
-        sin_Sd: (S, d).
+        cos_Sd: cosines of the rotary angles, (S, d).
+        sin_Sd: sines, (S, d).
         index: int64 (windows, w), see `contract.tower.window_tables`.
         mask: bool (windows, w).
         place: int64 (S,).
     """
+    # pictures of a run share a grid, so their windows are the same, repeated
     count, size = index.shape
     flat = index.reshape(-1)
 
-    def of_all(table_Sd: Tensor) -> Tensor:
+    def for_all_windows(table_Sd: Tensor) -> Tensor:
         width = table_Sd.shape[-1]
         cut = table_Sd.index_select(0, flat).reshape(1, count, 1, size, width)
         return cut.expand(pictures, count, 1, size, width).reshape(pictures * count, 1, size, width)
 
-    visible = mask.reshape(1, count, 1, 1, size).expand(pictures, count, 1, 1, size).reshape(pictures * count, 1, 1, size)
-    return of_all(cos_Sd), of_all(sin_Sd), visible, flat, place
+    visible = mask.reshape(1, count, 1, 1, size).expand(pictures, count, 1, 1, size)
+    visible = visible.reshape(pictures * count, 1, 1, size)
+    return Windows(for_all_windows(cos_Sd), for_all_windows(sin_Sd), visible, flat, place)

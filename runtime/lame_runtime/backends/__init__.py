@@ -1,1 +1,9 @@
-"""What runs the two graphs. `base` is the seam, the other modules stand behind it."""
+"""Backends run the two graphs of a model: the vision tower and the encoder.
+
+base         the interface that all of them implement
+device       facts about a GPU
+select       which backend and graph a bundle is run with, and why
+onnxruntime  ONNX Runtime on a CPU or a CUDA GPU
+tensorrt     TensorRT and TensorRT-RTX plans, in a folder of their own
+fake         deterministic vectors without a model, for tests
+"""

@@ -1,121 +1,96 @@
-"""The seam between batches and whatever runs the model: ONNX Runtime, PyTorch (for parity), a fake.
+"""The interface between batches and whatever runs the two graphs.
+
+    onnxruntime.OrtBackend           ONNX Runtime on a CPU or a CUDA GPU
+    tensorrt.backend.TrtBackend      TensorRT and TensorRT-RTX plans, on one GPU
+    fake.FakeBackend                 no model; for tests of everything around it
+
+The exporter and the trainer add their own: PyTorch (the reference that graphs are compared with),
+the traced program, and a graph that is streamed from the disk. Whoever gets a backend calls `run`.
 
 Axes: N pictures, S patches of one picture, M merged tokens of one picture, D backbone width,
-B batch, L padded length, P embedding length. A feature row is D wide; Qwen3-VL's also holds, behind the
-first D values, those its deepstack adds after the first blocks, D each.
+B batch, L padded length, P embedding length. A feature row is D wide. Qwen3-VL's row is wider:
+behind its first D values lie those that its deepstack adds after the first blocks, D per level.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
+from lame_runtime.backends.device import Device
+from lame_runtime.contract.batch import Batch, Floats, PictureGroup
 
-
-MAX_SCORES = 1 << 25
-"""Attention scores per head that one run of the vision graph may need at once; larger groups are run in pieces."""
-
-
-@dataclass(frozen=True)
-class PictureGroup:
-    """Pictures and temporal patches of one batch that share a grid, in the order their features are numbered."""
-
-    pixel_patches: Floats
-    """float32 (N, S, patch_dim)."""
-    tables: dict[str, npt.NDArray[Any]]
-    """What the vision tower needs beside the patches, by input name; see `contract.tower`."""
-    grid: tuple[int, int]
-
-    def vision_feeds(self) -> dict[str, npt.NDArray[Any]]:
-        """The vision graph's inputs by name."""
-        return {"pixel_patches": self.pixel_patches, **self.tables}
-
-    def pieces(self) -> list[PictureGroup]:
-        """The group cut so that full attention over each piece fits in memory."""
-        pictures, patches, _ = self.pixel_patches.shape
-        size = max(1, MAX_SCORES // patches**2)
-        return [PictureGroup(self.pixel_patches[start : start + size], self.tables, self.grid) for start in range(0, pictures, size)]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The arrays of one batch; names and shapes are those of the graphs' inputs."""
-
-    groups: tuple[PictureGroup, ...]
-    input_ids: Integers
-    """int64 (B, L), right-padded, latent ids in place."""
-    feature_index: Integers
-    """int64 (B, L): 0 where the token is no vision token, else 1 + the row of its feature, groups in order."""
-    position_ids: Integers
-    """int64 (3, B, L), M-RoPE."""
-    embed_index: Integers
-    """int64 (B,): the column of [EMBED] in each row."""
-
-    def rows(self, which: slice) -> Batch:
-        """Some of the rows, without the padding that only others needed; the pictures of all."""
-        last = self.embed_index[which]
-        length = int(last.max()) + 1 if len(last) else 0
-        return Batch(
-            self.groups,
-            self.input_ids[which, :length],
-            self.feature_index[which, :length],
-            self.position_ids[:, which, :length],
-            last,
-        )
-
-    def padded(self, length: int) -> Batch:
-        """The rows, padded on the right to a length; under a causal mask this changes nothing before it."""
-        more = ((0, 0), (0, length - self.input_ids.shape[1]))
-        ids, index = np.pad(self.input_ids, more), np.pad(self.feature_index, more)
-        return Batch(self.groups, ids, index, np.pad(self.position_ids, ((0, 0), *more)), self.embed_index)
-
-    def encoder_feeds(self, features_FD: Floats) -> dict[str, npt.NDArray[Any]]:
-        """The encoder graph's inputs by name."""
-        return {
-            "input_ids": self.input_ids,
-            "features": features_FD,
-            "feature_index": self.feature_index,
-            "position_ids": self.position_ids,
-            "embed_index": self.embed_index,
-        }
+Part = Literal["vision", "encoder"]
+"""One of the two graphs of a model."""
 
 
 class Backend(ABC):
     """Runs the vision tower and the encoder. Implementations keep no state between calls."""
 
     name: str
-    """What `info` prints: the engine and where it runs."""
+    """The engine and where it runs, such as "onnxruntime 1.31.1 CPU"; `info` prints it."""
     width: int
-    """Width of a feature row: the backbone's D, times 1 + the number of deepstack levels (Qwen3-VL)."""
+    """Width of a feature row: D, times 1 + the number of deepstack levels (Qwen3-VL)."""
 
     @abstractmethod
     def vision(self, group: PictureGroup) -> Floats:
-        """Features of the group's pictures: float32 (N, M, D)."""
+        """Returns the features of the group's pictures: float32 (N, M, width)."""
 
     @abstractmethod
     def encoder(self, batch: Batch, features_FD: Floats) -> Floats:
-        """Embeddings of a batch: float32 (B, P), unit rows.
+        """Returns the embeddings of a batch: float32 (B, P), unit rows.
 
         Args:
             batch: the arrays.
-            features_FD: float32 (F, D); row 0 is zeros, then the features of all groups in order.
+            features_FD: float32 (F, width): a row of zeros, then the features of all groups.
         """
 
     def features(self, batch: Batch) -> Floats:
-        """Features of all the batch's pictures behind a row of zeros: float32 (F, D)."""
+        """Returns a row of zeros, then the features of all pictures: float32 (F, width)."""
+        # Tokens that are not vision tokens point at row 0, so the graph gathers without a branch.
         parts = [np.zeros((1, self.width), dtype=np.float32)]
-        parts += [self.vision(piece).reshape(-1, self.width) for group in batch.groups for piece in group.pieces()]
+        for group in batch.groups:
+            # Full attention over a large group needs N × S² scores, so it runs in pieces that fit.
+            for piece in group.pieces():
+                parts.append(self.vision(piece).reshape(-1, self.width))
         return np.concatenate(parts)
 
     def run(self, batch: Batch) -> Floats:
-        """Vision tower over each group, then the encoder: float32 (B, P)."""
+        """Runs the vision tower over each group, then the encoder: float32 (B, P), unit rows."""
         return self.encoder(batch, self.features(batch))
 
     def close(self) -> None:  # noqa: B027 - most backends hold nothing that must be released
-        """Releases what the backend holds."""
+        """Releases what the backend holds; the backend cannot be used afterward."""
+
+
+class ProfiledBackend(Backend):
+    """A backend on one GPU whose graphs are compiled for ranges of input shapes ("profiles").
+
+    Every profile has kernels of its own. A check of the backend therefore has to run each of them,
+    also those that `run` would not choose for the inputs at hand: see `with_profile`.
+    """
+
+    gpu: Device
+    engine: str
+    """Name and version of the inference engine, such as "tensorrt 10.3.0"."""
+    cuda_graphs: bool
+    """Whether work is recorded and replayed, which is another path through the GPU's software."""
+    profiles: dict[Part, int]
+    """Number of profiles of each part."""
+
+    @abstractmethod
+    def takes(self, batch: Batch) -> bool:
+        """Returns whether the profiles take each row and each picture of the batch by itself."""
+
+    @abstractmethod
+    def with_profile(self, part: Part, index: int) -> ProfiledBackend:
+        """Returns a view of this backend that runs `part` in one of its profiles only.
+
+        The view shares plans, memory and workers with this backend, and both may be used at the
+        same time. Closing a view does nothing; it stops working when this backend is closed.
+
+        Raises:
+            UsageError: there is no such part or profile.
+        """

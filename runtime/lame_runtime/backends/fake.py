@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from lame_runtime.backends.base import Backend, Batch, Floats, PictureGroup
+from lame_runtime.backends.base import Backend
+from lame_runtime.contract.batch import Batch, Floats, PictureGroup
 
 
 class FakeBackend(Backend):
-    """Deterministic vectors that depend on a row's own ids and pictures, and on nothing else.
+    """Returns deterministic vectors that depend on nothing but a row's own ids and pictures.
 
     Args:
         width: feature width D.
         dim: embedding length P.
-        poison: return NaN, to test that none leaves the runtime.
+        poison: return NaN, to test that NaN never leaves the runtime.
     """
 
     def __init__(self, width: int = 8, dim: int = 16, *, poison: bool = False) -> None:
@@ -25,18 +26,21 @@ class FakeBackend(Backend):
         """Padded length of every batch run so far."""
 
     def vision(self, group: PictureGroup) -> Floats:
-        """The mean of each merge block's patches, repeated to `width`."""
+        """Returns the mean of each merge block, repeated to `width`: float32 (N, S / 4, width)."""
         pictures, patches, _ = group.pixel_patches.shape
         blocks = group.pixel_patches.reshape(pictures, patches // 4, -1)
         return np.repeat(blocks.mean(axis=2, keepdims=True), self.width, axis=2).astype(np.float32)
 
     def encoder(self, batch: Batch, features_FD: Floats) -> Floats:
-        """A fixed random projection of each row's ids and features."""
+        """Returns a fixed random projection of each row's ids and features: (B, P), unit rows."""
         self.lengths.append(batch.input_ids.shape[1])
         rows = []
-        for ids, index, last in zip(batch.input_ids, batch.feature_index, batch.embed_index, strict=True):
+        for ids, index, last in zip(
+            batch.input_ids, batch.feature_index, batch.embed_index, strict=True
+        ):
+            # Nothing behind [EMBED] is read, so padding and batch mates cannot change a vector.
             rng = np.random.default_rng([int(value) for value in ids[: last + 1]])
             row = rng.standard_normal(self.dim) + features_FD[index[: last + 1]].sum()
             rows.append(row / np.linalg.norm(row))
-        out = np.stack(rows).astype(np.float32)
-        return out * np.float32(np.nan) if self.poison else out
+        embeddings = np.stack(rows).astype(np.float32)
+        return embeddings * np.float32(np.nan) if self.poison else embeddings

@@ -1,4 +1,4 @@
-"""An input → everything the graphs need to know about it."""
+"""Turns one input into everything that the graphs need to know about it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,32 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lame_runtime.contract.images import frame_patches, open_image, resized_pixels
+from lame_runtime.contract.media.images import frame_patches, open_image, resized_pixels
+from lame_runtime.contract.media.video import MIN_PIXELS_MARGIN, read_video
 from lame_runtime.contract.positions import Span, mrope_positions
-from lame_runtime.contract.prompts import Input, Part, Picture, Run, Video, image_runs, layout_runs, role_instruction, video_runs
-from lame_runtime.contract.rules import Contract
+from lame_runtime.contract.prompts import (
+    Input,
+    Part,
+    Picture,
+    Run,
+    Video,
+    image_runs,
+    layout_runs,
+    role_instruction,
+    video_runs,
+)
+from lame_runtime.contract.rules import Contract, ImageRules, VideoRules
 from lame_runtime.contract.tokens import TextTokenizer, token_ids
-from lame_runtime.contract.video import read_video
-from lame_runtime.errors import InputError
+from lame_runtime.errors import InputError, UsageError
 
 
 @dataclass(frozen=True)
 class Visual:
-    """One picture or video, resized. Its patches take eight times the memory, so they are cut when a batch needs them."""
+    """One picture or video, resized.
+
+    Its patches take four times the memory of its frames (float32), those of a picture eight times
+    (it fills a temporal patch alone). So they are cut only when a batch needs them.
+    """
 
     frames: npt.NDArray[np.uint8]
     """uint8 (n, height, width, 3): one frame for a picture, whole temporal patches for a video."""
@@ -29,12 +43,12 @@ class Visual:
 
     @property
     def n_patches(self) -> int:
-        """Patches in all temporal patches."""
+        """Number of patches in all temporal patches."""
         times, rows, columns = self.grid
         return times * rows * columns
 
     def patches(self, contract: Contract) -> npt.NDArray[np.float32]:
-        """float32 (temporal patches, rows × columns, patch_dim)."""
+        """Returns the patches: float32 (temporal patches, rows × columns, patch_dim)."""
         rules = contract.videos if self.is_video else contract.images
         return frame_patches(self.frames, contract.images, rules.mean, rules.std)
 
@@ -48,11 +62,15 @@ class Prepared:
     positions: npt.NDArray[np.int64]
     """int64 (3, length), M-RoPE."""
     visuals: tuple[Visual, ...]
-    """In the order of their vision tokens."""
+    """Pictures and videos, in the order of their vision tokens."""
 
 
 class Preparer:
-    """Applies a contract and its tokenizer to inputs. Stateless after construction, safe to share."""
+    """Applies a contract and its tokenizer to inputs.
+
+    It has no state after construction, so threads may share it. A call reads the files that the
+    input names, and nothing else.
+    """
 
     def __init__(self, contract: Contract, tokenizer: TextTokenizer) -> None:
         self.contract = contract
@@ -60,59 +78,57 @@ class Preparer:
 
     @staticmethod
     def load(folder: Path) -> Preparer:
-        """From a folder with `contract.json` and `tokenizer.json`: a bundle or a checkpoint."""
-        return Preparer(Contract.load(folder / "contract.json"), TextTokenizer(folder / "tokenizer.json"))
-
-    def with_budget(
-        self, max_pixels: int | None = None, max_frames: int | None = None, fps: float | None = None, max_input_pixels: int | None = None
-    ) -> Preparer:
-        """The same with other limits for this call; None keeps the contract's.
-
-        Args:
-            max_pixels: of one picture, and of one frame of a video.
-            max_frames: sampled from one video.
-            fps: frames sampled per second of video.
-            max_input_pixels: of all pictures and videos of one input together, two frames of a video counting as one.
+        """Reads `contract.json` and `tokenizer.json` from a bundle or a checkpoint.
 
         Raises:
-            InputError: a limit below what one merged patch or one temporal patch needs.
+            BundleError: one of the files is missing, damaged or of another version.
         """
-        given = (
-            ("max_pixels", max_pixels, int),
-            ("max_frames", max_frames, int),
-            ("fps", fps, (int, float)),
-            ("max_input_pixels", max_input_pixels, int),
+        return Preparer(
+            Contract.load(folder / "contract.json"), TextTokenizer(folder / "tokenizer.json")
         )
-        if all(value is None for _, value, _ in given):
+
+    def with_budget(
+        self,
+        max_pixels: int | None = None,
+        max_frames: int | None = None,
+        fps: float | None = None,
+        max_input_pixels: int | None = None,
+    ) -> Preparer:
+        """Returns a preparer with other limits; None keeps the contract's.
+
+        Args:
+            max_pixels: area of one picture, and of one frame of a video.
+            max_frames: frames sampled from one video.
+            fps: frames sampled per second of video.
+            max_input_pixels: area of all pictures and videos of one input together; two frames of a
+                video count as one.
+
+        Raises:
+            UsageError: a limit is not a number, or below what one merged patch or one temporal
+                patch needs.
+        """
+        if all(limit is None for limit in (max_pixels, max_frames, fps, max_input_pixels)):
             return self
-        for name, value, kinds in given:
-            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
-                raise InputError(f"{name} is {value!r}; use a number")
-        images, videos = self.contract.images, self.contract.videos
-        least = (images.patch_size * images.merge_size) ** 2
+        images, videos, limits = self.contract.images, self.contract.videos, self.contract.limits
+        smallest = (images.patch_size * images.merge_size) ** 2
         if max_pixels is not None:
-            if max_pixels < least:
-                raise InputError(f"max_pixels is {max_pixels}; use {least} or more")
-            images = replace(images, max_pixels=max_pixels, min_pixels=min(images.min_pixels, max_pixels))
-            videos = replace(videos, min_pixels=min(videos.min_pixels, int(max_pixels / 1.05)))  # the rules add a twentieth
-            if videos.pixels_of == "frame":
-                videos = replace(videos, max_pixels=max_pixels)
-            else:
-                videos = replace(videos, cap_pixels_per_frame=True, max_video_tokens=max_pixels // least)
+            _require_at_least("max_pixels", max_pixels, smallest)
+            videos = _limit_video_pixels(videos, max_pixels, smallest)
+            images = _limit_image_pixels(images, max_pixels)
         if max_frames is not None:
-            if max_frames < images.temporal_patch_size:
-                raise InputError(f"max_frames is {max_frames}; use {images.temporal_patch_size} or more")
-            videos = replace(videos, max_frames=max_frames, min_frames=min(videos.min_frames, max_frames))
+            _require_at_least("max_frames", max_frames, images.temporal_patch_size)
+            fewest = min(videos.min_frames, max_frames)
+            videos = replace(videos, max_frames=max_frames, min_frames=fewest)
         if fps is not None:
+            _require_number("fps", fps, float)
             if not 1e-3 <= fps <= 1e4:
-                raise InputError(f"fps is {fps}; use a positive number")
+                raise UsageError(f"`fps` is {fps}: use 0.001 to 10,000")
             videos = replace(videos, fps=float(fps))
-        limits = self.contract.limits
         if max_input_pixels is not None:
-            if max_input_pixels < least:
-                raise InputError(f"max_input_pixels is {max_input_pixels}; use {least} or more")
+            _require_at_least("max_input_pixels", max_input_pixels, smallest)
             limits = replace(limits, patches=max_input_pixels // images.patch_size**2)
-        return Preparer(replace(self.contract, images=images, videos=videos, limits=limits), self.tokenizer)
+        contract = replace(self.contract, images=images, videos=videos, limits=limits)
+        return Preparer(contract, self.tokenizer)
 
     def __call__(self, item: Input, role: str | None = None, *, truncate: bool = False) -> Prepared:
         """Prepares one input.
@@ -123,59 +139,83 @@ class Preparer:
             truncate: cut a text that is too long instead of refusing it.
 
         Raises:
-            InputError: what is wrong with the input and what to do about it.
+            InputError: the input cannot be embedded; the message says why and what to do about it.
+            UsageError: the contract does not know the role.
         """
         contract = self.contract
+        # Before pictures are read: a wrong role should cost nothing.
         instruction = role_instruction(contract.prompt, item, role)
         parts = item.parts
         if not parts:
             raise InputError("the input is empty: give a text, a picture or a video")
-        visuals, spans, laid = self._visuals(parts)
-        runs, first_closing = layout_runs(contract.prompt, laid, instruction)
+        visuals, spans, laid_out = self._visuals(parts)
+        runs, first_closing = layout_runs(contract.prompt, laid_out, instruction)
         ids = token_ids(runs, first_closing, self.tokenizer, contract.tokens, truncate=truncate)
         return Prepared(ids, mrope_positions(ids, spans, contract.tokens), tuple(visuals))
 
-    def _visuals(self, parts: tuple[Part, ...]) -> tuple[list[Visual], list[Span], list[str | list[Run]]]:
-        """Pictures and videos, the spans of their vision tokens, and the parts with those laid out."""
+    def _visuals(
+        self, parts: tuple[Part, ...]
+    ) -> tuple[list[Visual], list[Span], list[str | list[Run]]]:
+        """Reads the pictures and videos of an input.
+
+        Returns:
+            The pictures and videos, the spans of their vision tokens, and all parts in order, with
+            the runs of pictures and videos in their place.
+        """
         limits = self.contract.limits
-        amount = sum(not isinstance(part, str) for part in parts)
-        if amount > limits.visuals:
-            raise InputError(f"the input holds {amount} pictures and videos, the limit is {limits.visuals}; leave some out")
+        # Counted before any file is opened.
+        count = sum(not isinstance(part, str) for part in parts)
+        if count > limits.visuals:
+            raise InputError(
+                f"the input holds {count} pictures and videos, the limit is {limits.visuals}; "
+                "leave some out"
+            )
         visuals: list[Visual] = []
         spans: list[Span] = []
-        laid: list[str | list[Run]] = []
+        laid_out: list[str | list[Run]] = []
+        patches = 0
         for part in parts:
             if isinstance(part, str):
-                laid.append(part)
+                laid_out.append(part)
                 continue
-            visual, seen, runs = self._picture(part) if isinstance(part, Picture) else self._video(part)
+            visual, visual_spans, runs = (
+                self._picture(part) if isinstance(part, Picture) else self._video(part)
+            )
             visuals.append(visual)
-            spans += seen
-            laid.append(runs)
-            if (patches := sum(each.n_patches for each in visuals)) > limits.patches:
+            spans += visual_spans
+            laid_out.append(runs)
+            # After every part, not at the end: memory is what the limit protects.
+            patches += visual.n_patches
+            if patches > limits.patches:
                 raise InputError(
-                    f"the input's pictures and videos make {patches} patches or more, the limit is {limits.patches}; "
-                    "use fewer or smaller ones (max_pixels, max_frames), or allow more (max_input_pixels)"
+                    f"the input's pictures and videos make {patches} patches or more, "
+                    f"the limit is {limits.patches}; use fewer or smaller ones "
+                    "(`max_pixels`, `max_frames`), or allow more (`max_input_pixels`)"
                 )
-        return visuals, spans, laid
+        return visuals, spans, laid_out
 
     def _picture(self, part: Picture) -> tuple[Visual, list[Span], list[Run]]:
         rules = self.contract.images
         pixels = resized_pixels(open_image(part.source, rules), rules)
         visual = Visual(pixels[None], self._grid(pixels[None], 1))
-        span = self._merged(visual)
-        return visual, [Span(span)], image_runs(self.contract.prompt, span[1] * span[2])
+        times, rows, columns = self._merged(visual)
+        runs = image_runs(self.contract.prompt, rows * columns)
+        return visual, [Span((times, rows, columns))], runs
 
     def _video(self, part: Video) -> tuple[Visual, list[Span], list[Run]]:
-        rules = self.contract.videos
+        rules, layout = self.contract.videos, self.contract.prompt
         clip = read_video(part.source, part.fps, rules, self.contract.images)
         visual = Visual(clip.frames, self._grid(clip.frames, len(clip.seconds)), is_video=True)
         times, rows, columns = self._merged(visual)
-        layout = self.contract.prompt
         if rules.timestamps:
-            return visual, [Span((1, rows, columns))] * times, video_runs(layout, rows * columns, clip.seconds)
+            # Time is in the text between the temporal patches, so each of them is a picture of its
+            # own.
+            runs = video_runs(layout, rows * columns, clip.seconds)
+            return visual, [Span((1, rows, columns))] * times, runs
+        # Qwen2.5-VL's temporal positions follow the clock, those of Qwen2-VL count patches.
         step = rules.tokens_per_second * clip.seconds_per_patch if rules.tokens_per_second else 1.0
-        return visual, [Span((times, rows, columns), step)], video_runs(layout, times * rows * columns, None)
+        runs = video_runs(layout, times * rows * columns, None)
+        return visual, [Span((times, rows, columns), step)], runs
 
     def _grid(self, frames: npt.NDArray[np.uint8], times: int) -> tuple[int, int, int]:
         patch = self.contract.images.patch_size
@@ -185,3 +225,38 @@ class Preparer:
         times, rows, columns = visual.grid
         merge = self.contract.images.merge_size
         return times, rows // merge, columns // merge
+
+
+def _require_number(name: str, value: object, kind: type) -> None:
+    # `bool` is an `int` to Python; `max_pixels=True` is a mistake all the same.
+    kinds = (int, float) if kind is float else (int,)
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise UsageError(f"`{name}` is {value!r}: use a number")
+
+
+def _require_at_least(name: str, value: int, smallest: int) -> None:
+    _require_number(name, value, int)
+    if value < smallest:
+        raise UsageError(f"`{name}` is {value}: use {smallest} or more")
+
+
+def _limit_image_pixels(images: ImageRules, max_pixels: int) -> ImageRules:
+    # The lower bound follows, or a picture could satisfy neither.
+    fewest = min(images.min_pixels, max_pixels)
+    return replace(images, max_pixels=max_pixels, min_pixels=fewest)
+
+
+def _limit_video_pixels(videos: VideoRules, max_pixels: int, token_pixels: int) -> VideoRules:
+    """Returns the rules with a limit for one frame, whichever way the family counts.
+
+    Args:
+        videos: the contract's rules.
+        max_pixels: largest area of a frame.
+        token_pixels: area that becomes one vision token.
+    """
+    # `clip_size` never goes below `min_pixels` × MIN_PIXELS_MARGIN, so this bound follows.
+    videos = replace(videos, min_pixels=min(videos.min_pixels, int(max_pixels / MIN_PIXELS_MARGIN)))
+    if videos.pixels_of == "frame":
+        return replace(videos, max_pixels=max_pixels)
+    # A clip's own limit is left alone; the frames are limited by their tokens.
+    return replace(videos, cap_pixels_per_frame=True, max_video_tokens=max_pixels // token_pixels)

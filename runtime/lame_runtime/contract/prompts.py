@@ -5,34 +5,37 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lame_runtime.contract.images import ImageSource
+from lame_runtime.contract.media.images import ImageSource
+from lame_runtime.contract.media.video import VideoSource
 from lame_runtime.contract.rules import PromptLayout
-from lame_runtime.contract.video import VideoSource
-from lame_runtime.errors import InputError
+from lame_runtime.errors import UsageError
 
+# The form of all special tokens in the families' chat templates. Only the layout's own strings are
+# split by it, never a user's text.
 _SPECIAL = re.compile(r"(<\|[a-z_]+\|>)")
 IMAGE_PLACEHOLDER = "<|image_1|>"
-"""MMEB's mark for the picture inside a text; the picture's place is the layout's, so it is removed."""
+"""MMEB's mark for the picture inside a text. The layout decides where the picture stands, so the
+mark is removed."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A part of an input: one picture."""
+    """One picture, as a part of an input."""
 
     source: ImageSource
 
 
 @dataclass(frozen=True)
 class Video:
-    """A part of an input: one video."""
+    """One video, as a part of an input."""
 
     source: VideoSource
     fps: float | None = None
-    """Frames per second of a list of frames; None takes the rate the family samples at."""
+    """Frames per second of a list of frames; None takes the rate that the family samples at."""
 
 
 Part = str | Picture | Video
@@ -40,23 +43,32 @@ Part = str | Picture | Video
 
 @dataclass(frozen=True)
 class Input:
-    """What one vector is made from: texts, pictures and videos, and optionally an instruction.
+    """Texts, pictures and videos that one vector is made from, with an optional instruction.
 
-    Either `content` lists the parts in their order, or `image`, `video` and `text` give one of each, in this order.
+    Either `content` lists the parts in their order, or `image`, `video` and `text` give one of
+    each, in this order.
     """
 
     text: str = ""
     image: ImageSource | None = None
     """A path, the bytes of an encoded file, a PIL picture, or a page of a PDF (`a.pdf#page=2`)."""
     instruction: str | None = None
-    """None takes the role's default instruction from the contract; an empty string means none at all."""
+    """None takes the role's default instruction from the contract; an empty string means none."""
     video: Video | None = None
     content: tuple[Part, ...] = ()
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The parts in their order. Blank texts are left out, and `text` is cleaned; those of `content` keep their white space."""
-        listed: list[Part] = [each.replace(IMAGE_PLACEHOLDER, "") if isinstance(each, str) else each for each in self.content]
+        """The parts in their order, without blank texts.
+
+        `text` is stripped of surrounding white space. The texts of `content` keep theirs, since it
+        may separate them from each other.
+        """
+        listed: list[Part] = [
+            part.replace(IMAGE_PLACEHOLDER, "") if isinstance(part, str) else part
+            for part in self.content
+        ]
+        # Pictures and videos before the text: a causal model then reads the text knowing them.
         if self.image is not None:
             listed.append(Picture(self.image))
         if self.video is not None:
@@ -66,10 +78,12 @@ class Input:
 
     @property
     def modality(self) -> str:
-        """The kinds of content present, such as "text", "image+text", "images", "video+text"."""
+        """The kinds of parts, such as "text", "image+text", "images" or "video+text"."""
         kinds = [type(part) for part in self.parts]
         named = ((Picture, "image", "images"), (Video, "video", "videos"), (str, "text", "text"))
-        return "+".join(one if kinds.count(kind) == 1 else many for kind, one, many in named if kind in kinds)
+        return "+".join(
+            one if kinds.count(kind) == 1 else many for kind, one, many in named if kind in kinds
+        )
 
 
 @dataclass(frozen=True)
@@ -78,28 +92,32 @@ class Run:
 
     kind: Literal["text", "special", "image", "video"]
     text: str = ""
+    """Literal text, or the special token."""
     fixed: int = 0
-    """Leading characters of a text that are not the user's: the layout's and the instruction's. Truncation keeps them."""
+    """Number of leading characters of a text that are the layout's and the instruction's, not the
+    user's. Truncation keeps them."""
     count: int = 0
-    """Vision tokens."""
+    """Number of vision tokens."""
 
 
 def clean(text: str) -> str:
-    """Removes MMEB's picture placeholder and the white space around what is left."""
+    """Removes MMEB's picture placeholder, and the white space around what is left."""
     return text.replace(IMAGE_PLACEHOLDER, "").strip()
 
 
-def layout_runs(layout: PromptLayout, parts: Sequence[str | list[Run]], instruction: str) -> tuple[list[Run], int]:
+def layout_runs(
+    layout: PromptLayout, parts: Sequence[str | list[Run]], instruction: str
+) -> tuple[list[Run], int]:
     """Lays one input out.
 
     Args:
         layout: the contract's.
-        parts: texts, and the runs of each picture or video (`image_runs`, `video_runs`), in their order.
+        parts: texts, and the runs of each picture or video (`image_runs`, `video_runs`), in order.
         instruction: stands before the first text, or at the end.
 
     Returns:
-        The runs in order, with neighbouring literal text joined (so that it is tokenised as one), and
-        the index of the first run that closes the prompt and must survive truncation.
+        The runs in order, with neighboring literal text joined, and the index of the first run that
+        closes the prompt and must survive truncation.
     """
     runs = _parse(layout.prefix)
     pending = clean(instruction)
@@ -107,48 +125,66 @@ def layout_runs(layout: PromptLayout, parts: Sequence[str | list[Run]], instruct
         if not isinstance(part, str):
             runs = _joined([*runs, *part])
             continue
-        said, pending = layout.separator.join(each for each in (pending, part) if each), ""
-        runs = _joined([*runs, Run("text", said, len(said) - len(part))])
+        text = f"{pending}{layout.separator}{part}" if pending and part else pending or part
+        pending = ""  # the instruction precedes the first text only
+        runs = _joined([*runs, Run("text", text, len(text) - len(part))])
     if pending:
+        # Without a text: the instruction then stands behind the pictures, where a text would.
         runs = _joined([*runs, Run("text", pending, len(pending))])
     return runs + _parse(layout.suffix), len(runs)
 
 
 def image_runs(layout: PromptLayout, tokens: int) -> list[Run]:
-    """A picture's vision tokens between its opening and closing."""
+    """Returns a picture's vision tokens between their opening and closing tokens."""
     return [*_parse(layout.image_open), Run("image", count=tokens), *_parse(layout.image_close)]
 
 
 def video_runs(layout: PromptLayout, tokens: int, seconds: Sequence[float] | None) -> list[Run]:
-    """A video's vision tokens between its opening and closing.
+    """Returns a video's vision tokens between their opening and closing tokens.
 
-    With timestamps every temporal patch has an opening and closing of its own inside the video's, as transformers 5.23 has it
-    (older processors put the patches in the place of the video's own).
+    With timestamps, every temporal patch has an opening and closing of its own inside the video's,
+    as in transformers 5.23. Older processors put the patches in the place of the video's own
+    tokens.
 
     Args:
         layout: the contract's.
-        tokens: of one temporal patch.
-        seconds: the time of each temporal patch.
+        tokens: number of vision tokens: of one temporal patch with timestamps, else of the video.
+        seconds: the time of each temporal patch; None for a layout without timestamps.
     """
-    frames = []
+    patches = []
     for time in seconds or ():
-        announced = f"<{time:.1f} seconds>"
-        frames += [Run("text", announced, len(announced)), Run("special", "<|vision_start|>")]
-        frames += [Run("video", count=tokens), Run("special", "<|vision_end|>")]
-    return [*_parse(layout.video_open), *(frames or [Run("video", count=tokens)]), *_parse(layout.video_close)]
+        # One decimal, as Qwen3-VL's processor writes it.
+        timestamp = f"<{time:.1f} seconds>"
+        patches += [Run("text", timestamp, len(timestamp)), Run("special", "<|vision_start|>")]
+        patches += [Run("video", count=tokens), Run("special", "<|vision_end|>")]
+    return [
+        *_parse(layout.video_open),
+        *(patches or [Run("video", count=tokens)]),
+        *_parse(layout.video_close),
+    ]
 
 
 def role_instruction(layout: PromptLayout, item: Input, role: str | None) -> str:
-    """The instruction an input is embedded with; raises `InputError` for a role the contract does not know."""
+    """Returns the instruction that an input is embedded with.
+
+    Raises:
+        UsageError: the contract does not know the role.
+    """
+    # Before the input's own instruction is looked at: a misspelled role is an error in any case.
     if role is not None and role not in layout.roles:
-        raise InputError(f"unknown role {role!r}: use one of {sorted(layout.roles)}")
+        raise UsageError(f"unknown role {role!r}: use one of {sorted(layout.roles)}")
     if item.instruction is not None:
         return item.instruction
     return layout.roles[role] if role is not None else ""
 
 
 def check_layout(layout: PromptLayout) -> None:
-    """Raises `ValueError` where a user's text would run into the layout's own closing text."""
+    """Checks that a user's text cannot run into the layout's own closing text.
+
+    Raises:
+        ValueError: the suffix begins with literal text, which would be tokenized as one with the
+            user's, so that truncation could not tell them apart.
+    """
     closing = _parse(layout.suffix)
     if closing and closing[0].kind == "text":
         raise ValueError("the prompt's suffix must begin with a special token")
@@ -156,31 +192,71 @@ def check_layout(layout: PromptLayout) -> None:
 
 def _parse(literal: str) -> list[Run]:
     pieces = [piece for piece in _SPECIAL.split(literal) if piece]
-    return [Run("special", piece) if _SPECIAL.fullmatch(piece) else Run("text", piece, len(piece)) for piece in pieces]
+    return [
+        Run("special", piece) if _SPECIAL.fullmatch(piece) else Run("text", piece, len(piece))
+        for piece in pieces
+    ]
 
 
 def _joined(runs: Sequence[Run]) -> list[Run]:
-    """Neighbouring literal texts as one; the last of them is the one whose end may be cut."""
+    """Joins neighboring literal texts; the end of the last of them is what truncation may cut.
+
+    Byte-pair encoding merges across borders: tokenized apart, two texts give other ids than the
+    whole string that the family's processor tokenizes.
+    """
     joined: list[Run] = []
     for run in runs:
         if run.kind == "text" and joined and joined[-1].kind == "text":
             before = joined.pop()
-            run = Run("text", before.text + run.text, len(before.text) + run.fixed)
-        joined.append(run)
+            joined.append(Run("text", before.text + run.text, len(before.text) + run.fixed))
+        else:
+            joined.append(run)
     return joined
 
 
 def special_tokens(layout: PromptLayout) -> set[str]:
-    """Every special token the layout's literals use."""
-    literals = (layout.prefix, layout.suffix, layout.image_open, layout.image_close, layout.video_open, layout.video_close)
+    """Returns every special token in the layout's literals."""
+    literals = (
+        layout.prefix,
+        layout.suffix,
+        layout.image_open,
+        layout.image_close,
+        layout.video_open,
+        layout.video_close,
+    )
     return {run.text for literal in literals for run in _parse(literal) if run.kind == "special"}
 
 
 def source_name(part: Picture | Video) -> str:
-    """How a data set's rows tell a picture or video from another: its path, a hash of its bytes, or the paths of its frames."""
+    """Returns the identity of a picture or video: its path, a hash, or its frames' paths."""
     source = part.source
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     if isinstance(source, bytes):
+        # A hash instead of the bytes: keys of a whole data set are held in memory.
         return hashlib.blake2b(source, digest_size=16).hexdigest()
-    return repr([str(each) for each in source]) if isinstance(source, Sequence) else str(source)
+    # Rows of data sets name files. A PIL picture has no name, and its `str` holds its address: it
+    # equals itself and no other picture.
+    return repr([str(frame) for frame in source]) if isinstance(source, Sequence) else str(source)
+
+
+InputKey = tuple[str, ...]
+"""Identity of an input in a data set; see `input_key`."""
+
+
+def input_key(item: Input) -> InputKey:
+    """Returns the identity of an input: two inputs with the same key are the same input."""
+    # The kind of a part stands before it: a text that reads like a path is not that picture.
+    return (
+        item.instruction or "",
+        *(
+            f"{type(part).__name__} {part if isinstance(part, str) else source_name(part)}"
+            for part in item.parts
+        ),
+    )
+
+
+def distinct_inputs(items: Iterable[Input]) -> list[Input]:
+    """Returns the inputs without repetitions, in order of first occurrence."""
+    # A dict keeps the place at which a key was first set.
+    return list({input_key(item): item for item in items}.values())

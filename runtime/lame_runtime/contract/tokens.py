@@ -1,7 +1,7 @@
 """Prompt runs → token ids.
 
-A user's text is always tokenised as plain text: a literal `<|image_pad|>` typed by a user becomes
-ordinary bytes and can neither forge a picture nor break the layout.
+A user's text is always tokenized as plain text. A literal `<|image_pad|>` that a user types becomes
+ordinary tokens, and can neither forge a picture nor break the layout.
 """
 
 from __future__ import annotations
@@ -18,37 +18,68 @@ from lame_runtime.errors import BundleError, InputError
 
 
 class TextTokenizer:
-    """A `tokenizer.json` that encodes plain text and looks special tokens up by name."""
+    """Encodes plain text with a `tokenizer.json` and looks special tokens up by name.
 
-    def __init__(self, path: Path) -> None:
-        from tokenizers import Tokenizer  # 30 ms that importing the package need not pay
+    Args:
+        path: the file.
+        remedy: how to get a file that can be read; messages end with it.
 
+    Raises:
+        BundleError: the file is missing or is not a tokenizer.
+    """
+
+    def __init__(self, path: Path, *, remedy: str = "export the bundle again") -> None:
+        from tokenizers import Tokenizer  # deferred: 30 ms
+
+        self._path, self._remedy = path, remedy
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the tokenizers library raises a bare Exception for every failure
-            raise BundleError(f"{path}: not a readable tokenizer.json ({error}); export the bundle again") from None
+        except Exception as error:  # tokenizers raises a bare Exception for every failure
+            raise BundleError(
+                f"{path}: not a readable tokenizer.json ({error}); {remedy}"
+            ) from None
+        # Despite its name, this makes the tokenizer read special tokens inside a text as plain
+        # text.
         self._tokenizer.encode_special_tokens = True
+        # A tokenizer.json may hold padding and truncation of its own; the contract's rules are
+        # others.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, read as plain text; raises `InputError` where it is not Unicode (a lone surrogate)."""
+        """Returns the ids of `text`, read as plain text.
+
+        Raises:
+            InputError: the text is not Unicode: it holds a lone surrogate.
+        """
+        # A str may hold a lone surrogate, UTF-8 cannot. tokenizers refuses it with a TypeError that
+        # says "TextInputSequence must be str".
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise InputError(f"the text is not Unicode (character {error.start}): decode it with its own encoding first") from None
+            raise InputError(
+                f"the text is not Unicode (character {error.start}): "
+                "decode it with its own encoding first"
+            ) from None
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text behind `ids`, special tokens left out."""
+        """Returns the text of `ids`, special tokens left out."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def special(self, token: str) -> int:
-        """Id of the special token `token`; raises `BundleError` where the vocabulary lacks it."""
-        found = self._tokenizer.token_to_id(token)
-        if found is None:
-            raise BundleError(f"tokenizer.json has no token {token}, which the contract's prompt uses; export the bundle again")
-        return int(found)
+        """Returns the id of the special token `token`.
+
+        Raises:
+            BundleError: the vocabulary lacks it.
+        """
+        number = self._tokenizer.token_to_id(token)
+        if number is None:
+            raise BundleError(
+                f"{self._path}: has no token {token}, which the contract's prompt uses; "
+                f"{self._remedy}"
+            )
+        return int(number)
 
     @property
     def size(self) -> int:
@@ -64,7 +95,7 @@ def token_ids(
     *,
     truncate: bool,
 ) -> npt.NDArray[np.int64]:
-    """Ids of one prompt with the K + 1 latent ids at its end.
+    """Returns the ids of one prompt, with the K + 1 latent ids at its end.
 
     Args:
         runs: the prompt, as `prompts.layout_runs` returns it.
@@ -77,32 +108,45 @@ def token_ids(
         int64 (n + K + 1,): the prompt, then [REASON]_0 … [REASON]_{K-1}, then [EMBED].
 
     Raises:
-        InputError: the prompt is longer than `rules.max_length` and `truncate` is false, or its picture
-            and closing tokens alone are too long.
+        InputError: the prompt is longer than `rules.max_length` and `truncate` is false, or the
+            part of it that is not the user's text is too long by itself.
     """
     opening = _encode(runs[:first_closing], tokenizer, rules)
     closing = _encode(runs[first_closing:], tokenizer, rules)
-    excess = len(opening) + len(closing) - rules.max_length
+    length = len(opening) + len(closing)
+    excess = length - rules.max_length
     if excess > 0:
-        length = len(opening) + len(closing)
         if not truncate:
             raise InputError(
-                f"the input is {length} tokens long, the limit is {rules.max_length}: shorten it or ask for truncation (--truncate)"
+                f"the input is {length} tokens long, the limit is {rules.max_length}: "
+                "shorten it or pass `truncate=True`"
             )
-        last = runs[first_closing - 1]
-        users = len(tokenizer.encode(last.text)) - len(tokenizer.encode(last.text[: last.fixed])) if last.kind == "text" else 0
-        if excess >= users:
+        if excess >= _user_tokens(runs[first_closing - 1], tokenizer):
             raise InputError(
-                f"the input is {length} tokens long and its text is too short to cut to {rules.max_length}: "
-                "use fewer or smaller pictures (max_pixels, max_frames) or a shorter instruction"
+                f"the input is {length} tokens long and its text is too short to cut to "
+                f"{rules.max_length}: use fewer or smaller pictures (`max_pixels`, `max_frames`) "
+                "or a shorter instruction"
             )
+        # The user's text ends where the closing begins, so the end of `opening` is what is cut.
         opening = opening[:-excess]
+    # Latent ids lie behind those of the tokenizer, so that no text can produce them.
     latents = range(rules.first_latent, rules.first_latent + rules.n_reason + 1)
     return np.array([*opening, *closing, *latents], dtype=np.int64)
 
 
+def _user_tokens(last: Run, tokenizer: TextTokenizer) -> int:
+    """Returns how many tokens at the end of the last run before the closing are the user's.
+
+    The difference of two encodings, since a token may span the border between both texts.
+    """
+    if last.kind != "text":
+        return 0
+    return len(tokenizer.encode(last.text)) - len(tokenizer.encode(last.text[: last.fixed]))
+
+
 def _encode(runs: Sequence[Run], tokenizer: TextTokenizer, rules: TokenRules) -> list[int]:
     ids: list[int] = []
+    # Run by run: special tokens are looked up by name here, and nowhere else.
     for run in runs:
         if run.kind == "text":
             ids += tokenizer.encode(run.text)

@@ -1,11 +1,12 @@
-"""Tables of the vision tower that depend on a picture's patch grid alone, computed once per grid on the host.
+"""Tables of the vision tower that depend on a picture's patch grid alone.
 
-`patch_positions`        every family: row and column of each patch, for the 2-D rotary embedding
+`patch_positions`        all families: row and column of each patch, for the 2-D rotary embedding
 `window_*`               Qwen2.5-VL: which patches attend to each other in the windowed blocks
-`interpolation_*`        Qwen3-VL: how the learned grid of position embeddings is resampled to the picture's
+`interpolation_*`        Qwen3-VL: how the learned grid of position embeddings is resampled
 
-Loops over grids do not export, so the graphs take these as inputs. Patches are in the order `images` emits
-them: those of one merge block adjacent. Equal to transformers' `vision_utils`; tests hold each of them.
+Loops over grids cannot be exported, so they run here, once per grid, and the graphs take the tables
+as inputs. Patches are in the order in which `media.images` cuts them: those of one merge block
+adjacent. The tables equal those of transformers' `vision_utils`; tests hold each of them to it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ Array = npt.NDArray[Any]
 
 
 def tower_tables(grid: tuple[int, int], contract: Contract) -> dict[str, Array]:
-    """The vision graph's inputs beside the patches, by name; read-only, since they are shared between batches.
+    """Returns the vision graph's inputs beside the patches, by name.
+
+    The arrays are read-only, since batches share them.
 
     Args:
         grid: rows and columns of patches.
@@ -31,6 +34,7 @@ def tower_tables(grid: tuple[int, int], contract: Contract) -> dict[str, Array]:
     return _tables(grid, contract.images.merge_size, contract.tower)
 
 
+# Bounded, since a service sees pictures of any size, and the tables of a large grid take megabytes.
 @functools.lru_cache(maxsize=256)
 def _tables(grid: tuple[int, int], merge_size: int, tower: TowerRules) -> dict[str, Array]:
     positions = patch_positions(grid, merge_size)
@@ -45,10 +49,17 @@ def _tables(grid: tuple[int, int], merge_size: int, tower: TowerRules) -> dict[s
 
 
 def patch_positions(grid: tuple[int, int], merge_size: int) -> npt.NDArray[np.int64]:
-    """Row and column of every patch: int64 (2, patches)."""
+    """Returns row and column of every patch: int64 (2, patches).
+
+    Args:
+        grid: rows and columns of patches, multiples of the merge size.
+        merge_size: side of a merge block in patches.
+    """
     rows, columns = grid
     row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
 
+    # The merger joins each merge_size × merge_size patches that follow each other, so the patches
+    # of a block are neighbors in the sequence, not those of a row.
     def by_block(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         blocks = values.reshape(rows // merge_size, merge_size, columns // merge_size, merge_size)
         return blocks.transpose(0, 2, 1, 3).reshape(-1)
@@ -57,7 +68,9 @@ def patch_positions(grid: tuple[int, int], merge_size: int) -> npt.NDArray[np.in
 
 
 def window_tables(positions: npt.NDArray[np.int64], window: int) -> dict[str, Array]:
-    """Windows of `window` × `window` patches from the top left corner; those at the right and lower edge are cut.
+    """Cuts the grid into windows of `window` × `window` patches, from the top left corner.
+
+    Windows at the right and lower edge may be smaller; they are padded, so that all have one size.
 
     Args:
         positions: from `patch_positions`.
@@ -66,15 +79,20 @@ def window_tables(positions: npt.NDArray[np.int64], window: int) -> dict[str, Ar
     Returns:
         `window_index` int64 (windows, window²), the patches of each window, padded with patch 0;
         `window_mask` bool (windows, window²), false where padded;
-        `window_place` int64 (patches,), where each patch lies among the windows × window² places.
+        `window_place` int64 (patches,), each patch's place among the windows × window² ones.
     """
     rows, columns = positions
+    # Windows are numbered row by row, as transformers orders them.
     across = int(columns.max()) // window + 1
     number = rows // window * across + columns // window
     size, count = window * window, int(number.max()) + 1
+    # Stable, so that the patches of a window keep the order of their merge blocks.
     order = np.argsort(number, kind="stable")
     sizes = np.bincount(number, minlength=count)
+    # Place of each patch within its window: its place in `order` minus that of the window's first.
     within = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    # A window at the edge has fewer patches. Padded with patch 0 and masked, all of them fit into
+    # one tensor, and the graph needs no loop over windows.
     index = np.zeros((count, size), dtype=np.int64)
     mask = np.zeros((count, size), dtype=bool)
     index[number[order], within], mask[number[order], within] = order, True
@@ -83,29 +101,40 @@ def window_tables(positions: npt.NDArray[np.int64], window: int) -> dict[str, Ar
     return {"window_index": index, "window_mask": mask, "window_place": place}
 
 
-def interpolation_tables(positions: npt.NDArray[np.int64], grid: tuple[int, int], side: int) -> dict[str, Array]:
-    """Bilinear taps with aligned corners into a learned `side` × `side` grid.
+def interpolation_tables(
+    positions: npt.NDArray[np.int64], grid: tuple[int, int], side: int
+) -> dict[str, Array]:
+    """Returns bilinear taps with aligned corners into a learned `side` × `side` grid.
 
     Args:
         positions: from `patch_positions`.
         grid: rows and columns of patches.
-        side: of the learned grid.
+        side: side of the learned grid.
 
     Returns:
         `interpolation_index` int64 (4, patches) into the flattened grid, and `interpolation_weight`
         float32 (4, patches).
     """
-    taps, weights = zip(*(_taps(axis, size, side) for axis, size in zip(positions, grid, strict=True)), strict=True)
-    index = taps[0][:, None] * side + taps[1][None, :]
-    weight = weights[0][:, None] * weights[1][None, :]
-    return {"interpolation_index": index.reshape(4, -1), "interpolation_weight": weight.reshape(4, -1)}
+    row_taps, row_weights = _taps(positions[0], grid[0], side)
+    column_taps, column_weights = _taps(positions[1], grid[1], side)
+    # All pairs of two rows and two columns, (2, 2, patches); the weight of a pair is the product.
+    index = row_taps[:, None] * side + column_taps[None, :]
+    weight = row_weights[:, None] * column_weights[None, :]
+    return {
+        "interpolation_index": index.reshape(4, -1),
+        "interpolation_weight": weight.reshape(4, -1),
+    }
 
 
-def _taps(places: npt.NDArray[np.int64], size: int, side: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Two neighbours on one axis and their weights, (2, patches) each, in single precision like the model's own."""
+def _taps(
+    places: npt.NDArray[np.int64], size: int, side: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Returns two neighbors on one axis and their weights, (2, patches) each."""
+    # In single precision, like the model's own: the weights then equal it bit for bit.
     source = places.astype(np.float32) * np.float32(side - 1) / np.float32(max(size - 1, 1))
     below = np.floor(source)
     offsets = np.arange(2)[:, None]
+    # Behind the last row or column there is no neighbor; its weight is 0, any index will do.
     taps = np.clip(below.astype(np.int64) + offsets, 0, side - 1)
     distance = np.abs(source - below - offsets.astype(np.float32))
     return taps, np.maximum(np.float32(1) - distance, np.float32(0)).astype(np.float32)

@@ -1,8 +1,9 @@
-"""What happens to a vector after the graph: truncation to a prefix, re-normalisation, fewer bits.
+"""Finishes the vectors that the encoder graph returns: prefix, unit length, fewer bits.
 
-The words for precisions are those of Sentence Transformers. Its bits are ours; its int8 scales each dimension by a range of
-its own, which weighs dimensions anew and wraps around outside the range. Here one symmetric range serves all
-dimensions and what is outside is clipped, so that products of int8 vectors rank as those of the vectors they came from.
+The names of the precisions are those of Sentence Transformers, and its bits equal ours. Its int8
+scales every dimension by a range of its own, which changes the weight of dimensions, and wraps
+around outside the range. Here one symmetric range serves all dimensions and values outside it are
+clipped, so that products of int8 vectors rank as those of the vectors they came from.
 """
 
 from __future__ import annotations
@@ -12,69 +13,134 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from lame_runtime.errors import BackendError, InputError
+from lame_runtime.errors import BackendError, UsageError
 
 Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+# Not 128: int8 has no +128, and a symmetric range makes -x the exact negative of x.
 _LEVELS = 127
 
+_SHORTEST = 1e-12
+"""Euclidean length below which a row counts as all zeros."""
 
-def quantize(vectors: npt.NDArray[np.float32], precision: Precision, largest: float) -> npt.NDArray[Any]:
-    """The vectors in fewer bits.
+
+def quantize(
+    vectors: npt.NDArray[np.float32], precision: Precision, largest: float
+) -> npt.NDArray[Any]:
+    """Returns the vectors in fewer bits.
 
     Args:
         vectors: float32 (n, P).
         precision: "int8" and "uint8" keep 8 bits of each value, "binary" and "ubinary" its sign.
-        largest: absolute value that the largest integer stands for; larger ones are clipped.
+        largest: absolute value that the largest integer stands for; larger values are clipped.
 
     Returns:
-        int8 or uint8 (n, P), for signs (n, ⌈P/8⌉): eight to a byte, the first in the highest bit, padded with zeros.
-        uint8 is int8 + 128, and "binary" is "ubinary" - 128.
+        int8 or uint8 (n, P). Signs are (n, ⌈P/8⌉): eight to a byte, the first in the highest bit,
+        padded with zeros. uint8 is int8 + 128, and "binary" is "ubinary" - 128.
     """
     if precision == "float32":
         return vectors
     if precision in ("binary", "ubinary"):
+        # 0 counts as negative, as in Sentence Transformers.
         packed: npt.NDArray[Any] = np.packbits(vectors > 0, axis=1)
+        # Through int16, because uint8 - 128 would wrap around.
         return packed if precision == "ubinary" else (packed.astype(np.int16) - 128).astype(np.int8)
-    levels: npt.NDArray[Any] = np.clip(np.rint(vectors * (_LEVELS / largest)), -_LEVELS, _LEVELS).astype(np.int16)
+    levels: npt.NDArray[Any] = np.clip(
+        np.rint(vectors * (_LEVELS / largest)), -_LEVELS, _LEVELS
+    ).astype(np.int16)
     return levels.astype(np.int8) if precision == "int8" else (levels + 128).astype(np.uint8)
 
 
 def restore(quantized: npt.NDArray[Any], precision: Precision, dim: int) -> npt.NDArray[np.float32]:
-    """Float32 (n, dim) whose products rank as the quantised vectors do: levels, or -1 and 1 (for which that is Hamming distance)."""
+    """Returns float32 (n, dim) with products that rank as the quantized vectors do.
+
+    The values are the integer levels, or -1 and 1 for signs, with which products rank as the
+    Hamming distance does. They are not scaled back to unit length.
+
+    Args:
+        quantized: what `quantize` returned.
+        precision: the precision it was called with.
+        dim: P, which packed signs do not tell.
+    """
     if precision in ("binary", "ubinary"):
-        packed = quantized if precision == "ubinary" else (quantized.astype(np.int16) + 128).astype(np.uint8)
-        signs: npt.NDArray[np.float32] = 2 * np.unpackbits(packed, axis=1, count=dim).astype(np.float32) - 1
+        packed = (
+            quantized
+            if precision == "ubinary"
+            else (quantized.astype(np.int16) + 128).astype(np.uint8)
+        )
+        # `count` drops the zeros that pad the last byte.
+        signs: npt.NDArray[np.float32] = (
+            2 * np.unpackbits(packed, axis=1, count=dim).astype(np.float32) - 1
+        )
         return signs
     return quantized.astype(np.float32) - (128 if precision == "uint8" else 0)
 
 
-def finish(vectors: npt.NDArray[np.float32], *, truncate_dim: int | None = None, normalize: bool = True) -> npt.NDArray[np.float32]:
+def require_finite(
+    values: npt.NDArray[np.float32], source: str = "the graph"
+) -> npt.NDArray[np.float32]:
+    """Returns `values` unchanged if all of them are finite.
+
+    NaN compares as false with everything, so one in a search index would go unnoticed.
+
+    Args:
+        values: features or vectors, of any shape.
+        source: what computed them, for the message.
+
+    Raises:
+        BackendError: a value is infinite or not a number.
+    """
+    if not np.isfinite(values).all():
+        raise BackendError(
+            f"{source} returned a value that is not finite; "
+            "run `lame-runtime verify` on this device"
+        )
+    return values
+
+
+def finish(
+    vectors: npt.NDArray[np.float32], *, truncate_dim: int | None = None, normalize: bool = True
+) -> npt.NDArray[np.float32]:
     """Cuts each row to its first `truncate_dim` values and scales it to unit length.
 
     Args:
         vectors: float32 (n, P), as the encoder graph returns them.
-        truncate_dim: how many leading values to keep (Matryoshka); None keeps all.
-        normalize: scale the kept values to unit Euclidean length.
+        truncate_dim: number of leading values to keep (Matryoshka, arXiv:2205.13147); None for all.
+        normalize: scale the remaining values to unit Euclidean length.
 
     Returns:
         float32 (n, truncate_dim or P).
 
     Raises:
-        InputError: `truncate_dim` outside 1..P.
-        BackendError: a value is not finite, or a row has no length to normalise.
+        UsageError: `truncate_dim` is outside 1..P.
+        BackendError: a value is not finite, or a row has no length to normalize.
     """
     width = vectors.shape[1]
     if truncate_dim is not None:
         if not 1 <= truncate_dim <= width:
-            raise InputError(f"truncate_dim is {truncate_dim}, the vectors have {width} values: use 1 to {width}")
+            raise UsageError(
+                f"`truncate_dim` is {truncate_dim}, the vectors have {width} values: "
+                f"use 1 to {width}"
+            )
         vectors = vectors[:, :truncate_dim]
-    if not np.isfinite(vectors).all():
-        raise BackendError("the graph returned a value that is not finite; run `lame-runtime verify` on this device")
+    # Before the norm, which would spread one NaN over its whole row.
+    require_finite(vectors)
     if not normalize:
         return np.ascontiguousarray(vectors, dtype=np.float32)
+    # In single precision a sum of thousands of squares would lose digits.
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    if (lengths < 1e-12).any():
-        raise BackendError("the graph returned an all-zero vector; run `lame-runtime verify` on this device")
+    if (lengths < _SHORTEST).any():
+        raise BackendError(
+            "the graph returned an all-zero vector; run `lame-runtime verify` on this device"
+        )
     unit: npt.NDArray[np.float32] = (vectors / lengths).astype(np.float32)
     return unit
+
+
+def unit_rows(vectors: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Returns rows of unit length, float32 (n, dim); a row of zeros stays zero."""
+    # int8 and uint8 vectors would overflow in their own type
+    rows = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(lengths == 0, 1, lengths), dtype=np.float32)

@@ -1,22 +1,27 @@
-"""A recorded GPU, and a bundle that is quickly proved on it."""
+"""Fixtures: a recorded GPU, a bundle that is proved on it quickly, and the errors on stderr."""
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from lame_runtime.contract.manifest import build_manifest
+from lame_runtime.bundle.manifest import build_manifest, read_manifest
 from recording_gpu import RecordingCudart
 from recording_gpu.placed import install
+
+PROGRESS_LINE = re.compile(r"(vision|encoder)\.[\w-]+: [\d,]+.* step in .*\n")
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[RecordingCudart]:
-    """A recorded GPU with TensorRT 10.3 that everything finds by itself, and an account of one's own."""
+    """A recorded GPU with TensorRT 10.3, installed where the product looks, and an empty account.
+
+    At the end of the test, everything on the GPU must have been released.
+    """
     recorded = RecordingCudart(total=4 << 30)
     install(monkeypatch, recorded, "10.3.0")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -27,12 +32,22 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[RecordingCu
 
 @pytest.fixture
 def bundle(exported: Path, tmp_path: Path) -> Path:
-    """A copy of the exported bundle with some golden inputs of each modality, which is enough to be proved or refused by."""
+    """A copy of the exported bundle with few golden inputs per modality, to be proved quickly."""
     copy = Path(shutil.copytree(exported, tmp_path / "bundle"))
     lines = (copy / "golden/inputs.jsonl").read_text(encoding="utf-8").strip().split("\n")
-    kept = [*range(0, len(lines) - 2, 24), len(lines) - 2, len(lines) - 1]
-    (copy / "golden/inputs.jsonl").write_text("".join(lines[index] + "\n" for index in kept), encoding="utf-8")
-    np.save(copy / "golden/embeddings.npy", np.load(copy / "golden/embeddings.npy")[kept])
-    manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps(build_manifest(copy, manifest["model"], manifest["graphs"])))
+    # The last two are the extremes: the longest text and the largest picture.
+    rows = [*range(0, len(lines) - 2, 24), len(lines) - 2, len(lines) - 1]
+    (copy / "golden/inputs.jsonl").write_text(
+        "".join(lines[row] + "\n" for row in rows), encoding="utf-8"
+    )
+    np.save(copy / "golden/embeddings.npy", np.load(copy / "golden/embeddings.npy")[rows])
+    manifest = read_manifest(copy)
+    changed = build_manifest(copy, manifest.model, manifest.graphs)
+    (copy / "manifest.json").write_text(changed.to_json())
     return copy
+
+
+@pytest.fixture
+def read_errors(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Returns what was written to stderr since the last call, without the builder's progress."""
+    return lambda: PROGRESS_LINE.sub("", capsys.readouterr().err)

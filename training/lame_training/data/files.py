@@ -1,8 +1,10 @@
-"""The files a data set's rows lie in, opened with `datasets` as memory-mapped Arrow tables.
+"""Finds the files of a data set and opens them with `datasets` as memory-mapped Arrow tables.
 
-Parquet and JSONL are written once as Arrow below a cache folder (where embedded pictures take as much space again) and
-mapped from there, by every later run and every process; a folder that `Dataset.save_to_disk` wrote is mapped where it is.
-Nothing is decoded, nothing is downloaded: only local paths are ever given to the library.
+Parquet and JSONL files are converted to Arrow once, in a cache folder (embedded pictures take as
+much space there as in the original), and mapped from there by every later run and every process. A
+folder
+that `Dataset.save_to_disk` wrote is mapped as it is. Nothing is decoded and nothing is downloaded:
+the library only ever gets local paths.
 """
 
 from __future__ import annotations
@@ -15,98 +17,139 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lame_runtime.errors import InputError
+from lame_runtime.errors import InputError, StorageError, UsageError, first_line
 
-from lame_training.data.formats import FORMATS
+from lame_training.data.formats.registry import FORMATS
 from lame_training.data.pairs import DataSet, Format
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".arrow")
 TEXT = "text"
-"""The one column of what was read as lines: a JSON object each."""
+"""The only column of a table that was read line by line: one JSON object per row."""
 
 
-def row_files(root: Path, data_set: DataSet) -> list[Path]:
-    """The files that hold the rows, sorted by path within each entry of `data_set.path`; their sha256 identify the rows.
+def row_files(data: Path, data_set: DataSet) -> list[Path]:
+    """Returns the files that hold a data set's rows, whose sha256 sums identify the rows.
 
-    Without a path they are `ROOT/train/NAME.parquet` or, as in a checkout of MMEB-train, `ROOT/NAME/original-*.parquet`.
+    They are sorted by path within each entry of `data_set.path`. A data set without a path lies in
+    `DATA/train/NAME.parquet` or, as in a checkout of MMEB-train, `DATA/NAME/original-*.parquet`.
+
+    Args:
+        data: the root folder of the data.
+        data_set: the data set.
 
     Raises:
-        InputError: there are none, or of several kinds.
+        StorageError: there are no such files.
+        UsageError: the files have different suffixes, or one that is not in `SUFFIXES`.
     """
+    # The digits have one file per task, MMEB-train a folder of shards per subset.
     if not data_set.path:
-        single = root / f"train/{data_set.name}.parquet"
-        files = [single] if single.is_file() else sorted((root / data_set.name).glob("original-*.parquet"))
+        single = data / f"train/{data_set.name}.parquet"
+        shards = sorted((data / data_set.name).glob("original-*.parquet"))
+        files = [single] if single.is_file() else shards
         if not files:
-            also = f"train/{data_set.name}.parquet or {data_set.name}/original-*.parquet"
-            raise InputError(f"{single}: no such file; --data must name a folder with {also}")
+            places = f"train/{data_set.name}.parquet or {data_set.name}/original-*.parquet"
+            raise StorageError(f"{single}: no such file; `data` must name a folder with {places}")
         return files
-    files = [file for pattern in data_set.path for file in _matching(root, pattern)]
+    files = [file for pattern in data_set.path for file in _matching_files(data, pattern)]
     if len({_kind(file) for file in files}) > 1:
-        raise InputError(f"{data_set.name}: its files are of several kinds ({files[0].name}, {files[-1].name}); make data sets of them")
+        raise UsageError(
+            f"{data_set.name}: has files of several kinds ({files[0].name}, {files[-1].name}); "
+            "make one data set of each kind"
+        )
     return files
 
 
-def _matching(root: Path, pattern: str) -> list[Path]:
-    path = root / pattern
+def _matching_files(data: Path, pattern: str) -> list[Path]:
+    """Returns the files that one entry of `DataSet.path` names: a file, a folder, or a glob."""
+    path = data / pattern
+    # A path that exists is no pattern: names of real folders may hold "[" and "*".
     if path.is_dir():
+        # `DatasetDict.save_to_disk` writes one folder per split.
         folder = path / "train" if (path / "dataset_dict.json").is_file() else path
         files = sorted(
-            file for file in folder.iterdir() if file.suffix in SUFFIXES and file.name not in ("state.json", "dataset_info.json")
+            file
+            for file in folder.iterdir()
+            # `save_to_disk` writes these two beside its Arrow files; they hold no rows.
+            if file.suffix in SUFFIXES and file.name not in ("state.json", "dataset_info.json")
         )
     elif path.exists():
         files = [path]
     else:
-        found = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-        files = sorted(Path(name) for name in found)
-        files = [root / file for file in files if (root / file).is_file()]
+        names = glob.glob(pattern, root_dir=data, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+        matches = sorted(Path(name) for name in names)
+        files = [data / match for match in matches if (data / match).is_file()]
     if not files:
-        raise InputError(f"{path}: no such file; a path names files, a folder of them, or a glob such as data/train-*.parquet")
-    if unknown := next((file for file in files if _kind(file) is None), None):
-        raise InputError(f"{unknown}: not a kind of file that is read ({', '.join(SUFFIXES)})")
+        raise StorageError(
+            f"{path}: no such file; "
+            "a path names files, a folder of them, or a glob such as data/train-*.parquet"
+        )
+    unknown = [file for file in files if _kind(file) is None]
+    if unknown:
+        raise UsageError(f"{unknown[0]}: is not a file that can be read ({', '.join(SUFFIXES)})")
     return files
 
 
 def _kind(file: Path) -> str | None:
-    return file.suffix.lower() if file.suffix.lower() in SUFFIXES else None
+    suffix = file.suffix.lower()
+    return suffix if suffix in SUFFIXES else None
 
 
 def open_files(files: list[Path], data_set: DataSet, cache: Path) -> Any:
-    """The files as one `datasets.Dataset` whose items are Arrow tables of one row.
+    """Opens files as one `datasets.Dataset` whose items are Arrow tables of one row.
 
     Args:
-        files: of one kind, from `row_files`.
-        data_set: whose format says which columns are needed.
+        files: files of one kind, from `row_files`.
+        data_set: its format says which columns are needed.
         cache: the folder for Arrow files.
 
     Raises:
-        InputError: a file that cannot be read, lacks a column, or all of them are without rows.
+        InputError: a file is damaged or lacks a column, or no file holds a row.
+        StorageError: a file or the cache is not accessible, or the disk is full.
     """
+    # Deferred: importing it takes half a second, which commands without rows need not wait for.
     import datasets
 
-    layout = FORMATS[data_set.format]
+    row_format = FORMATS[data_set.format]
     with _quiet(), _translated(files, cache):
         kind = _kind(files[0])
         if kind == ".arrow":
-            found = datasets.load_from_disk(str(files[0].parent))
-            return found.select_columns(_columns(files[0], found.column_names, data_set, layout)).with_format("arrow")
+            # The folder is opened as a whole: its state.json says which Arrow files belong to it.
+            saved = datasets.load_from_disk(str(files[0].parent))
+            columns = _columns(files[0], saved.column_names, data_set, row_format)
+            return saved.select_columns(columns).with_format("arrow")
         if kind == ".parquet":
-            files, columns = _checked(files, data_set, layout)
-            found = datasets.Dataset.from_parquet(_names(files), cache_dir=str(cache), columns=columns)
+            files, columns = _check_footers(files, data_set, row_format)
+            table = datasets.Dataset.from_parquet(
+                _patterns(files), cache_dir=str(cache), columns=columns
+            )
         elif kind == ".jsonl":
+            # Lines are read as text and parsed row by row. The library's JSON reader infers one
+            # type per column: it would turn dates into timestamps and fail on mixed inputs.
+            # `datasets` fails with a traceback if none of the files has a line.
             files = [file for file in files if file.stat().st_size] or _no_rows(files)
-            found = datasets.Dataset.from_text(
-                _names(files), cache_dir=str(cache), encoding="utf-8-sig", features=datasets.Features({TEXT: datasets.Value("string")})
+            table = datasets.Dataset.from_text(
+                _patterns(files),
+                cache_dir=str(cache),
+                encoding="utf-8-sig",
+                features=datasets.Features({TEXT: datasets.Value("string")}),
             )
         else:
-            stamps = [(str(file), file.stat().st_mtime_ns) for file in files]  # the generator's arguments name the cached table
-            found = datasets.Dataset.from_generator(
-                _records, features=datasets.Features({TEXT: datasets.Value("string")}), cache_dir=str(cache), gen_kwargs={"stamps": stamps}
+            # The generator's arguments name the cached table. With the time of the last change
+            # among them, a file that was changed is read again.
+            stamps = [(str(file), file.stat().st_mtime_ns) for file in files]
+            table = datasets.Dataset.from_generator(
+                _json_records,
+                features=datasets.Features({TEXT: datasets.Value("string")}),
+                cache_dir=str(cache),
+                gen_kwargs={"stamps": stamps},
             )
-        return found.with_format("arrow")
+        return table.with_format("arrow")
 
 
-def _checked(files: list[Path], data_set: DataSet, layout: Format) -> tuple[list[Path], list[str]]:
-    """The shards that hold rows, and the columns to read, from the shards' footers."""
+def _check_footers(
+    files: list[Path], data_set: DataSet, row_format: Format
+) -> tuple[list[Path], list[str]]:
+    """Returns the parquet shards that hold rows, and the columns to read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -114,57 +157,72 @@ def _checked(files: list[Path], data_set: DataSet, layout: Format) -> tuple[list
     for file in files:
         try:
             footer = pq.read_metadata(file)
-            columns = _columns(file, footer.schema.to_arrow_schema().names, data_set, layout)
+            names = footer.schema.to_arrow_schema().names
         except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{file}: not a readable parquet file ({_first_line(error)}); write it again") from None
-        filled += [file] if footer.num_rows else []
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk refused; `_translated` reports it
+            raise InputError(
+                f"{file}: not a readable parquet file ({first_line(error)}); write it again"
+            ) from None
+        columns = _columns(file, names, data_set, row_format)
+        # `datasets` fails on a shard without rows, even if the others have some.
+        if footer.num_rows:
+            filled.append(file)
     return filled or _no_rows(files), columns
 
 
-def _columns(file: Path, names: list[str], data_set: DataSet, layout: Format) -> list[str]:
-    if missing := [column for column in layout.columns if column not in names]:
-        needed = ", ".join(layout.columns)
-        raise InputError(f"{file}: lacks the column {missing[0]}; rows of format {data_set.format} have {needed}")
-    return [column for column in (*layout.columns, *layout.optional) if column in names]
+def _columns(file: Path, names: list[str], data_set: DataSet, row_format: Format) -> list[str]:
+    """Returns the columns to read; raises `InputError` if a required one is missing."""
+    missing = [column for column in row_format.columns if column not in names]
+    if missing:
+        needed = ", ".join(row_format.columns)
+        raise InputError(
+            f"{file}: lacks the column {missing[0]}; rows of format {data_set.format} have {needed}"
+        )
+    return [column for column in (*row_format.columns, *row_format.optional) if column in names]
 
 
 def _no_rows(files: list[Path]) -> list[Path]:
     raise InputError(f"{files[0]}: holds no row; check the file")
 
 
-def _names(files: list[Path]) -> list[str]:
-    """Paths as the library takes them: as patterns."""
+def _patterns(files: list[Path]) -> list[str]:
+    """Returns the files' paths as `datasets` takes them: it reads every path as a pattern."""
     return [glob.escape(str(file.resolve())) for file in files]
 
 
-def _records(stamps: list[tuple[str, int]]) -> Iterator[dict[str, str]]:
-    """The objects of JSON files that hold a list each, as lines."""
+def _json_records(stamps: list[tuple[str, int]]) -> Iterator[dict[str, str]]:
+    """Yields the objects of JSON files that each hold a list, as lines of JSON."""
     for name, _ in stamps:
+        # "utf-8-sig" also reads UTF-8 with the mark that Windows programs put at its beginning.
         records = json.loads(Path(name).read_text(encoding="utf-8-sig"))
         if not isinstance(records, list):
             raise ValueError(f"{name} holds no list of objects")
-        yield from ({TEXT: json.dumps(record, ensure_ascii=False)} for record in records)
+        for record in records:
+            yield {TEXT: json.dumps(record, ensure_ascii=False)}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the library's progress bars and log lines out of ours, and leaves its settings as they were."""
+    """Silences the library's progress bars and log lines, and restores its settings afterwards."""
     import datasets
 
-    shown, verbosity = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    # The library logs an error and then raises it; `_translated` reports it once.
+    bars_were_shown = not datasets.are_progress_bars_disabled()
+    verbosity = datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
         yield
     finally:
         datasets.logging.set_verbosity(verbosity)
-        if shown:
+        if bars_were_shown:
             datasets.enable_progress_bars()
 
 
 @contextmanager
 def _translated(files: list[Path], cache: Path) -> Iterator[None]:
-    """What goes wrong inside the library as one line that names the file."""
+    """Translates what goes wrong inside the library into one line that names the file."""
     import pyarrow as pa
     from datasets.exceptions import DatasetsError
 
@@ -172,16 +230,28 @@ def _translated(files: list[Path], cache: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, pa.ArrowException, DatasetsError) as error:
         cause: BaseException = error
+        # The reason may be wrapped several times.
         while isinstance(cause, DatasetsError) and cause.__cause__ is not None:
             cause = cause.__cause__
-        elsewhere = isinstance(cause, OSError) and cause.filename and not any(str(file.resolve()) == cause.filename for file in files)
-        full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "Not enough disk space" in str(cause)
-        if elsewhere or full:
-            said = getattr(cause, "strerror", None) or _first_line(cause)
-            raise InputError(f"{cache}: cannot be written ({said}); choose another folder or free some space") from None
-        also = f" (or one of the {len(files) - 1} beside it)" if len(files) > 1 else ""
-        raise InputError(f"{files[0]}{also}: cannot be read ({_first_line(cause)}); write it again") from None
+        reason = getattr(cause, "strerror", None) or first_line(cause)
+        if _is_about_cache(cause, files):
+            raise StorageError(
+                f"{cache}: cannot be written ({reason}); choose another folder or free some space"
+            ) from None
+        others = f" (or one of the {len(files) - 1} beside it)" if len(files) > 1 else ""
+        message = f"{files[0]}{others}: cannot be read ({first_line(cause)}); "
+        # pyarrow reports damaged files as OSError, too, but without an error number.
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise StorageError(f"{message}check the disk and the file's permissions") from None
+        raise InputError(f"{message}write it again") from None
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _is_about_cache(cause: BaseException, files: list[Path]) -> bool:
+    """Returns whether writing the cache failed, rather than reading the data."""
+    # `datasets` estimates the space it needs and raises an OSError without a number.
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if getattr(cause, "errno", None) in full or "Not enough disk space" in str(cause):
+        return True
+    # `files` are only ever read, so an error that names any other file is about the cache.
+    names = [str(file.resolve()) for file in files]
+    return isinstance(cause, OSError) and bool(cause.filename) and cause.filename not in names

@@ -1,4 +1,8 @@
-"""What training is made of: a data set of a mixture, and one of its rows as a pair of inputs with the texts L_rec reconstructs."""
+"""The records that training data is made of: data sets, pairs, and the formats that rows come in.
+
+A `DataSet` says which rows a run reads. A `Format` turns one of its rows into a `Pair`: a query,
+its positive, perhaps hard negatives, and the texts that the reconstruction loss L_rec decodes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lame_runtime.contract.images import ImageSource
+from lame_runtime.contract.media.images import ImageSource
 from lame_runtime.contract.prompts import Input, Part, Picture, Video, clean
 
 TargetSide = Literal["positive", "query", "both", "shared", "none"]
@@ -15,72 +19,91 @@ TargetSide = Literal["positive", "query", "both", "shared", "none"]
 
 @dataclass(frozen=True)
 class DataSet:
-    """One training task of a recipe or a mixture.
-
-    `target_side` says which text L_rec reconstructs: "positive" (the query's reason tokens decode the
-    positive's text), "query" (the positive's decode the query's text), "both", "shared" (both sides' decode the
-    same text, the positive's or else the query's) or "none". `begins` is the share of the stage after which the
-    task joins in (a curriculum).
-    """
+    """One training task of a recipe or a mixture."""
 
     name: str
     target_side: TargetSide
+    """The text that L_rec reconstructs.
+
+    "positive": the query's reason tokens decode the positive's text. "query": the positive's decode
+    the query's text. "both": both of these. "shared": both sides decode the same text, which is the
+    positive's or, if it has none, the query's. "none": nothing is decoded.
+    """
     weight: float = 1.0
+    """Relative frequency with which sub-batches are drawn from this data set."""
     instruction: str = ""
-    """The query's. Where rows hold it in their text (mmeb) it is stripped from what is decoded; elsewhere it is put before the query."""
+    """The query's instruction.
+
+    Rows of format "mmeb" hold it in their text already, so it is only stripped from what is
+    decoded. In the other formats it is put before the query.
+    """
     begins: float = 0.0
+    """Share of the stage after which the task joins in (a curriculum)."""
     format: str = "mmeb"
-    """One of `formats.FORMATS`."""
+    """A key of `formats.registry.FORMATS`."""
     path: tuple[str, ...] = ()
-    """Files, folders or globs below the data root (or absolute); without any, see `files.row_files`."""
+    """Files, folders or globs below the data root, or absolute. If empty, see `files.row_files`."""
     images: str = ""
-    """The folder that paths of pictures and videos in the rows begin at, below the data root (or absolute)."""
+    """Folder that the rows' paths are relative to, below the data root, or absolute."""
     max_rows: int | None = None
-    """At most so many rows, spread evenly over the usable ones."""
+    """Maximum number of rows, spread evenly over the usable ones. None takes all of them."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One training row. A reconstruction text is None where that side's reason tokens decode nothing."""
+    """One training example: a query, its positive and its hard negatives."""
 
     query: Input
     positive: Input
     query_decodes: str | None
+    """Text that the query's reason tokens decode; None if they decode nothing."""
     positive_decodes: str | None
+    """Text that the positive's reason tokens decode; None if they decode nothing."""
     negatives: tuple[Input, ...] = ()
 
 
 class SkipRow(Exception):  # noqa: N818 - not an error: MMEB's readers drop such rows too
-    """A row that cannot be trained on: why, and what in it."""
+    """A row cannot be trained on. It is counted by `reason` and left out."""
 
     def __init__(self, reason: str, example: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.example = example
+        """The file that is missing, if that is the reason."""
 
 
-Row = Mapping[str, Any]
-Adapter = Callable[[Row, DataSet, Path], Pair]
-"""Reads one row, given the folder its pictures lie in. Raises `SkipRow`, or `InputError` for a row of another shape."""
+# A mapping, not a dataclass: which columns a row has is the format's business.
+RawRow = Mapping[str, Any]
+"""One row as its file holds it, by column name."""
+RowReader = Callable[[RawRow, DataSet, Path], Pair]
+"""Reads one row, given the folder that its paths are relative to.
+
+Raises `SkipRow`, or `InputError` if the row does not have the format's shape.
+"""
 
 
 @dataclass(frozen=True)
 class Format:
     """A published layout of rows."""
 
-    read: Adapter
+    read: RowReader
     columns: tuple[str, ...]
-    """Must be there."""
+    """Columns that every file must have."""
     optional: tuple[str, ...] = ()
-    """Read where they are there; every other column is left on the disk."""
+    """Columns that are read if a file has them. Every other column is left on the disk."""
     target_side: TargetSide = "positive"
-    """Unless a mixture says otherwise."""
+    """Default of `DataSet.target_side` for data sets of this format."""
     instruction: str = ""
-    """Unless a mixture says otherwise."""
+    """Default of `DataSet.instruction` for data sets of this format."""
 
 
 def parts_of(item: Input) -> tuple[Part, ...]:
-    """`item.parts`, but quicker for the inputs of published data sets, whose text is clean: millions are looked at while opening."""
+    """Returns `item.parts`, but faster, for inputs that a `Format` has read.
+
+    Opening a data set calls this for millions of inputs, so it skips the cleaning that the property
+    does: `text_input` has cleaned the texts already.
+    """
+    # Only our own JSONL sets `content`, and the property leaves out its blank texts.
     if item.content:
         return item.parts
     picture = () if item.image is None else (Picture(item.image),)
@@ -88,34 +111,51 @@ def parts_of(item: Input) -> tuple[Part, ...]:
     return (*picture, *video, item.text) if item.text else (*picture, *video)
 
 
-def said(item: Input) -> str:
-    """The words of an input, without its instruction."""
+def words_of(item: Input) -> str:
+    """Joins the texts of an input, without its instruction."""
     return "\n".join(part for part in parts_of(item) if isinstance(part, str)).strip()
 
 
-def paired(query: Input, positive: Input, data_set: DataSet, negatives: tuple[Input, ...] = ()) -> Pair:
-    """The pair, with the texts that `data_set.target_side` asks for; raises `SkipRow` where a side is empty."""
-    for side, item in (("query", query), ("positive", positive)):
+def make_pair(
+    query: Input, positive: Input, data_set: DataSet, negatives: tuple[Input, ...] = ()
+) -> Pair:
+    """Builds a pair with the texts to decode that `data_set.target_side` asks for.
+
+    Raises:
+        SkipRow: the query or the positive is empty.
+    """
+    # An empty side would be embedded as the bare prompt, like every other empty side.
+    for side_name, item in (("query", query), ("positive", positive)):
         if not parts_of(item):
-            raise SkipRow(f"empty {side}")
+            raise SkipRow(f"empty {side_name}")
     side = data_set.target_side
-    query_text = said(query).removeprefix(data_set.instruction.strip()).strip() if side in ("query", "both", "shared") else ""
-    positive_text = said(positive) if side in ("positive", "both", "shared") else ""
+    query_text = positive_text = ""
+    if side in ("query", "both", "shared"):
+        # An instruction is the same in every row, so decoding it would teach nothing.
+        query_text = words_of(query).removeprefix(data_set.instruction.strip()).strip()
+    if side in ("positive", "both", "shared"):
+        positive_text = words_of(positive)
+    # Both sides are about the same thing, so the text of either will do.
     if side == "shared":
         query_text = positive_text = positive_text or query_text
+    # Each side decodes the text of the other one, which it has to infer from its own input.
     return Pair(query, positive, positive_text or None, query_text or None, negatives)
 
 
-def asked(item: Input, data_set: DataSet) -> Input:
-    """The query with the data set's instruction, where rows hold none of their own."""
-    return replace(item, instruction=data_set.instruction) if data_set.instruction and item.instruction is None else item
+def with_instruction(query: Input, data_set: DataSet) -> Input:
+    """Returns the query with the data set's instruction, unless its row has one of its own."""
+    # `is None`: a row may ask for no instruction with an empty one.
+    if data_set.instruction and query.instruction is None:
+        return replace(query, instruction=data_set.instruction)
+    return query
 
 
 def text_input(text: str, image: ImageSource | None = None, video: Video | None = None) -> Input:
-    """A text and a picture or video; MMEB's picture placeholder is removed."""
+    """Builds an input of a text and a picture or video; removes MMEB's picture placeholder."""
     return Input(clean(text), image, video=video)
 
 
-def below(images: Path, path: str) -> str:
-    """A row's path below the folder of the pictures; an absolute one stays as it is, to be refused when files are looked for."""
+def path_below(images: Path, path: str) -> str:
+    """Joins a row's path to the folder it is relative to."""
+    # An absolute path stays as it is: `SourceCheck` refuses it with the path that the file holds.
     return path if path.startswith("/") else f"{images}/{path}"

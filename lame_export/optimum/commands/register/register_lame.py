@@ -1,7 +1,7 @@
-"""`optimum-cli export lame`: the command of `lame-export bundle` where users of Optimum look for exports.
+"""`optimum-cli export lame`: offers `lame-export bundle` to users of Optimum.
 
-Optimum finds this file by its place: modules in the namespace `optimum.commands.register` of any installed distribution
-name the commands they add in `REGISTER_COMMANDS`. Only what Optimum itself ships is imported before the command runs.
+Optimum finds this file by its location: modules in the namespace `optimum.commands.register` of any
+installed distribution list the commands that they add in `REGISTER_COMMANDS`.
 """
 
 from __future__ import annotations
@@ -14,24 +14,32 @@ from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 from optimum.commands.export.base import ExportCommand
 
 
+# Only what Optimum itself installs may be imported above: our own extras may be missing.
 class LaMEExportCommand(BaseOptimumCLICommand):
-    """Checkpoint → bundle with certificate."""
+    """Exports a checkpoint to a bundle with a certificate."""
 
-    COMMAND = CommandInfo(name="lame", help="Export a LaME checkpoint to a verified bundle of ONNX graphs (FP32, FP16, INT8).")
+    COMMAND = CommandInfo(
+        name="lame",
+        help="Export a LaME checkpoint to a verified bundle of ONNX graphs (FP32, FP16, INT8).",
+    )
 
     @staticmethod
     def parse_args(parser: argparse.ArgumentParser) -> None:
-        """Optimum's words for checkpoint and bundle; the rest is `lame-export bundle`'s."""
-        from lame_export.bundle_command import add_options
+        """Declares model and output as Optimum does, and the options of `lame-export bundle`."""
+        # Deferred, here and below: Optimum imports this module for every command it runs.
+        from lame_export.cli.bundle_command import add_options
 
-        parser.add_argument("-m", "--model", type=Path, required=True, help="the folder lame-train wrote")
+        parser.add_argument(
+            "-m", "--model", type=Path, required=True, help="the folder lame-train wrote"
+        )
         parser.add_argument("output", type=Path, help="the bundle to write")
         add_options(parser)
 
     def run(self) -> None:
-        """Exports, and exits as `lame-export bundle` does."""
-        from lame_export.bundle_command import run_optimum
+        """Exports, and exits with the code of `lame-export bundle`."""
+        from lame_export.cli.bundle_command import run_optimum
 
+        # Optimum itself ends with 0 whatever a command returns.
         sys.exit(run_optimum(self.args))
 
 

@@ -1,0 +1,118 @@
+"""`lame-export bundle`: exports a checkpoint; `optimum-cli export lame` runs the same code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from lame_runtime.cli.command_line import with_flags
+from lame_runtime.cli.grammar import GRAPH_NAMES, add_command, path
+from lame_runtime.errors import LameError
+
+from lame_export.cli.graph_extra import needing_graph_extra
+
+EXAMPLE = """
+lame-export bundle checkpoint bundle --data data
+lame-export bundle checkpoint bundle --data data --graphs fp32 int8-cpu --strength 0.5
+"""
+
+
+def add(commands: Any) -> None:
+    """Adds the command `bundle` to the program."""
+    parser = add_command(
+        commands,
+        "bundle",
+        "export a checkpoint to a bundle with a certificate",
+        needing_graph_extra("bundle", _bundle),
+        EXAMPLE,
+    )
+    parser.add_argument("checkpoint", type=path, help="the folder that lame-train wrote")
+    parser.add_argument("bundle", type=path, help="the folder to make")
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that `lame-export bundle` and `optimum-cli export lame` share."""
+    parser.add_argument(
+        "--data",
+        type=path,
+        required=True,
+        help="MMEB-style data: calibration, golden vectors, retrieval rows",
+    )
+    parser.add_argument(
+        "--graphs",
+        nargs="+",
+        metavar="GRAPH",
+        help=f"graphs of the bundle, of {', '.join(GRAPH_NAMES)} (default: the first four); "
+        "w8-cpu and w4-cpu hold weights alone in 8 or 4 bits",
+    )
+    parser.add_argument(
+        # `dest` is the argument of `export`, so that error messages can name the flag
+        "--golden",
+        dest="per_modality",
+        type=int,
+        default=64,
+        metavar="N",
+        help="golden inputs of each modality",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=int,
+        default=128,
+        metavar="N",
+        help="calibration inputs of each modality",
+    )
+    parser.add_argument(
+        "--strength",
+        dest="strengths",
+        type=float,
+        metavar="S",
+        help="strength of the smoothing before INT8, 0 to 1 (default: several are tried)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the certificate's rows as JSON")
+
+
+def run_optimum(options: argparse.Namespace) -> int:
+    """Runs `optimum-cli export lame`; prints errors on one line and returns the exit code."""
+    # Optimum owns the real parser; this one only maps arguments in messages to flags
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    try:
+        return _export(options.model, options.output, options)
+    except LameError as error:
+        print(f"error: {with_flags(str(error), parser)}", file=sys.stderr)
+        return error.exit_code
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    return _export(options.checkpoint, options.bundle, options)
+
+
+def _export(checkpoint: Path, bundle: Path, options: argparse.Namespace) -> int:
+    # deferred, so that `--help` works without PyTorch and ONNX
+    from lame_export.plan import export
+    from lame_export.quantization.search import STRENGTHS
+    from lame_export.state import DEFAULT_GRAPHS
+
+    # progress goes to stderr, because stdout may be piped as JSON
+    rows = export(
+        checkpoint,
+        bundle,
+        options.data,
+        DEFAULT_GRAPHS if options.graphs is None else options.graphs,
+        per_modality=options.per_modality,
+        calibration=options.calibration,
+        # a single strength is used without a search
+        strengths=STRENGTHS if options.strengths is None else (options.strengths,),
+        on_pass=lambda name: print(f"pass {name}", file=sys.stderr),
+    )
+    if options.json:
+        print(json.dumps([row.to_json() for row in rows], indent=1, ensure_ascii=False))
+    else:
+        gated = sum(row.passed is not None for row in rows)
+        reported = len(rows) - gated
+        print(f"wrote {bundle}: {gated} gates met, {reported} figures reported; see parity.json")
+    return 0

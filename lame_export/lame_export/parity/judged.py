@@ -1,0 +1,39 @@
+"""Makes the encoder that a graph is evaluated with on the exporting machine.
+
+ONNX Runtime's CPU provider computes FP16 in FP32, which would make FP16 and INT8 graphs look more
+accurate than they are on a GPU. They are evaluated on an emulation that rounds every FP16 tensor.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from lame_runtime.backends.onnxruntime import OrtBackend
+from lame_runtime.bundle.bundle import PARTS
+from lame_runtime.encoder import Encoder
+
+from lame_export.rewrites.emulate import emulate
+from lame_export.state import ExportState
+from lame_export.streamed import StreamedBackend
+
+EMULATED = ("fp16", "int8")
+"""Graphs that are evaluated on their emulation."""
+
+
+def judged_encoder(state: ExportState, graph: str) -> Encoder:
+    """Returns an encoder over a graph, or over its emulation if the graph is in `EMULATED`."""
+    preparer = state.reference.preparer
+    if graph not in EMULATED:
+        vision, encoder = (state.path(part, graph) for part in ("vision", "encoder"))
+        return Encoder(preparer, OrtBackend(vision, encoder, "CPUExecutionProvider"), graph)
+    models = {part: ir.load(state.path(part, graph)) for part in PARTS}
+    # in place, because nothing else refers to these copies
+    for model in models.values():
+        emulate(model)
+    # unoptimized, because ONNX Runtime would remove the casts that emulate the rounding
+    backend = StreamedBackend(models["vision"], models["encoder"], optimize=False)
+    return Encoder(preparer, backend, graph)
+
+
+def note_of(graph: str) -> str:
+    """Returns the note that marks a graph's rows as emulated, or an empty string."""
+    return "emulated" if graph in EMULATED else ""

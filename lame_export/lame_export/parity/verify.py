@@ -1,0 +1,78 @@
+"""Repeats the certificate of a finished bundle against its checkpoint."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lame_runtime.bundle.bundle import Bundle
+from lame_runtime.bundle.certificate import Result
+from lame_runtime.bundle.golden import read_golden
+from lame_runtime.errors import ExportError
+from lame_runtime.parity import gates
+from lame_runtime.parity.compare import BATCH_SIZE, embed_golden, similarity
+from lame_runtime.parity.gates import judge
+
+from lame_export.passes.proof.lint_graphs import LintGraphs
+from lame_export.passes.proof.prove_vectors import ProveVectors
+from lame_export.passes.source.load_checkpoint import SHARED_FILES, read_model
+from lame_export.passes.source.prove_contract import ProveContract
+from lame_export.state import ExportOptions, ExportState
+
+PASSES = (ProveContract(), LintGraphs(), ProveVectors())
+"""The passes that need no data set, without the TensorRT-RTX builds, which take minutes.
+"""
+
+
+def verify(bundle: str | os.PathLike[str], checkpoint: str | os.PathLike[str]) -> list[Result]:
+    """Measures the rows of a certificate that need no data set, except the TensorRT-RTX builds.
+
+    Args:
+        bundle: a finished bundle; every hash is checked first.
+        checkpoint: the checkpoint that it was exported from.
+
+    Returns:
+        All rows, including those whose gate is not met.
+
+    Raises:
+        BundleError: the bundle or the checkpoint is damaged, or is another kind of folder.
+        ExportError: the checkpoint's vectors have another length than the bundle's.
+    """
+    bundle, checkpoint = Path(bundle), Path(checkpoint)
+    opened = Bundle.open(bundle)
+    # figures measured on damaged files would be misleading
+    opened.check_all()
+    options = ExportOptions(graphs=tuple(opened.graphs))
+    # no pass below reads the data set, so the bundle's path stands in for its path
+    state = ExportState(checkpoint, bundle, bundle, options, stop_on_failure=False)
+    read_model(state)
+    state.golden = read_golden(bundle)
+    if state.reference.dim != state.golden.embeddings.shape[1]:
+        raise ExportError(
+            f"{bundle}: was not exported from {checkpoint} (embeddings of another length)"
+        )
+    state.add([_shared_files_row(bundle, checkpoint), _golden_row(state)])
+    for step in PASSES:
+        # without the runner: failed rows are collected, and no file is written
+        step.requires(state)
+        step.run(state)
+    return state.rows
+
+
+def _shared_files_row(bundle: Path, checkpoint: Path) -> Result:
+    # byte for byte, because a changed file need not change any golden vector
+    changed = sum(
+        (bundle / name).read_bytes() != (checkpoint / name).read_bytes() for name in SHARED_FILES
+    )
+    comparison, figure = "contract and tokenizer vs checkpoint", {"mismatches": changed}
+    return judge(comparison, "", "files", len(SHARED_FILES), gates.CONTRACT, figure)
+
+
+def _golden_row(state: ExportState) -> Result:
+    """Compares the golden embeddings with those that the checkpoint gives now."""
+    golden = state.golden
+    indices = list(range(len(golden.inputs)))
+    vectors = embed_golden(state.reference, golden, indices, BATCH_SIZE)
+    figure = {"max_abs": similarity(vectors, golden.embeddings)["max_abs"]}
+    comparison, gate = "golden embeddings vs checkpoint", gates.GOLDEN_VS_PYTORCH
+    return judge(comparison, "", "all", len(indices), gate, figure)

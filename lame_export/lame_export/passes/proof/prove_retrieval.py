@@ -1,0 +1,50 @@
+"""Compares every graph with PyTorch on evaluation rows: hit@1 and nearest documents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from lame_runtime.encoder import Encoder
+from lame_training.evaluation.retrieval import RankedPool, Vectors, embed_rows, read_rows, tasks
+
+from lame_export.parity.judged import judged_encoder, note_of
+from lame_export.parity.retrieval_rows import retrieval_rows, vector_rows
+from lame_export.passes.base import Pass, graph_files
+from lame_export.state import ExportState
+
+BATCH_SIZE = 64
+
+
+class ProveRetrieval(Pass):
+    """Adds the retrieval rows, gated for INT8 graphs of a trained model."""
+
+    name = "retrieval"
+    reads = ("reference", "golden")
+    writes = ("rows",)
+
+    def input_files(self, state: ExportState) -> Iterable[Path]:
+        """Returns the paths of every graph."""
+        return graph_files(state, state.graphs)
+
+    def run(self, state: ExportState) -> None:
+        """Embeds the evaluation rows; raises `ExportError` if a gate is not met."""
+        rows = {task: read_rows(state.data, task) for task in tasks(state.data)}
+        # PyTorch's vectors are the same for every graph, so they are computed once
+        reference = _embed(state.reference, rows)
+        state.add(vector_rows(reference, rows, state.golden))
+        config = json.loads((state.checkpoint / "config.json").read_text(encoding="utf-8"))
+        # the neighbors of an untrained model are random, so a gate on them would be meaningless
+        trained = config["steps"] > 0
+        for graph in state.graphs:
+            with judged_encoder(state, graph) as encoder:
+                vectors = _embed(encoder, rows)
+            note = note_of(graph)
+            state.add(retrieval_rows(graph, reference, vectors, rows, trained=trained, note=note))
+
+
+def _embed(encoder: Encoder, rows: dict[str, list[RankedPool]]) -> Vectors:
+    return embed_rows(
+        lambda items, role: encoder.encode(items, role=role, batch_size=BATCH_SIZE), rows
+    )

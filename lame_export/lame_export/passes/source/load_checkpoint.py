@@ -1,0 +1,39 @@
+"""Loads the checkpoint, and copies contract and tokenizer into the bundle byte for byte."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from lame_export.passes.base import Pass
+from lame_export.state import ExportState
+
+SHARED_FILES = ("contract.json", "tokenizer.json")
+"""Files that checkpoint and bundle have in common."""
+
+
+class LoadCheckpoint(Pass):
+    """Loads the model without its decoder, and wraps it in the runtime's `Encoder`."""
+
+    name = "load"
+    writes = ("model", "reference")
+
+    def output_files(self, state: ExportState) -> Iterable[Path]:
+        """Returns the paths of contract and tokenizer in the bundle."""
+        return [state.folder / name for name in SHARED_FILES]
+
+    def run(self, state: ExportState) -> None:
+        """Loads the model and copies the files."""
+        read_model(state)
+        for name in SHARED_FILES:
+            # copied rather than serialized again, because verification compares them byte for byte
+            shutil.copyfile(state.checkpoint / name, state.folder / name)
+
+
+def read_model(state: ExportState) -> None:
+    """Sets `model` and `reference` from the checkpoint; raises `BundleError`."""
+    # deferred: PyTorch and transformers take seconds to import
+    from lame_training.model.torch_backend import load_encoder_and_model
+
+    state.reference, state.model = load_encoder_and_model(state.checkpoint)

@@ -1,0 +1,27 @@
+"""`lame-runtime`: embeds inputs with a bundle, and checks and benchmarks it on this device."""
+
+from __future__ import annotations
+
+import argparse
+
+from lame_runtime import __version__
+from lame_runtime.cli import bench_command, embed_command, info_command, verify_command
+from lame_runtime.cli.command_line import run_command
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the program; returns 0 on success, 1 if a check failed, 2 for wrong use or bad input."""
+    return run_command(make_parser(), arguments, "nothing was written")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands, which also generates the reference documentation."""
+    parser = argparse.ArgumentParser(
+        prog="lame-runtime",
+        description="Embeds texts, pictures and videos from a LaME bundle, without PyTorch.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for module in (embed_command, info_command, verify_command, bench_command):
+        module.add(commands)
+    return parser

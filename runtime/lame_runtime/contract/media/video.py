@@ -1,0 +1,234 @@
+"""Video → sampled frames → resized frames, by the family's own rules.
+
+Sampling, sizes and times follow transformers' `Qwen2VLVideoProcessor` and `Qwen3VLVideoProcessor`.
+Frames are resized with Pillow instead of torchvision, which differs by at most two gray levels;
+tests hold all of it. Files are read with PyAV (`pip install 'lame-runtime[video]'`); a list of
+frames needs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from lame_runtime.contract.media.images import MAX_ASPECT_RATIO, ImageSource, fit, open_image
+from lame_runtime.contract.media.video_file import (
+    VideoFile,
+    count_decoded,
+    count_packets,
+    decoded_frames,
+    file_name,
+)
+from lame_runtime.contract.rules import ImageRules, VideoRules
+from lame_runtime.errors import InputError
+
+VideoSource = VideoFile | Sequence[ImageSource | npt.NDArray[np.uint8]]
+"""A path, the bytes of a file, or frames: pictures or uint8 arrays (height, width, 3), in order."""
+
+MIN_PIXELS_MARGIN = 1.05
+"""The families' processors keep the area of a frame this much above `min_pixels`."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Sampled frames at the size that patches are cut from, and their times."""
+
+    frames: npt.NDArray[np.uint8]
+    """uint8 (n, height, width, 3); n is a multiple of the temporal patch size."""
+    seconds: tuple[float, ...]
+    """For each temporal patch, the mean of its first and last frame's time."""
+    seconds_per_patch: float
+    """Time from one temporal patch to the next."""
+
+
+def read_video(
+    source: VideoSource, fps: float | None, videos: VideoRules, images: ImageRules
+) -> Clip:
+    """Reads and samples one video.
+
+    Args:
+        source: see `VideoSource`. All frames of a list are used; those of a file are sampled.
+        fps: frames per second of a list; None takes the rate that the family samples at.
+        videos: the contract's video rules.
+        images: for the patch geometry and `max_source_pixels`.
+
+    Raises:
+        InputError: missing, unreadable, without frames, frames of different sizes, PyAV not
+            installed.
+    """
+    if isinstance(source, str | os.PathLike | bytes):
+        if fps is not None:
+            raise InputError(
+                f"{file_name(source)}: `fps` belongs to a list of frames; a file has its own"
+            )
+        return _read_file(source, videos, images)
+    # A list is used whole, so it has to fit; a file is sampled down to `max_frames`.
+    if not source:
+        raise InputError("the video has no frames; give at least one")
+    if len(source) > videos.max_frames:
+        raise InputError(
+            f"the video has {len(source)} frames, the limit is {videos.max_frames}; leave some out"
+        )
+    rate = videos.fps if fps is None else fps
+    if not 1e-3 <= rate <= 1e4:
+        raise InputError(f"the video's `fps` is {rate}; use 0.001 to 10,000")
+    indices = list(range(len(source)))
+    frames = _resized((_still(frame, images) for frame in source), len(source), videos, images)
+    return _clip(frames, indices, rate, len(source), images)
+
+
+def _read_file(source: VideoFile, videos: VideoRules, images: ImageRules) -> Clip:
+    name = file_name(source)
+    # A container may hold packets that give no frame. So packets are counted first, which decodes
+    # nothing; if fewer frames come out than were counted on, frames are counted, which decodes all.
+    for count_frames in (count_packets, count_decoded):
+        rate, total = count_frames(source, name)
+        indices = sample_indices(total, rate, videos, images.temporal_patch_size) if total else []
+        if not indices:
+            continue
+        frames = _resized(
+            decoded_frames(source, name, indices, images), len(indices), videos, images
+        )
+        if len(frames) == len(indices):
+            return _clip(frames, indices, rate, total, images)
+    raise InputError(f"{name}: the video has no frames; give another file")
+
+
+def _resized(
+    frames: Iterator[Image.Image], count: int, videos: VideoRules, images: ImageRules
+) -> list[npt.NDArray[np.uint8]]:
+    """Resizes the frames of a clip of `count`, with one full frame in memory at a time."""
+    resized: list[npt.NDArray[np.uint8]] = []
+    size = target = (0, 0)
+    for number, frame in enumerate(frames):
+        if number == 0:
+            size, target = frame.size, clip_size(count, frame.height, frame.width, videos, images)
+        if frame.size != size:
+            raise InputError(
+                f"frame {number} of the video is {frame.width}×{frame.height}, "
+                f"the first {size[0]}×{size[1]}; use one size"
+            )
+        # Across first, then down, as torchvision does. In one call Pillow chooses the order, and
+        # the two differ where the bicubic filter overshoots and is clipped in between.
+        across = Image.fromarray(fit(frame, frame.height, target[1]))
+        resized.append(fit(across, *target))
+    return resized
+
+
+def _clip(
+    frames: list[npt.NDArray[np.uint8]],
+    indices: list[int],
+    rate: float,
+    total: int,
+    images: ImageRules,
+) -> Clip:
+    """Fills the last temporal patch by repeating the last frame, and times each temporal patch."""
+    temporal = images.temporal_patch_size
+    # A repeated frame has the time of the one it repeats, as in the processor.
+    missing = -len(frames) % temporal
+    times = [index / rate for index in [*indices, *[indices[-1]] * missing]]
+    seconds = tuple(
+        (times[start] + times[start + temporal - 1]) / 2 for start in range(0, len(times), temporal)
+    )
+    # The mean rate of the samples, not the requested one: a short file gives fewer.
+    sampled_rate = len(indices) / total * rate
+    return Clip(np.stack([*frames, *[frames[-1]] * missing]), seconds, temporal / sampled_rate)
+
+
+def sample_indices(total: int, fps: float, videos: VideoRules, temporal: int) -> list[int]:
+    """Returns the indices of the frames that are sampled, in order; at least one.
+
+    Args:
+        total: number of frames of the file.
+        fps: their rate.
+        videos: the contract's video rules.
+        temporal: frames in a temporal patch.
+    """
+    if videos.sampling == "linspace":
+        count = min(max(int(total / fps * videos.fps), videos.min_frames), videos.max_frames, total)
+        return [int(index) for index in np.linspace(0, total - 1, count).round()]
+    # Whole temporal patches only: floors to multiples of `temporal`, as Qwen2-VL's processor does.
+    most = math.floor(min(videos.max_frames, total) / temporal) * temporal
+    sampled = min(max(total / fps * videos.fps, videos.min_frames), most, total)
+    count = math.floor(sampled / temporal) * temporal
+    if count == 0:  # a file with fewer frames than one temporal patch
+        return list(range(min(total, temporal)))
+    step = total / count
+    # Single precision, as PyTorch's arange. Rounding may make one step too many, which would be
+    # behind the last frame.
+    indices = [int(np.float32(number * step)) for number in range(math.ceil(total / step))]
+    return [index for index in indices if index < total]
+
+
+def clip_size(
+    frames: int, height: int, width: int, videos: VideoRules, images: ImageRules
+) -> tuple[int, int]:
+    """Returns the size (height, width) that all frames are resized to.
+
+    Both sides are multiples of patch × merge, and the area is within the pixel budget.
+
+    Args:
+        frames: number of sampled frames.
+        height: height of a frame in the file.
+        width: width of a frame in the file.
+        videos: the contract's video rules.
+        images: for the patch geometry.
+
+    Raises:
+        InputError: the frames are too long strips.
+    """
+    factor, temporal = images.patch_size * images.merge_size, images.temporal_patch_size
+    frames = max(frames, temporal)  # a single frame is repeated to fill a temporal patch
+    highest = _highest_area(frames, videos, factor, temporal)
+    # Qwen3-VL counts rounded frames in the comparisons, and frames as they are in the scale; both
+    # are 1 if the limits are those of a frame.
+    counted, area = 1, 1
+    if videos.pixels_of == "clip":
+        if height < factor or width < factor:
+            scale = max(factor / height, factor / width)
+            height, width = int(height * scale), int(width * scale)
+        counted, area = round(frames / temporal) * temporal, frames
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise InputError(
+            f"the video's frames are more than {MAX_ASPECT_RATIO} times longer than wide; crop them"
+        )
+    new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
+    if counted * new_height * new_width > highest:
+        shrink = math.sqrt(area * height * width / highest)
+        new_height = max(factor, math.floor(height / shrink / factor) * factor)
+        new_width = max(factor, math.floor(width / shrink / factor) * factor)
+    elif counted * new_height * new_width < videos.min_pixels:
+        grow = math.sqrt(videos.min_pixels / (area * height * width))
+        new_height = math.ceil(height * grow / factor) * factor
+        new_width = math.ceil(width * grow / factor) * factor
+    return new_height, new_width
+
+
+def _highest_area(frames: int, videos: VideoRules, factor: int, temporal: int) -> int:
+    """Returns the largest area of what the family's limits count: one frame, or the whole clip."""
+    if not videos.cap_pixels_per_frame:
+        return videos.max_pixels
+    token_area = videos.max_video_tokens * factor * factor
+    lowest = int(videos.min_pixels * MIN_PIXELS_MARGIN)
+    if videos.pixels_of == "frame":
+        # An even share, for each temporal patch, of 0.9 × the tokens of a whole video.
+        budget = int(token_area * 0.9)
+        return max(min(videos.max_pixels, budget * temporal // frames), lowest)
+    return max(min(token_area, videos.max_pixels // frames), lowest) * frames
+
+
+def _still(frame: ImageSource | npt.NDArray[np.uint8], images: ImageRules) -> Image.Image:
+    if isinstance(frame, np.ndarray):
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+            raise InputError(
+                f"a frame of the video is {frame.dtype} {frame.shape}; "
+                "arrays must be uint8 (height, width, 3)"
+            )
+        frame = Image.fromarray(frame)
+    return open_image(frame, images)

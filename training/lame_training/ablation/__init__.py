@@ -1,1 +1,0 @@
-"""Ablation of the method on tasks of growing difficulty."""

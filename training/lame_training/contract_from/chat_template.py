@@ -1,0 +1,135 @@
+"""Derives the layout of a prompt, the literal texts around an input's parts, from a chat template.
+
+The template is rendered in transformers' sandbox with marks in place of the parts; the text around
+the marks is the layout. The input is the user's turn, and the latent tokens stand where the
+assistant's answer would begin.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lame_runtime.contract import PromptLayout
+from lame_runtime.contract.prompts import check_layout
+from lame_runtime.errors import BundleError, first_line
+
+from lame_training.model.backbones import read_json
+
+# Plain words, so that no template escapes or changes them.
+FIRST_MARK, SECOND_MARK = "LAME0TEXT", "LAME1TEXT"
+VISION_TOKENS = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
+SEPARATOR = "\n"
+"""Text between an instruction and the text behind it (ours; templates know no instruction)."""
+_TURNS = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+PUBLISHED = {
+    "qwen2_vl": ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n", _TURNS),
+    "qwen2_5_vl": ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n", _TURNS),
+    "qwen3_vl": ("", _TURNS),
+}
+"""The rendering of each family's published template: the system turn, then the user's turn with the
+opening of the answer. `{}` stands for the input."""
+
+
+def read_template(folder: Path, family: str) -> str | PromptLayout:
+    """Returns the folder's chat template, or the layout of the family's published one.
+
+    Raises:
+        BundleError: a file cannot be read, or holds named templates without a default.
+    """
+    # newest format first: transformers writes the template to a file of its own
+    if (path := folder / "chat_template.jinja").is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{path}: cannot be read ({error}); copy the folder again") from None
+    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+        template = read_json(folder / name).get("chat_template")
+        if isinstance(template, list):
+            # a list of {"name", "template"}, one for tool use, for example
+            named = {
+                entry.get("name"): entry.get("template")
+                for entry in template
+                if isinstance(entry, dict)
+            }
+            template = named.get("default")
+            if not isinstance(template, str):
+                raise BundleError(
+                    f"{folder / name}: has chat templates, but none called default; "
+                    "give this name to one of them"
+                )
+        if isinstance(template, str):
+            return template
+    system, turns = PUBLISHED[family]
+    prefix, suffix = (system + turns).split("{}")
+    return PromptLayout(prefix, suffix, SEPARATOR, {})
+
+
+def layout_from_template(
+    template: str | PromptLayout, roles: dict[str, str], folder: Path
+) -> PromptLayout:
+    """Returns the layout of the prompt.
+
+    Args:
+        template: Jinja source, or a layout, which only gets the roles.
+        roles: default instructions by role.
+        folder: begins the messages of errors.
+
+    Raises:
+        BundleError: the template cannot be rendered, or does not print texts, pictures and videos
+            as plain parts.
+    """
+    if isinstance(template, PromptLayout):
+        return PromptLayout(template.prefix, template.suffix, template.separator, roles)
+    plain = _render(template, [FIRST_MARK], folder)
+    if plain.count(FIRST_MARK) != 1:
+        raise BundleError(
+            f"{folder}: its chat template does not print a user's text exactly once; "
+            "use one for pictures, videos and texts"
+        )
+    prefix, suffix = plain.split(FIRST_MARK)
+    around = {}
+    for kind, vision_token in VISION_TOKENS.items():
+        # two pictures with a text between them show if a template numbers pictures, moves them to
+        # the front, or puts something between parts: the texts around both must be the same
+        parts = [{"type": kind}, FIRST_MARK, {"type": kind}, SECOND_MARK]
+        inner = _render(template, parts, folder).removeprefix(prefix).removesuffix(suffix)
+        first, mark, second = inner.removesuffix(SECOND_MARK).partition(FIRST_MARK)
+        if first.count(vision_token) != 1 or not mark or first != second:
+            raise BundleError(
+                f"{folder}: its chat template does not place {vision_token} at the position of a "
+                f"user's {kind}; use one for pictures and videos"
+            )
+        # opening and closing, such as <|vision_start|> and <|vision_end|>
+        around[kind] = first.split(vision_token)
+    layout = PromptLayout(prefix, suffix, SEPARATOR, roles, *around["image"], *around["video"])
+    try:
+        check_layout(layout)
+    except ValueError as error:
+        raise BundleError(f"{folder}: its chat template cannot be used: {error}") from None
+    return layout
+
+
+def _render(template: str, parts: list[Any], folder: Path) -> str:
+    """Renders one user's turn, up to the beginning of the answer; raises `BundleError`.
+
+    Args:
+        template: Jinja source.
+        parts: texts, and other parts as in transformers' chat messages.
+        folder: begins the message of the error.
+    """
+    # deferred: only folders with a template of their own need Jinja
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
+    try:
+        rendered, _ = render_jinja_template(
+            [[{"role": "user", "content": content}]],
+            chat_template=template,
+            add_generation_prompt=True,
+        )
+    except Exception as error:  # a template can raise any exception
+        raise BundleError(
+            f"{folder}: its chat template cannot be rendered ({first_line(error)})"
+        ) from None
+    return str(rendered[0])

@@ -1,0 +1,55 @@
+"""Trains the tokenizer of a model that is trained from scratch.
+
+It is a byte-level BPE with Qwen2's special tokens, trained on the texts of the training rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from lame_runtime.atomic import atomic_text
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+END = "<|endoftext|>"
+"""The token that ends a text; it also pads."""
+CHAT_END = "<|im_end|>"
+"""The token that ends a turn."""
+SPECIAL_TOKENS = (
+    END,
+    "<|im_start|>",
+    CHAT_END,
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+"""In the order of their ids, which begin at 0."""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, path: Path) -> None:
+    """Trains a tokenizer and writes it as `tokenizer.json`; the same texts give the same bytes.
+
+    Args:
+        texts: the texts to train on.
+        vocab_size: upper bound of the number of tokens, special ones included.
+        path: the file to write.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    # NFC and bytes, as in Qwen2's tokenizer
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        # all 256 bytes, so that no text has an unknown token
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    atomic_text(path, tokenizer.to_str(pretty=True))

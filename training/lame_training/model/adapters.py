@@ -1,0 +1,172 @@
+"""LoRA and DoRA adapters, through PEFT.
+
+Adapters are trained inside the language model, saved as PEFT saves them, and merged into the
+weights when a model is loaded for inference.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from lame_runtime.errors import BundleError, first_line
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Settings of low-rank adapters (LoRA, arXiv 2106.09685) beside linear layers.
+
+    The defaults of rank, alpha, dropout and DoRA are those of VLM2Vec-V2 (arXiv 2507.04590).
+    """
+
+    rank: int = 16
+    alpha: int = 64
+    """The adapter's output is multiplied by `alpha / rank`."""
+    dropout: float = 0.1
+    dora: bool = True
+    """Decompose weights into magnitude and direction (DoRA, arXiv 2402.09353): the length of each
+    output's weight vector is a parameter of its own."""
+    layers: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+    """Linear layers of each block that get an adapter."""
+
+
+def add_lora(backbone: PreTrainedModel, lora: LoRA) -> None:
+    """Adds newly initialized adapters to the backbone's language model, in place.
+
+    PEFT initializes one of the two low-rank factors with zeros, so the model's output is unchanged
+    until the adapters are trained.
+    """
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        use_dora=lora.dora,
+        # a regular expression instead of a list of names, because the vision tower of Qwen2.5-VL
+        # has layers of the same names (gate_proj, up_proj, down_proj), which must stay as they are
+        target_modules=rf"language_model\.layers\.\d+\..*\.({'|'.join(lora.layers)})",
+    )
+    backbone.add_adapter(config)
+
+
+def is_adapter(name: str) -> bool:
+    """Returns whether the parameter of this name belongs to an adapter."""
+    # PEFT's names are lora_A, lora_B and, of DoRA's magnitudes, lora_magnitude_vector
+    return ".lora_" in name
+
+
+def name_without_adapter(name: str) -> str:
+    """Returns the name that a base parameter has in a model without adapters.
+
+    PEFT moves an adapted layer's own weights into a submodule called `base_layer`.
+    """
+    return name.replace(".base_layer.", ".")
+
+
+def save_adapter(backbone: PreTrainedModel, weights: dict[str, Tensor], folder: Path) -> None:
+    """Writes an adapter in PEFT's format into an existing folder.
+
+    Args:
+        backbone: the model that holds the adapter; its PEFT config is written.
+        weights: the adapter's parameters by their name in the backbone, unsharded.
+        folder: receives `adapter_config.json` and `adapter_model.safetensors`.
+
+    Raises:
+        OSError: the config cannot be written.
+        SafetensorError: the weights cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    # the parameters inside the model may be sharded (FSDP2), so PEFT cannot save them from there
+    # and the names it gives them are made here; they leave out the adapter's own name, "default"
+    named = {
+        f"base_model.model.{name.replace('.default', '')}": value.detach().contiguous()
+        for name, value in weights.items()
+    }
+    # PEFT's name of a DoRA magnitude ends with the layer, the parameter's with the weight inside it
+    named = {
+        name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector"): value
+        for name, value in named.items()
+    }
+    save_file(named, folder / "adapter_model.safetensors")
+    config = backbone.peft_config["default"]
+    config.save_pretrained(folder)
+
+
+def merge_adapter(model: PreTrainedModel, folder: Path, *, widen: bool = False) -> PreTrainedModel:
+    """Adds the change that a PEFT adapter makes to the weights of `model`.
+
+    Args:
+        model: the base model; it is changed in place.
+        folder: `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes them.
+        widen: convert the adapted layers to FP32 before adding, and leave them in FP32. BF16 has 8
+            bits of precision, so a change of less than 1/256 of a weight would be rounded away.
+
+    Returns:
+        The model without adapters; it has the parameters it had before.
+
+    Raises:
+        BundleError: the adapter is pickled, unreadable, or made for another model.
+    """
+    if not (folder / "adapter_model.safetensors").is_file():
+        content = (
+            "a pickled adapter, which is never loaded"
+            if list(folder.glob("*.bin"))
+            else "no adapter_model.safetensors"
+        )
+        raise BundleError(f"{folder}: holds {content}; save the adapter as safetensors (PEFT does)")
+    before = {name for name, _ in model.named_parameters()}
+    try:
+        with warnings.catch_warnings():
+            # transformers warns about names of its own that PEFT still uses
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = _load_adapter(model, folder)
+            if widen:
+                for module in adapted.modules():
+                    if isinstance(layer := getattr(module, "base_layer", None), torch.nn.Module):
+                        layer.float()
+            # `safe_merge` refuses an adapter that makes a weight NaN
+            merged = adapted.merge_and_unload(safe_merge=True)
+    except Exception as error:  # PEFT passes on what torch, safetensors and its own checks raise
+        raise BundleError(
+            f"{folder}: the adapter cannot be merged ({first_line(error)}); is it this model's?"
+        ) from None
+    # an adapter may add whole layers (`modules_to_save`), which our checkpoints cannot hold
+    if {name for name, _ in merged.named_parameters()} != before:
+        raise BundleError(
+            f"{folder}: the adapter changes more than weights; merge it with PEFT first"
+        )
+    return merged
+
+
+def _load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Returns the model with the adapter loaded; raises `ValueError` if the two do not fit."""
+    from peft import PeftModel
+
+    adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
+    # `from_pretrained` only warns about missing and unknown weights, so the weights are loaded a
+    # second time, by the call that returns the report
+    report = adapted.load_adapter(folder, "default", local_files_only=True)
+    if report.unexpected_keys:
+        raise ValueError(f"unknown weight {report.unexpected_keys[0]}")
+    # the other missing keys are the base model's own weights, which no adapter holds
+    if missing := [key for key in report.missing_keys if "lora_" in key]:
+        raise ValueError(f"missing weight {missing[0]}")
+    return adapted

@@ -1,0 +1,264 @@
+"""Reads and writes the model files of a checkpoint folder.
+
+    model.safetensors   all weights but an adapter's; a tied weight appears once
+    config.json         the architecture and the number of steps trained
+    recipe.json         the recipe of the run
+    adapter/            a LoRA adapter in PEFT's format, if the recipe trains one
+
+`contract.json` and `tokenizer.json` complete a checkpoint; they are written when a run starts
+(`run.initialization`). The files with which a run keeps its books are those of `run.run_folder`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from lame_runtime.atomic import atomic_path, atomic_text
+from lame_runtime.contract import Preparer
+from lame_runtime.errors import BundleError, StorageError, first_line
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import Qwen3Config
+
+from lame_training.distributed.sharding import full_tensors
+from lame_training.model.adapters import (
+    is_adapter,
+    merge_adapter,
+    name_without_adapter,
+    save_adapter,
+)
+from lame_training.model.backbones import FAMILIES
+from lame_training.model.lame import LaMEModel
+from lame_training.recipes.recipe import Recipe
+
+MODEL_FILES = ("model.safetensors", "recipe.json", "contract.json", "tokenizer.json", "config.json")
+SWITCHES = ("embed_attends", "rec_from", "pooling")
+"""Arguments of `LaMEModel` that `config.json` holds beside the sizes."""
+
+
+def save_model(
+    folder: Path, model: LaMEModel, recipe: Recipe, steps: int, *, write: bool = True
+) -> None:
+    """Writes the model files into `folder`, which already holds contract and tokenizer.
+
+    Args:
+        folder: the checkpoint folder.
+        model: the model; if it is sharded, every process must make this call.
+        recipe: the recipe of the run.
+        steps: the number of steps trained.
+        write: whether this process writes; the others only take part in collecting the weights.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    parameters = full_tensors(named_weights(model), keep=write)
+    if not write:
+        return
+    # a folder without config.json is no checkpoint: the file is removed first and written last, so
+    # a kill in between cannot leave new weights beside an older adapter
+    (folder / "config.json").unlink(missing_ok=True)
+    adapter = {
+        name.removeprefix("backbone."): value
+        for name, value in parameters.items()
+        if is_adapter(name)
+    }
+    base = {
+        name_without_adapter(name): value
+        for name, value in parameters.items()
+        if not is_adapter(name)
+    }
+    write_weights(folder / "model.safetensors", base)
+    if adapter:
+        _write_adapter(folder, model, adapter)
+    write_recipe(folder, recipe)
+    config = {"steps": steps, **architecture_of(model)}
+    text = json.dumps(config, indent=2, sort_keys=True, default=str) + "\n"
+    atomic_text(folder / "config.json", text)
+
+
+def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Writes a safetensors file, completely or not at all; raises `StorageError`."""
+    with atomic_path(path) as temporary:
+        try:
+            save_file(
+                {name: value.detach().contiguous() for name, value in weights.items()}, temporary
+            )
+        except SafetensorError as error:
+            # safetensors wraps what the file system says; `atomic_path` translates OSError alone
+            raise OSError(str(error)) from None
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Writes `recipe.json`; raises `StorageError`."""
+    atomic_text(folder / "recipe.json", json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
+
+
+def _write_adapter(folder: Path, model: LaMEModel, weights: dict[str, Tensor]) -> None:
+    """Writes `adapter/` beside its final place and then renames it; raises `StorageError`."""
+    temporary = folder / ".adapter"
+    shutil.rmtree(temporary, ignore_errors=True)
+    # an adapter is two files, which only the rename makes appear together
+    try:
+        temporary.mkdir()
+        save_adapter(model.backbone, weights, temporary)
+        shutil.rmtree(folder / "adapter", ignore_errors=True)
+        temporary.rename(folder / "adapter")
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"{folder / 'adapter'}: cannot be written ({error}); "
+            "free some space and continue with `resume=True`"
+        ) from None
+
+
+def architecture_of(model: LaMEModel) -> dict[str, Any]:
+    """Returns what `described_model` builds the model from: sizes, switches and configs."""
+    decoder = None if model.decoder is None else model.decoder.config.to_dict()
+    return {
+        "n_reason": model.n_reason,
+        "dim": model.dim,
+        **{name: getattr(model, name) for name in SWITCHES},
+        "backbone": model.backbone.config.to_dict(),
+        "decoder": decoder,
+    }
+
+
+def load_model(
+    folder: Path, *, dtype: torch.dtype | None = torch.float32, decoder: bool = True
+) -> tuple[LaMEModel, Preparer]:
+    """Reads a checkpoint; returns the model in evaluation mode, and the preparer of its inputs.
+
+    An adapter in `folder/adapter/` is merged into the backbone, in FP32.
+
+    Args:
+        folder: a folder that `lame-train` wrote.
+        dtype: the type of the weights. None keeps the stored type; weights are then mapped from the
+            disk rather than read, except those that an adapter changes.
+        decoder: whether to build connector and latent decoder, which inference does not need.
+
+    Raises:
+        BundleError: the folder is no checkpoint, or its weights do not fit its config.
+    """
+    _check_files(folder)
+    # first, because a contract of another version is refused without reading the weights
+    preparer = Preparer.load(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        # safetensors maps the file; a weight is read from the disk when it is used
+        weights = load_file(folder / "model.safetensors")
+        model = empty_model(config, decoder=decoder)
+    # several libraries validate configs, each with its own exceptions
+    except Exception as error:
+        raise BundleError(
+            f"{folder}: cannot be read ({first_line(error)}); copy or train the checkpoint again"
+        ) from None
+    if not decoder:
+        # `load_weights` refuses weights that the model does not have
+        weights = {
+            name: value
+            for name, value in weights.items()
+            if not name.startswith(("connector.", "decoder."))
+        }
+    load_weights(model, weights, str(folder))
+    if (folder / "adapter").is_dir():
+        # widened, because training added base and adapter in FP32
+        model.backbone = merge_adapter(model.backbone, folder / "adapter", widen=True)
+    return (model if dtype is None else model.to(dtype)).eval(), preparer
+
+
+def _check_files(folder: Path) -> None:
+    """Raises `BundleError` if the folder is no complete checkpoint."""
+    if not (folder / "config.json").is_file():
+        kind = (
+            "a bundle, not a checkpoint"
+            if (folder / "manifest.json").is_file()
+            else "not a complete checkpoint (no config.json)"
+        )
+        raise BundleError(f"{folder}: is {kind}; give the folder that lame-train wrote")
+    if missing := [name for name in MODEL_FILES if not (folder / name).is_file()]:
+        raise BundleError(f"{folder}: {missing[0]} is missing; copy or train the checkpoint again")
+
+
+def empty_model(config: dict[str, Any], *, decoder: bool = True) -> LaMEModel:
+    """Builds the model that a `config.json` describes, with parameters on the meta device.
+
+    They take no memory until `load_weights` fills them. Buffers (rotary frequencies) are real,
+    because they are computed, not loaded.
+    """
+    with init_empty_weights(include_buffers=False):
+        model = described_model(config, decoder=decoder)
+    if model.decoder is not None:
+        # accelerate replaces each parameter as it is registered, which separates tied ones
+        model.decoder.tie_weights()
+    return model
+
+
+def described_model(config: dict[str, Any], *, decoder: bool = True) -> LaMEModel:
+    """Builds the model that a `config.json` or an `architecture.json` describes, newly initialized.
+
+    Raises:
+        BundleError: the backbone is of another family.
+    """
+    family = config["backbone"].get("model_type")
+    if family not in FAMILIES:
+        raise BundleError(f"its backbone is a {family!r}; supported are {', '.join(FAMILIES)}")
+    decoder_config = None
+    if decoder and config["decoder"] is not None:
+        decoder_config = Qwen3Config(**config["decoder"])
+    # a file that was written before a switch existed means the switch's default
+    switches = {name: config[name] for name in SWITCHES if name in config}
+    return LaMEModel.from_configs(
+        FAMILIES[family].config(**config["backbone"]),
+        decoder_config,
+        config["n_reason"],
+        config["dim"],
+        **switches,
+    )
+
+
+def load_weights(model: LaMEModel, weights: dict[str, Tensor], source: str) -> None:
+    """Fills every parameter of the model; tied parameters are given once.
+
+    Args:
+        model: its parameters may be on the meta device; the tensors are then assigned, not copied.
+        weights: all parameters by name.
+        source: begins the messages of errors.
+
+    Raises:
+        BundleError: a weight is missing, left over or of another shape.
+    """
+    expected = named_weights(model)
+    if missing := sorted(set(expected) - set(weights)):
+        raise BundleError(
+            f"{source}: the weight {missing[0]} is missing ({len(missing)} in all); "
+            "this is another model's file"
+        )
+    if extra := sorted(set(weights) - set(expected)):
+        raise BundleError(
+            f"{source}: the weight {extra[0]} is unknown ({len(extra)} in all); "
+            "this is another model's file"
+        )
+    for name, value in expected.items():
+        if weights[name].shape != value.shape:
+            raise BundleError(
+                f"{source}: {name} is {tuple(weights[name].shape)}, "
+                f"the config says {tuple(value.shape)}"
+            )
+        if not value.is_meta:
+            value.data.copy_(weights[name])
+    if any(value.is_meta for value in expected.values()):
+        # not strict: the second name of a tied parameter is not among the weights
+        model.load_state_dict(weights, strict=False, assign=True)
+        if model.decoder is not None:
+            model.decoder.tie_weights()
+
+
+def named_weights(model: LaMEModel) -> dict[str, Tensor]:
+    """Returns the parameters by name; a tied parameter appears once, under its first name."""
+    return dict(model.named_parameters())

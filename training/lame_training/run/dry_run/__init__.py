@@ -1,0 +1,6 @@
+"""`lame-train run RECIPE --dry-run`: a run in words, without training anything.
+
+description.py      the recipe, its data sets and its parts, as lines of text
+weightless_model.py the run's model without memory for its weights
+memory_estimate.py  how much memory one process of the run needs
+"""

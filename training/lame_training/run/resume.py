@@ -1,0 +1,198 @@
+"""The states of a run in progress, from which it can be resumed.
+
+    state/step-000100/        the weights that some stage trains, and the optimizer's moments
+    state/fixed.safetensors   the weights that no stage trains, written once
+
+A state appears under its name only when it is complete, so that a kill at any moment leaves the one
+before it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from lame_runtime.errors import BundleError, StorageError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lame_training.distributed.sharding import full_tensors, shard_like
+from lame_training.model.checkpoint import load_weights, named_weights, write_weights
+from lame_training.model.lame import LaMEModel
+
+Moments = dict[str, dict[str, Tensor]]
+"""The state of AdamW by parameter name: first and second moment, and the count of steps."""
+
+
+def save_fixed(folder: Path, model: LaMEModel, trained: set[str]) -> None:
+    """Writes the weights that no stage trains, if there are any.
+
+    Args:
+        folder: the output folder.
+        model: the model, not sharded yet.
+        trained: names of the parameters that some stage trains.
+
+    Raises:
+        StorageError: the file system refuses.
+    """
+    fixed = {name: value for name, value in named_weights(model).items() if name not in trained}
+    if not fixed:
+        return
+    states = folder / "state"
+    try:
+        states.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{states}: cannot be made ({error.strerror}); "
+            "free some space, or choose another `output`"
+        ) from None
+    write_weights(states / "fixed.safetensors", fixed)
+
+
+def save_state(
+    folder: Path,
+    step: int,
+    model: LaMEModel,
+    optimizer: torch.optim.AdamW,
+    trained: set[str],
+    *,
+    keep: int = 1,
+    write: bool = True,
+) -> None:
+    """Writes `state/step-N` and then removes all but the newest `keep` states.
+
+    Every process must call this if the model is sharded: collecting the weights is a collective.
+
+    Args:
+        folder: the output folder.
+        step: number of steps that are done.
+        model: the model.
+        optimizer: the optimizer of the current stage.
+        trained: names of the parameters that some stage trains.
+        keep: number of states to keep.
+        write: whether this process writes; one of them does.
+
+    Raises:
+        StorageError: the file system refuses. The older states are kept.
+    """
+    # all stages' trained weights, not this one's alone: an earlier stage has changed the others
+    weights = {name: value for name, value in named_weights(model).items() if name in trained}
+    weights = full_tensors(weights, keep=write)
+    moments = full_tensors(_named_moments(model, optimizer), keep=write)
+    if not write:
+        return
+    states = folder / "state"
+    target, fresh = states / f"step-{step:06d}", states / "incomplete"
+    # a kill may have left a half-written one
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.mkdir(parents=True)
+        for name, tensors in (("model", weights), ("optimizer", moments)):
+            path = fresh / f"{name}.safetensors"
+            save_file({key: value.detach().contiguous() for key, value in tensors.items()}, path)
+            _flush_to_disk(path)
+        # a run that stopped here before, and was continued from an older state
+        if target.exists():
+            shutil.rmtree(target)
+        fresh.rename(target)
+        _flush_to_disk(states)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise StorageError(
+            f"{target}: cannot be written ({error}); "
+            "free some space and continue with `resume=True`"
+        ) from None
+    # last: until the new state is complete, an older one is what a killed run goes back to
+    for state in complete_states(folder)[:-keep]:
+        shutil.rmtree(state)
+
+
+def _named_moments(model: LaMEModel, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+    """Returns the optimizer's state as "PARAMETER|KEY" → tensor, the names of its file."""
+    # by name, because the optimizer's own order changes with the parts that a stage trains
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[id(parameter)]}|{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk.
+
+    Without it, a rename may reach the disk before the data that it makes visible, and a power cut
+    would leave half a state under a complete name.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def complete_states(folder: Path) -> list[Path]:
+    """Returns the states that a run can be resumed from, oldest first."""
+    # six digits, so that the order of names is the order of steps
+    return sorted((folder / "state").glob(f"step-{'[0-9]' * 6}"))
+
+
+def step_of(state: Path) -> int:
+    """Returns how many steps were done when a state was saved."""
+    return int(state.name.removeprefix("step-"))
+
+
+def load_state(state: Path, model: LaMEModel) -> Moments:
+    """Loads a state's weights into the model, and returns the optimizer's moments by parameter.
+
+    Args:
+        state: a folder from `complete_states`.
+        model: the model, not sharded yet.
+
+    Raises:
+        BundleError: a file of the state is missing, truncated or of another model.
+    """
+    fixed = state.parent / "fixed.safetensors"
+    try:
+        weights = load_file(state / "model.safetensors")
+        recorded = load_file(state / "optimizer.safetensors")
+        if fixed.is_file():
+            weights |= load_file(fixed)
+    except (OSError, SafetensorError) as error:
+        raise BundleError(
+            f"{state}: cannot be read ({error}); "
+            "remove this state, or train again in another folder"
+        ) from None
+    # it raises if a weight is missing, so a fixed.safetensors that was removed is noticed
+    load_weights(model, weights, str(state))
+    moments: Moments = {}
+    for name, value in recorded.items():
+        # from the right: names of parameters come from transformers and PEFT
+        parameter, key = name.rsplit("|", 1)
+        moments.setdefault(parameter, {})[key] = value
+    return moments
+
+
+def restore_moments(model: LaMEModel, optimizer: torch.optim.AdamW, moments: Moments) -> None:
+    """Gives the moments back to the optimizer of the stage that they were saved in.
+
+    Args:
+        model: the model, sharded or not; its parameters' moments are sharded alike.
+        optimizer: the stage's fresh optimizer.
+        moments: from `load_state`.
+    """
+    for name, parameter in model.named_parameters():
+        if name in moments:
+            optimizer.state[parameter] = {
+                # the count of steps is a scalar: never sharded, and on the device for a fused AdamW
+                key: shard_like(value, parameter) if value.ndim else value.to(parameter.device)
+                for key, value in moments[name].items()
+            }
+
+
+def remove_states(folder: Path) -> None:
+    """Removes all states, once the model is complete."""
+    shutil.rmtree(folder / "state", ignore_errors=True)

@@ -1,0 +1,124 @@
+"""The options of a training run, beside its recipe, its data and its output folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from lame_runtime.errors import UsageError
+
+from lame_training.recipes.recipe import Recipe
+
+FolderLike = str | os.PathLike[str]
+
+
+class TrainKeywords(TypedDict, total=False):
+    """The keywords of `lame_training.train`; `TrainOptions` documents them."""
+
+    backbone: FolderLike | None
+    decoder: FolderLike | None
+    mixture: FolderLike | None
+    steps: int | None
+    seed: int | None
+    matryoshka: Sequence[int] | None
+    resume: bool
+    progress: bool
+    save_every: int | None
+    keep: int
+    threads: int | None
+    device: Literal["cpu"] | None
+    shard: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Options of `lame_training.train`.
+
+    Attributes:
+        backbone: a local folder that `save_pretrained` wrote, or a PEFT adapter of one, which takes
+            the place of the recipe's own backbone. None trains from random weights.
+        decoder: a local folder of the latent decoder, such as Qwen3-0.6B; None starts it from
+            random weights.
+        mixture: a YAML file that lists the data sets (see `lame_training.data.mixture`); None takes
+            the recipe's, or those found in the data root.
+        steps: number of steps, over all stages and from the start of the run, after which to stop
+            and write the model as it is then. 0 writes the initialized model; None runs all stages.
+        seed: replaces the recipe's seed.
+        matryoshka: replaces the recipe's lengths of the vector's prefixes that L_nce is also
+            computed on.
+        resume: continue from the newest state in the output folder.
+        progress: show a progress bar on stderr.
+        save_every: steps between two states to resume from; None for the recipe's number.
+        keep: number of states that are kept.
+        threads: threads that decode and resize pictures one step ahead of the model; 0 prepares
+            them between the steps. None takes 8 with a GPU and 0 without.
+        device: "cpu" leaves a GPU unused; None takes a GPU if there is one.
+        shard: spread the parameters over the processes that `torchrun` started (FSDP2).
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    backbone: FolderLike | None = None
+    decoder: FolderLike | None = None
+    mixture: FolderLike | None = None
+    steps: int | None = None
+    seed: int | None = None
+    matryoshka: Sequence[int] | None = None
+    resume: bool = False
+    progress: bool = True
+    save_every: int | None = None
+    keep: int = 1
+    threads: int | None = None
+    device: Literal["cpu"] | None = None
+    shard: bool = False
+
+    def __post_init__(self) -> None:
+        # seed and matryoshka are checked by the recipe that they become part of
+        for name, least in (("steps", 0), ("threads", 0), ("save_every", 1), ("keep", 1)):
+            value = getattr(self, name)
+            if value is not None and not _is_count(value, least):
+                raise UsageError(f"`{name}` is {value!r}: use {least} or more")
+        if self.device not in (None, "cpu"):
+            raise UsageError(
+                f"`device` is {self.device!r}: use 'cpu', or leave it out to take a GPU "
+                "if there is one"
+            )
+
+    @property
+    def backbone_folder(self) -> Path | None:
+        """The backbone's folder as a path."""
+        return None if self.backbone is None else Path(self.backbone)
+
+    @property
+    def decoder_folder(self) -> Path | None:
+        """The latent decoder's folder as a path."""
+        return None if self.decoder is None else Path(self.decoder)
+
+    @property
+    def mixture_file(self) -> Path | None:
+        """The mixture's file as a path."""
+        return None if self.mixture is None else Path(self.mixture)
+
+    def applied_to(self, recipe: Recipe) -> Recipe:
+        """Returns the recipe with the seed and the prefix lengths given here.
+
+        Raises:
+            UsageError: the seed or a length does not fit the recipe.
+        """
+        # None means that the option was left out, not that the recipe's value is removed
+        changes: dict[str, Any] = {}
+        if self.seed is not None:
+            changes["seed"] = self.seed
+        if self.matryoshka is not None:
+            # one order for one set of lengths: a run is resumed by comparing recipes
+            changes["matryoshka"] = tuple(sorted(set(self.matryoshka), reverse=True))
+        return replace(recipe, **changes)
+
+
+def _is_count(value: object, least: int) -> bool:
+    """Returns whether a value is an integer of at least `least`; bool is an int and no count."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -1,1 +1,0 @@
-"""Evaluation suites: the tasks of a benchmark, how its files are read, how its figures are reported."""
