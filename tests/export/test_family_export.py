@@ -230,6 +230,21 @@ def traced_fails(made: Made) -> set[str]:
     return {row.modality for row in rows if not row.passed}
 
 
+def test_as_many_deepstack_levels_as_layers_are_refused(
+    backbones: dict[str, Path], tmp_path: Path
+) -> None:
+    """The last layer does not compute the vision rows, so no level can be added behind it."""
+    initialize(find_recipe("digits-tiny"), tmp_path / "checkpoint", backbones["qwen3_vl"])
+    encoder, model = load_encoder_and_model(tmp_path / "checkpoint")
+    with encoder:
+        layers = len(model.backbone.language_model.layers)
+        model.levels = layers - 1
+        forward.SinglePassEncoder(model)
+        model.levels = layers
+        with pytest.raises(ExportError, match=f"{layers} levels.*up to {layers - 1}"):
+            forward.SinglePassEncoder(model)
+
+
 def test_the_traced_forward_is_transformers_own(made: Made) -> None:
     """It agrees for every kind of input."""
     assert traced_fails(made) == set()

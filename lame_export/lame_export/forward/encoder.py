@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name PyTorch's own documentation uses)
+from lame_runtime.errors import ExportError
 from lame_training.model.lame import LaMEModel
 from torch import Tensor, nn
 
@@ -105,6 +106,9 @@ class SinglePassEncoder(nn.Module):
     Args:
         model: the model whose weights are used, without a copy.
         table_VD: the token table, to take the place of `token_table(model)`, which is a copy.
+
+    Raises:
+        ExportError: there are as many DeepStack levels as language layers, or more.
     """
 
     def __init__(self, model: LaMEModel, table_VD: Tensor | None = None) -> None:
@@ -122,7 +126,11 @@ class SinglePassEncoder(nn.Module):
         self.hides_prompt: bool = model.embed_attends == "reason"
         self.levels = model.levels
         # deepstack features are added behind blocks that compute all rows, which the last does not
-        assert self.levels < len(self.blocks)
+        if self.levels >= len(self.blocks):
+            raise ExportError(
+                f"vision_config.deepstack_visual_indexes has {self.levels} levels; a language model"
+                f" of {len(self.blocks)} layers can be exported with up to {len(self.blocks) - 1}"
+            )
 
     def forward(
         self,
