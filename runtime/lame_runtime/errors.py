@@ -14,16 +14,26 @@
 Exceptions of other libraries are translated into these where they occur. A message is one line that
 says what is wrong, with which value, and what to do. Names of arguments are in backticks
 (`` `threads` is 0 ``); the command lines replace them by the flag that sets the argument.
+
+Values in a message may come from an attacker: `LameError` escapes control characters, and `shown`
+cuts long values.
 """
 
 from __future__ import annotations
 
 
 class LameError(Exception):
-    """Base class of every error in this module."""
+    """Base class of every error in this module.
+
+    The message is one printable line: line breaks and control characters are escaped, because a
+    terminal would obey them.
+    """
 
     exit_code = 2
     """Exit code of the command lines: 1 if a check or the work failed, 2 for wrong use."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 class InputError(LameError):
@@ -75,3 +85,45 @@ def first_line(error: BaseException) -> str:
     """
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__)
+
+
+SHOWN_CHARACTERS = 80
+"""Number of characters of a user's value that a message repeats."""
+
+
+def printable(text: str) -> str:
+    r"""Returns `text` with line breaks, control characters and lone surrogates escaped.
+
+    >>> printable("red\x1b[31m")
+    'red\\x1b[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+def shown(value: object, most: int = SHOWN_CHARACTERS) -> str:
+    """Returns a user's value for a message: printable, and cut in the middle if it is long.
+
+    The end is kept longer than the beginning, because the end of a path names the file.
+
+    >>> shown("a" * 60 + "/pictures/photo.png", 40)
+    'aaaaaaaaaaaaa…aaaaaaa/pictures/photo.png'
+    """
+    if isinstance(value, bytes | bytearray):
+        text = f"{len(value):,} bytes"
+    else:
+        try:
+            text = str(value)
+        except ValueError:  # an integer of thousands of digits has no text
+            text = "a number of thousands of digits"
+    # cut first, because escaping a long text costs time; escapes may make it longer again
+    for _ in range(2):
+        if len(text) > most:
+            head = (most - 1) // 3
+            text = f"{text[:head]}…{text[head + 1 - most :]}"
+        text = printable(text)
+    return text

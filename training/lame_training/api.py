@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from lame_runtime.atomic import atomic_text
 from lame_runtime.encoder import Encoder
+from lame_runtime.files.atomic import atomic_text
 from lame_runtime.options import BackendName
 
 from lame_training.distributed.processes import ProcessGroup

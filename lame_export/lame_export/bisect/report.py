@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lame_runtime.atomic import atomic_path
+from lame_runtime.files.atomic import atomic_path
 
 from lame_export.bisect.bisection_result import ERROR_LIMITS, BisectionResult
 

@@ -8,8 +8,8 @@ import html
 import io
 from pathlib import Path
 
-from lame_runtime.atomic import atomic_text
 from lame_runtime.bundle.certificate import Result
+from lame_runtime.files.atomic import atomic_text
 from lame_training.evaluation.retrieval import RankedPool, read_rows
 
 from lame_export.demo.outcome import DemoOutcome, cosines

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lame_runtime.atomic import atomic_text
 from lame_runtime.bundle.bundle import Bundle
 from lame_runtime.bundle.certificate import read_certificate
 from lame_runtime.errors import StorageError, UsageError
+from lame_runtime.files.atomic import atomic_text
 from lame_training.evaluation.retrieval import (
     TaskResult,
     embed_rows,

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lame_runtime.atomic import atomic_folder
 from lame_runtime.backends.tensorrt.plans import Build
 from lame_runtime.backends.tensorrt.signature import sign
 from lame_runtime.bundle.bundle import PARTS
 from lame_runtime.bundle.manifest import sha256_file
 from lame_runtime.errors import ProofError
+from lame_runtime.files.atomic import atomic_folder
 from lame_runtime.progress import progress_bar
 
 from lame_export.engine.build_files import (

@@ -18,11 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lame_runtime.atomic import atomic_path
 from lame_runtime.backends.tensorrt.plans import Build, PlanFacts, cache_folder, read_facts
 from lame_runtime.backends.tensorrt.signature import sign
 from lame_runtime.bundle.manifest import sha256_file
 from lame_runtime.errors import LameError, StorageError
+from lame_runtime.files.atomic import atomic_path
 
 _logger = logging.getLogger(__name__)
 

@@ -97,9 +97,9 @@ def _embed(options: argparse.Namespace) -> int:
     # deferred, so that `--help` and mistyped options do not wait for NumPy
     import numpy as np
 
-    from lame_runtime.atomic import atomic_path
     from lame_runtime.cli.sources import read_sources
     from lame_runtime.encoder import Encoder
+    from lame_runtime.files.atomic import atomic_path
     from lame_runtime.loading import load
     from lame_runtime.progress import progress_bar
 

@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
 
 def _verify(options: argparse.Namespace) -> int:
     # deferred, so that `--help` does not wait for NumPy and ONNX Runtime
-    from lame_runtime.atomic import atomic_text
+    from lame_runtime.files.atomic import atomic_text
     from lame_runtime.parity.junit import write_junit
     from lame_runtime.parity.verify import report, table, verify
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from lame_runtime.atomic import atomic_text
+from lame_runtime.files.atomic import atomic_text
 from lame_runtime.parity.verify import VerifiedRow
 
 # XML 1.0 does not allow other control characters, but ElementTree writes them unchanged

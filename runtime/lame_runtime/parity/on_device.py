@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from lame_runtime.atomic import atomic_text
 from lame_runtime.backends.base import Backend, Part, ProfiledBackend
 from lame_runtime.backends.tensorrt.plans import Build
 from lame_runtime.bundle.bundle import Bundle
@@ -23,6 +22,7 @@ from lame_runtime.bundle.certificate import Result
 from lame_runtime.bundle.golden import Golden, read_golden
 from lame_runtime.contract.batch import assemble
 from lame_runtime.errors import BackendError, ProofError, StorageError
+from lame_runtime.files.atomic import atomic_text
 from lame_runtime.parity.compare import BATCH_SIZE, graph_rows, profile_row
 from lame_runtime.parity.embeds import Embeds
 

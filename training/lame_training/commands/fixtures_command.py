@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lame_runtime.atomic import atomic_folder
 from lame_runtime.cli.grammar import add_command, path
+from lame_runtime.files.atomic import atomic_folder
 
 EXAMPLE = """
 lame-train fixtures training runs/layouts

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from lame_runtime.atomic import atomic_text
+from lame_runtime.files.atomic import atomic_text
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 END = "<|endoftext|>"

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lame_runtime.atomic import atomic_text
 from lame_runtime.errors import StorageError, UsageError
+from lame_runtime.files.atomic import atomic_text
 
 from lame_training.evaluation.embedding.embedder import EmbeddingCounts, KeyedInputs
 from lame_training.evaluation.embedding.identity import digest

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from lame_runtime.atomic import atomic_path, atomic_text
 from lame_runtime.contract import Preparer
 from lame_runtime.errors import BundleError, StorageError, first_line
+from lame_runtime.files.atomic import atomic_path, atomic_text
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lame_runtime.atomic import atomic_text
+from lame_runtime.files.atomic import atomic_text
 
 from lame_training.distributed.processes import ProcessGroup
 

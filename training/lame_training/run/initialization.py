@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lame_runtime.atomic import atomic_path
 from lame_runtime.contract import Contract, Preparer
 from lame_runtime.contract.tokens import TextTokenizer
 from lame_runtime.errors import TrainingError, UsageError
+from lame_runtime.files.atomic import atomic_path
 from transformers import PreTrainedModel
 
 from lame_training.contract_from.backbone import derive_contract

@@ -26,8 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from lame_runtime.atomic import atomic_text
 from lame_runtime.errors import StorageError
+from lame_runtime.files.atomic import atomic_text
 from lame_runtime.progress import progress_bar
 
 from lame_training.data.step_batch import Dropped

@@ -23,10 +23,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lame_runtime.atomic import atomic_text
 from lame_runtime.bundle.manifest import sha256_file
 from lame_runtime.contract import Contract
 from lame_runtime.errors import BundleError, StorageError, UsageError
+from lame_runtime.files.atomic import atomic_text
 
 from lame_training.data import row_files
 from lame_training.model.checkpoint import architecture_of

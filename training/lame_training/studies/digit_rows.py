@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from lame_runtime.atomic import atomic_folder
 from lame_runtime.contract.prompts import IMAGE_PLACEHOLDER
+from lame_runtime.files.atomic import atomic_folder
 
 from lame_training.data.digits import (
     SPLITS,

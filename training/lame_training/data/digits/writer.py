@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from lame_runtime.atomic import atomic_folder
 from lame_runtime.contract.prompts import IMAGE_PLACEHOLDER
+from lame_runtime.files.atomic import atomic_folder
 
 from lame_training.data.digits.glyphs import DigitPicture, Glyphs
 from lame_training.data.digits.questions import (

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from lame_runtime.atomic import atomic_path
 from lame_runtime.contract.batch import Floats
+from lame_runtime.files.atomic import atomic_path
 
 from lame_training.evaluation.embedding.identity import digest
 from lame_training.evaluation.suites.folders import make_folder

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lame_runtime.atomic import atomic_path
 from lame_runtime.errors import InputError
+from lame_runtime.files.atomic import atomic_path
 
 from lame_training.evaluation.suites.folders import make_folder
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lame_runtime.atomic import atomic_path, atomic_text
+from lame_runtime.files.atomic import atomic_path, atomic_text
 
 from lame_training.studies.ablation.arms import ARMS
 from lame_training.studies.digit_rows import HARDEST, TASKS

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from lame_runtime.atomic import atomic_text
 from lame_runtime.errors import UsageError
+from lame_runtime.files.atomic import atomic_text
 from lame_runtime.progress import progress_bar
 
 from lame_training.evaluation.suites.folders import make_folder

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lame_runtime.atomic import atomic_text
+from lame_runtime.files.atomic import atomic_text
 from lame_runtime.progress import progress_bar
 
 from lame_training.recipes.recipe import Recipe

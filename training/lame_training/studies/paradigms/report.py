@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lame_runtime.atomic import atomic_text
 from lame_runtime.errors import StorageError, UsageError
+from lame_runtime.files.atomic import atomic_text
 from rich.console import Console
 from rich.table import Table
 
