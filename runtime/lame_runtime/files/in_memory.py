@@ -114,7 +114,8 @@ def _require_file(file: Any) -> None:
     # in memory or of another library; files of `zipfile` raise the second
     except (AttributeError, OSError):
         mode = stat.S_IFREG
-    if not stat.S_ISREG(mode) or not file.seekable():
+    # some files of `tempfile` have no `seekable` before Python 3.11
+    if not stat.S_ISREG(mode) or not getattr(file, "seekable", lambda: True)():
         raise InputError(
             "the open file that was given is no regular file; read it and give its bytes"
         )
