@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from lame_runtime.backends.base import Backend
 from lame_runtime.backends.tensorrt.plans import Build
@@ -21,10 +20,9 @@ from lame_runtime.batching import plan_batches
 from lame_runtime.bundle.bundle import Bundle
 from lame_runtime.contract.batch import assemble
 from lame_runtime.contract.preparer import Prepared, Preparer
-from lame_runtime.contract.prompts import Input
 from lame_runtime.contract.vectors import finish, quantize, unit_rows
 from lame_runtime.errors import InputError, UsageError
-from lame_runtime.inputs import InputLike, as_input
+from lame_runtime.inputs import InputLike, as_input, is_single
 from lame_runtime.loading import load
 from lame_runtime.options import EncodeKeywords, EncodeOptions, LoadKeywords, LoadOptions
 
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
 
 WINDOW_BATCHES = 16
 """Number of batches of a stream that are sorted together; more would save little padding."""
-_SINGLE = (str, os.PathLike, Image.Image, Mapping, Input)
-"""Types that are a single input rather than an iterable of inputs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +124,7 @@ class Encoder:
         if show_progress_bar:
             from lame_runtime.progress import progress_bar  # deferred: tqdm takes 50 ms
 
-            counted = isinstance(inputs, Sized) and not isinstance(inputs, _SINGLE)
+            counted = isinstance(inputs, Sized) and not is_single(inputs)
             total = len(inputs) if counted else None  # type: ignore[arg-type]
             vectors = progress_bar(vectors, total=total, unit="input")
         # a list first, because the length of a generator is known only at its end
@@ -231,17 +227,17 @@ class Encoder:
         self, inputs: InputLike | Iterable[InputLike], options: EncodeOptions
     ) -> Iterator[npt.NDArray[Any]]:
         """Validates the arguments, which a generator would do only when it is first advanced."""
-        if isinstance(inputs, _SINGLE):
-            inputs = [inputs]
-        if not isinstance(inputs, Iterable) or isinstance(inputs, bytes):
+        if is_single(inputs):
+            inputs = [inputs]  # type: ignore[list-item]
+        if not isinstance(inputs, Iterable):
             raise InputError(
-                f"a {type(inputs).__name__} is not an input: "
+                f"an object of the type {type(inputs).__name__} is not an input: "
                 "give a str, a path, a PIL picture, a dict, or a list of them"
             )
         preparer = self.preparer.with_budget(
             options.max_pixels, options.max_frames, options.fps, options.max_input_pixels
         )
-        return self._windows(iter(inputs), preparer, options)
+        return self._windows(iter(inputs), preparer, options)  # type: ignore[arg-type]
 
     def _windows(
         self, inputs: Iterator[InputLike], preparer: Preparer, options: EncodeOptions
