@@ -179,19 +179,14 @@ class Preparer:
                 laid_out.append(part)
                 continue
             visual, visual_spans, runs = (
-                self._picture(part) if isinstance(part, Picture) else self._video(part)
+                self._picture(part) if isinstance(part, Picture) else self._video(part, patches)
             )
             visuals.append(visual)
             spans += visual_spans
             laid_out.append(runs)
             # After every part, not at the end: memory is what the limit protects.
             patches += visual.n_patches
-            if patches > limits.patches:
-                raise InputError(
-                    f"the input's pictures and videos make {patches} patches or more, "
-                    f"the limit is {limits.patches}; use fewer or smaller ones "
-                    "(`max_pixels`, `max_frames`), or allow more (`max_input_pixels`)"
-                )
+            self._require_patches(patches)
         return visuals, spans, laid_out
 
     def _picture(self, part: Picture) -> tuple[Visual, list[Span], list[Run]]:
@@ -202,9 +197,25 @@ class Preparer:
         runs = image_runs(self.contract.prompt, rows * columns)
         return visual, [Span((times, rows, columns))], runs
 
-    def _video(self, part: Video) -> tuple[Visual, list[Span], list[Run]]:
+    def _require_patches(self, patches: int) -> None:
+        most = self.contract.limits.patches
+        if patches > most:
+            raise InputError(
+                f"the input's pictures and videos make {patches} patches or more, "
+                f"the limit is {most}; use fewer or smaller ones "
+                "(`max_pixels`, `max_frames`), or allow more (`max_input_pixels`)"
+            )
+
+    def _video(self, part: Video, before: int) -> tuple[Visual, list[Span], list[Run]]:
+        """Reads a video, where `before` is the number of patches of what stands before it."""
         rules, layout = self.contract.videos, self.contract.prompt
-        clip = read_video(part.source, part.fps, rules, self.contract.images)
+        clip = read_video(
+            part.source,
+            part.fps,
+            rules,
+            self.contract.images,
+            lambda patches: self._require_patches(before + patches),
+        )
         visual = Visual(clip.frames, self._grid(clip.frames, len(clip.seconds)), is_video=True)
         times, rows, columns = self._merged(visual)
         if rules.timestamps:
