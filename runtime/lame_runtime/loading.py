@@ -71,7 +71,9 @@ def open_bundle(folder: Path) -> tuple[Bundle, Preparer]:
     """Opens a bundle and reads its contract and tokenizer, after checking their hashes."""
     bundle = Bundle.open(folder)
     contract = Contract.load(folder / "contract.json")
-    return bundle, Preparer(contract, TextTokenizer(folder / "tokenizer.json"))
+    preparer = Preparer(contract, TextTokenizer(folder / "tokenizer.json"))
+    bundle.check_contract(preparer)
+    return bundle, preparer
 
 
 def deserialize(bundle: Bundle, selection: Selection, options: LoadOptions) -> Backend:

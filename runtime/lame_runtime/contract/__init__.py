@@ -10,8 +10,9 @@ Pure functions of `str`, PIL pictures and NumPy arrays:
     tower        patch grid → rotary positions, attention windows, interpolated position embeddings
     batch        prepared inputs → the arrays of one batch
     vectors      graph output → prefix of unit length, in fewer bits
-    strict_json  parsed JSON → frozen dataclasses, strictly by their type hints
+    strict_json  parsed JSON → frozen dataclasses, strictly by their type hints and ranges
     rules        the dataclasses behind contract.json; `Contract.load` alone reads a file
+    fields       those of them that have a module of their own
 
 Modules that read files as well:
 

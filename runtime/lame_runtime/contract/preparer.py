@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lame_runtime.contract.fields.vocabulary import check_vocabulary
 from lame_runtime.contract.media.images import frame_patches, open_image, resized_pixels
 from lame_runtime.contract.media.video import MIN_PIXELS_MARGIN, read_video
 from lame_runtime.contract.positions import Span, mrope_positions
@@ -83,9 +84,10 @@ class Preparer:
         Raises:
             BundleError: one of the files is missing, damaged or of another version.
         """
-        return Preparer(
-            Contract.load(folder / "contract.json"), TextTokenizer(folder / "tokenizer.json")
-        )
+        path = folder / "contract.json"
+        contract, tokenizer = Contract.load(path), TextTokenizer(folder / "tokenizer.json")
+        check_vocabulary(contract, tokenizer, path)
+        return Preparer(contract, tokenizer)
 
     def with_budget(
         self,

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lame_runtime.contract.fields.prompt_layout import SPECIAL_TOKEN
 from lame_runtime.contract.media.images import ImageSource
 from lame_runtime.contract.media.video import VideoSource
 from lame_runtime.contract.rules import PromptLayout
 from lame_runtime.errors import UsageError
 
-# The form of all special tokens in the families' chat templates. Only the layout's own strings are
-# split by it, never a user's text.
-_SPECIAL = re.compile(r"(<\|[a-z_]+\|>)")
+# Only the layout's own strings are split by it, never a user's text.
+_SPECIAL = SPECIAL_TOKEN
 IMAGE_PLACEHOLDER = "<|image_1|>"
 """MMEB's mark for the picture inside a text. The layout decides where the picture stands, so the
 mark is removed."""
