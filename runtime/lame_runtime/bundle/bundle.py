@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from lame_runtime.bundle.graph_source import check_graph
 from lame_runtime.bundle.manifest import COPY_AGAIN, Manifest, check_files, read_manifest
 from lame_runtime.errors import BundleError, UsageError
+from lame_runtime.files.json_file import MAX_JSON_BYTES
+from lame_runtime.files.regular import read_regular
 
 PARTS = ("vision", "encoder")
 """The two parts of every graph, one ONNX file each."""
@@ -33,6 +38,32 @@ class Bundle:
         # only the small files; a graph of gigabytes is hashed when it is loaded
         check_files(folder, manifest, ["contract.json", "tokenizer.json", "parity.json"])
         return Bundle(folder, manifest)
+
+    def read(self, name: str) -> bytes:
+        """Returns the content of a small file; its hash is that of the very bytes returned.
+
+        Raises:
+            BundleError: the file is missing, not listed, too large, or has another hash.
+        """
+        path = self.folder / name
+        try:
+            content = read_regular(path, MAX_JSON_BYTES)
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error.strerror}); {COPY_AGAIN}") from None
+        if hashlib.sha256(content).hexdigest() != self.manifest.files.get(name):
+            raise BundleError(
+                f"{path}: differs from what was exported (wrong sha256); {COPY_AGAIN}"
+            )
+        return content
+
+    def read_text(self, name: str) -> str:
+        """Returns the content of a small text file in UTF-8; raises `BundleError` as `read`."""
+        try:
+            return self.read(name).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BundleError(
+                f"{self.folder / name}: is not UTF-8 ({error}); {COPY_AGAIN}"
+            ) from None
 
     @property
     def graphs(self) -> list[str]:
@@ -84,14 +115,18 @@ class Bundle:
 
         Raises:
             UsageError: the bundle has no such graph.
-            BundleError: a file is missing or has another hash.
+            BundleError: a file is missing or has another hash, or a graph holds or refers to what
+                no exported graph does.
         """
         files = self.graph_files(graph)
         # hashing gigabytes takes seconds, which `check_hashes=False` saves on a trusted disk
         if check_hashes:
             check_files(self.folder, self.manifest, files)
         parts = self.manifest.graphs[graph]
-        return self.folder / parts.vision, self.folder / parts.encoder
+        paths = self.folder / parts.vision, self.folder / parts.encoder
+        for path in paths:
+            check_graph(path)
+        return paths
 
     def check_golden(self) -> None:
         """Checks the hashes of the golden files; raises `BundleError` if one differs."""
@@ -102,11 +137,11 @@ class Bundle:
 
     def golden_embeddings(self) -> npt.NDArray[np.float32]:
         """Reads PyTorch's embeddings of the golden inputs, float32 (n, P); raises `BundleError`."""
-        check_files(self.folder, self.manifest, ["golden/embeddings.npy"])
         path = self.folder / "golden/embeddings.npy"
+        content = self.read("golden/embeddings.npy")
         try:
             # unpickling would run code from the file
-            embeddings = np.load(path, allow_pickle=False)
+            embeddings = np.load(io.BytesIO(content), allow_pickle=False)
         except (OSError, ValueError) as error:
             raise BundleError(f"{path}: cannot be read ({error}); {COPY_AGAIN}") from None
         return np.asarray(embeddings, dtype=np.float32)
