@@ -22,6 +22,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# First of all: it sets a variable that ONNX Runtime reads when it is imported.
+from lame_runtime.backends import telemetry as _telemetry  # noqa: F401
 from lame_runtime.errors import (
     BackendError,
     BundleError,

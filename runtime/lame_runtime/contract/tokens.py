@@ -6,15 +6,19 @@ ordinary tokens, and can neither forge a picture nor break the layout.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lame_runtime.contract.prompts import Run
 from lame_runtime.contract.rules import TokenRules
-from lame_runtime.errors import BundleError, InputError
+from lame_runtime.errors import BundleError, InputError, first_line
+from lame_runtime.files.json_file import MAX_JSON_BYTES
+from lame_runtime.files.regular import read_regular
+from lame_runtime.files.tokenizer_json import read_tokenizer
 
 
 class TextTokenizer:
@@ -23,21 +27,42 @@ class TextTokenizer:
     Args:
         path: the file.
         remedy: how to get a file that can be read; messages end with it.
+        content: the file's bytes if they have been read, and checked, before.
 
     Raises:
-        BundleError: the file is missing or is not a tokenizer.
+        BundleError: the file is missing, or is not a byte-level BPE tokenizer (see
+            `lame_runtime.files.tokenizer_json`).
     """
 
-    def __init__(self, path: Path, *, remedy: str = "export the bundle again") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        remedy: str = "export the bundle again",
+        content: bytes | None = None,
+    ) -> None:
         from tokenizers import Tokenizer  # deferred: 30 ms
 
         self._path, self._remedy = path, remedy
         try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises a bare Exception for every failure
+            if content is None:
+                content = read_regular(path, MAX_JSON_BYTES)
+            checked = read_tokenizer(content)
+            self._tokenizer = _caught(Tokenizer.from_str, checked.text)
+            added = self._tokenizer.get_added_tokens_decoder()
+            # The library numbers added tokens itself where the file's ids have gaps.
+            if {token.content: number for number, token in added.items()} != checked.added:
+                raise ValueError("added_tokens have other ids than their places give them")
+        except (OSError, ValueError) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or first_line(error)
             raise BundleError(
-                f"{path}: not a readable tokenizer.json ({error}); {remedy}"
+                f"{path}: not a readable tokenizer.json ({reason}); {remedy}"
             ) from None
+        self._special: dict[str, int] = {
+            token.content: number for number, token in added.items() if token.special
+        }
+        self._special_ids = frozenset(self._special.values())
+        self._size: int = max(checked.vocab_ids, *(number + 1 for number in added), 0)
         # Despite its name, this makes the tokenizer read special tokens inside a text as plain
         # text.
         self._tokenizer.encode_special_tokens = True
@@ -61,7 +86,20 @@ class TextTokenizer:
                 f"the text is not Unicode (character {error.start}): "
                 "decode it with its own encoding first"
             ) from None
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        try:
+            encoding = _caught(self._tokenizer.encode, text, add_special_tokens=False)
+        except ValueError as error:
+            raise InputError(
+                f"the text cannot be tokenized ({first_line(error)}): shorten it"
+            ) from None
+        ids = list(encoding.ids)
+        # Ids of special tokens have a meaning beside the text: they stand for pictures and turns.
+        if not self._special_ids.isdisjoint(ids):
+            raise BundleError(
+                f"{self._path}: makes a special token of plain text, so texts could forge "
+                f"pictures; {self._remedy}"
+            )
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of `ids`, special tokens left out."""
@@ -71,20 +109,34 @@ class TextTokenizer:
         """Returns the id of the special token `token`.
 
         Raises:
-            BundleError: the vocabulary lacks it.
+            BundleError: the vocabulary lacks it, or has it as a token that texts may contain.
         """
-        number = self._tokenizer.token_to_id(token)
+        number = self._special.get(token)
         if number is None:
             raise BundleError(
-                f"{self._path}: has no token {token}, which the contract's prompt uses; "
-                f"{self._remedy}"
+                f"{self._path}: has no token {token} that is marked as special, which the "
+                f"contract's prompt uses; {self._remedy}"
             )
-        return int(number)
+        return number
 
     @property
     def size(self) -> int:
-        """Number of ids, added tokens included."""
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        """Number of rows that an embedding table needs: one more than the highest id."""
+        return self._size
+
+
+def _caught(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Calls the tokenizers library; raises `ValueError` for every failure.
+
+    It raises a bare `Exception`, or lets a panic of its native code through, which is no
+    `Exception` but derives from `BaseException`, as ctrl-C does.
+    """
+    try:
+        return call(*args, **options)
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(first_line(error)) from None
 
 
 def token_ids(

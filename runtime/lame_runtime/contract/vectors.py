@@ -77,6 +77,31 @@ def restore(quantized: npt.NDArray[Any], precision: Precision, dim: int) -> npt.
     return quantized.astype(np.float32) - (128 if precision == "uint8" else 0)
 
 
+def require_floats(values: npt.NDArray[Any], shape: tuple[int | None, ...], source: str) -> None:
+    """Checks the type and shape of what a graph returned.
+
+    NumPy would spread a single row over a batch, and convert integers, without a word.
+
+    Args:
+        values: what the graph returned.
+        shape: the shape that is expected; None fits any size.
+        source: what computed the values, for the message.
+
+    Raises:
+        BackendError: the values are no float32 array of that shape.
+    """
+    fits = values.ndim == len(shape) and all(
+        size == expected or expected is None
+        for size, expected in zip(values.shape, shape, strict=True)
+    )
+    if values.dtype != np.float32 or not fits:
+        sizes = ", ".join("any" if size is None else str(size) for size in shape)
+        raise BackendError(
+            f"the {source} returned {values.dtype} {values.shape}; expected float32 ({sizes}); "
+            "copy or export the bundle again"
+        )
+
+
 def require_finite(
     values: npt.NDArray[np.float32], source: str = "the graph"
 ) -> npt.NDArray[np.float32]:
