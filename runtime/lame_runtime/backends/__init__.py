@@ -5,5 +5,6 @@ device       facts about a GPU
 select       which backend and graph a bundle is run with, and why
 onnxruntime  ONNX Runtime on a CPU or a CUDA GPU
 tensorrt     TensorRT and TensorRT-RTX plans, in a folder of their own
+forks        processes that are forked while graphs are loaded
 fake         deterministic vectors without a model, for tests
 """

@@ -16,6 +16,7 @@ from typing import Any
 import numpy.typing as npt
 
 from lame_runtime.backends.base import Backend
+from lame_runtime.backends.forks import keep_in_forks
 from lame_runtime.contract.batch import Batch, Floats, PictureGroup
 from lame_runtime.contract.vectors import require_finite
 from lame_runtime.errors import BackendError, first_line
@@ -154,6 +155,7 @@ def open_session(
             f"it needs an NVIDIA driver and CUDA {_cuda_major(ort)}: "
             "pip install 'onnxruntime-gpu[cuda,cudnn]', or use backend onnxruntime"
         )
+    keep_in_forks(session)
     return session
 
 
