@@ -7,7 +7,6 @@ the backend that runs it, and `--json` for machine-readable output.
 from __future__ import annotations
 
 import argparse
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -182,21 +181,16 @@ def output_path(text: str) -> Path:
     """Parses the path of a file or folder to write.
 
     Raises:
-        argparse.ArgumentTypeError: it is empty, the standard output, a pipe or a device, whose
-            names outputs cannot take: they appear under their name when they are complete.
+        argparse.ArgumentTypeError: it is empty, `-`, or the name of an open file such as
+            /dev/stdout. Outputs appear under their name when they are complete, which an open file
+            cannot.
     """
-    target = path(text)
-    try:
-        mode = target.stat().st_mode
-    except (OSError, ValueError):
-        # missing or not permitted, which writing will report
-        mode = stat.S_IFREG
-    if names_open_file(target) or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+    if names_open_file(text):
         raise argparse.ArgumentTypeError(
-            f"{shown(text)}: is not a regular file, and cannot be written in one piece; "
+            f"{shown(text)} is an open file, which cannot be written in one piece; "
             "give the path of a file"
         )
-    return target
+    return path(text)
 
 
 def whole(text: str) -> int:

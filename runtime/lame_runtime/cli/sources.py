@@ -173,7 +173,7 @@ def _read_lines(file: IO[bytes], name: str, root: Path, head: bytes = b"") -> It
     """Yields the inputs of JSONL; `head` is what was read of it already."""
     for number, line in enumerate(_raw_lines(file, head), 1):
         place = f"{shown(name)}, line {number}"
-        if len(line) > MAX_LINE:
+        if len(line.rstrip(b"\n")) > MAX_LINE:
             raise InputError(
                 f"{place}: longer than {MAX_LINE:,} bytes; write one JSON object or string per line"
             )
