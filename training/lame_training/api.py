@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import UsageError, shown
 from lame_runtime.files.atomic import atomic_text
-from lame_runtime.options import BackendName
+from lame_runtime.options import MAX_BATCH, BackendName
 
 from lame_training.arguments import (
     FolderLike,
@@ -28,6 +29,7 @@ from lame_training.evaluation.leaderboard import leaderboard_report, summarize
 from lame_training.evaluation.mmeb.task_list import CONVENTIONS
 from lame_training.evaluation.runner import EvaluationOptions, SuiteRun, run_suite
 from lame_training.evaluation.select import find_suite, open_encoder
+from lame_training.folder_lock import locked_folder
 from lame_training.model.torch_backend import load_encoder
 from lame_training.recipes.catalog import find_recipe
 from lame_training.recipes.recipe import Recipe
@@ -156,7 +158,9 @@ class EvaluateOptions:
     max_pixels: int | None = None
 
     def __post_init__(self) -> None:
-        values: dict[str, Any] = {"batch_size": whole_number("batch_size", self.batch_size, 1)}
+        values: dict[str, Any] = {
+            "batch_size": whole_number("batch_size", self.batch_size, 1, MAX_BATCH)
+        }
         if self.max_pixels is not None:
             values["max_pixels"] = whole_number("max_pixels", self.max_pixels, 1)
         if self.tasks is not None:
@@ -214,7 +218,8 @@ def evaluate(
 
     Raises:
         UsageError: there is no such suite, task or graph.
-        StorageError: `data` holds no files of the suite, or a folder cannot be written.
+        StorageError: `data` holds no files of the suite, or a folder cannot be written, or is
+            written by another evaluation at this moment.
         BundleError: the model is neither a checkpoint nor a bundle.
         BackendError: the model failed.
 
@@ -229,7 +234,9 @@ def evaluate(
     output, cache = optional_path("output", settings.output), optional_path("cache", settings.cache)
     if cache is None and output is not None:
         cache = output / "cache"
+    lock = nullcontext() if output is None else locked_folder(output, "evaluation")
     with (
+        lock,
         open_encoder(folder, settings.graph, settings.backend) as encoder,
         tempfile.TemporaryDirectory() as temporary,
     ):
@@ -249,6 +256,6 @@ def evaluate(
             ),
         )
         report = leaderboard_report(run, encoder, settings.name or folder.resolve().name)
-    if output is not None:
-        atomic_text(output / "report.json", json.dumps(report, indent=2) + "\n")
+        if output is not None:
+            atomic_text(output / "report.json", json.dumps(report, indent=2) + "\n")
     return Evaluation(run, report)

@@ -34,22 +34,23 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP, errno.
 
 
 @contextmanager
-def locked_folder(folder: Path, work: str = "run") -> Iterator[None]:
+def locked_folder(folder: Path, work: str = "run", argument: str = "output") -> Iterator[None]:
     """Holds the lock of an output folder; the folder is made if it does not exist.
 
     A folder that was made here and is still empty at the end is removed again.
 
     Args:
         folder: the folder.
-        work: what holds the lock, for the message.
+        work: names what holds the lock in the message.
+        argument: name of the caller's argument that selects the folder, for the message.
 
     Raises:
         StorageError: another process holds the lock, or the folder cannot be made.
     """
-    made = _make(folder)
+    made = _make(folder, argument)
     handle = -1
     try:
-        handle = _lock(folder, work)
+        handle = _lock(folder, work, argument)
         yield
     finally:
         if handle >= 0:
@@ -63,7 +64,7 @@ def locked_folder(folder: Path, work: str = "run") -> Iterator[None]:
                 path.rmdir()
 
 
-def _make(folder: Path) -> list[Path]:
+def _make(folder: Path, argument: str) -> list[Path]:
     """Makes a folder; returns the folders that did not exist before, the innermost first."""
     try:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -71,12 +72,12 @@ def _make(folder: Path) -> list[Path]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StorageError(
-            f"{folder}: cannot be made ({reason}); choose another `output`"
+            f"{folder}: cannot be made ({reason}); choose another `{argument}`"
         ) from None
     return missing
 
 
-def _lock(folder: Path, work: str) -> int:
+def _lock(folder: Path, work: str, argument: str) -> int:
     """Locks the folder's file; returns its handle, or -1 without locks."""
     if fcntl is None:
         return -1
@@ -87,7 +88,7 @@ def _lock(folder: Path, work: str) -> int:
             handle = os.open(path, flags, 0o666)
         except OSError as error:
             raise StorageError(
-                f"{folder}: cannot be written ({error.strerror}); choose another `output`"
+                f"{folder}: cannot be written ({error.strerror}); choose another `{argument}`"
             ) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,14 +107,14 @@ def _lock(folder: Path, work: str) -> int:
                 raise StorageError(
                     f"{folder}: another {work} is writing to it"
                     f"{f' ({printable(holder)})' if holder else ''}; "
-                    "wait for it, or choose another `output`"
+                    f"wait for it, or choose another `{argument}`"
                 ) from None
             os.close(handle)
             if error.errno in _NO_LOCKS:
                 logger.warning("%s: its file system has no locks; use it for one run only", folder)
                 return -1
             raise StorageError(
-                f"{folder}: cannot be written ({error.strerror}); choose another `output`"
+                f"{folder}: cannot be written ({error.strerror}); choose another `{argument}`"
             ) from None
 
 
