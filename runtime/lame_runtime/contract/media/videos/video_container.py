@@ -12,6 +12,11 @@ import re
 import struct
 from typing import IO
 
+from lame_runtime.contract.media.videos.video_broadcast import (
+    program_stream_is_cut,
+    transport_stream_is_cut,
+    transport_stride,
+)
 from lame_runtime.errors import InputError
 
 MAX_FRAMES = 2_000_000
@@ -52,7 +57,7 @@ def container_format(file: IO[bytes], name: str) -> str:
         return "gif"
     if head.startswith(b"\x00\x00\x01\xba"):
         return "mpeg"
-    if _transport_stride(head):
+    if transport_stride(head):
         return "mpegts"
     raise InputError(
         f"{name}: the video cannot be decoded: it is no MP4, MOV, Matroska, WebM, AVI, GIF, or "
@@ -77,8 +82,8 @@ def require_whole(file: IO[bytes], container: str, name: str) -> None:
         "matroska": _matroska_is_cut,
         "avi": _avi_is_cut,
         "gif": _gif_is_cut,
-        "mpeg": _program_stream_is_cut,
-        "mpegts": _transport_stream_is_cut,
+        "mpeg": program_stream_is_cut,
+        "mpegts": transport_stream_is_cut,
     }[container]
     try:
         is_cut = check(file, size)
@@ -96,20 +101,6 @@ def require_whole(file: IO[bytes], container: str, name: str) -> None:
 
 class _ClaimError(ValueError):
     """An index claims more than its file can hold."""
-
-
-def _transport_stride(head: bytes) -> int:
-    """Returns the length of a transport stream's packets, or 0 if it is none."""
-    for stride, offset in ((188, 0), (192, 4), (204, 0)):
-        marks = head[offset::stride][:4]
-        if len(marks) > 1 and set(marks) == {0x47}:
-            return stride
-    return 0
-
-
-def _transport_stream_is_cut(file: IO[bytes], size: int) -> bool:
-    file.seek(0)
-    return size % _transport_stride(file.read(_SNIFFED_BYTES)) != 0
 
 
 def _mov_is_cut(file: IO[bytes], size: int) -> bool:
@@ -233,31 +224,6 @@ def _color_table(flags: bytes) -> int:
 def _byte(file: IO[bytes], position: int) -> int:
     file.seek(position)
     return (file.read(1) or b"\x00")[0]
-
-
-def _program_stream_is_cut(file: IO[bytes], size: int) -> bool:
-    """Walks the packets behind the last pack header, which come within a few kilobytes."""
-    start = max(0, size - (1 << 18))
-    file.seek(start)
-    tail = file.read()
-    position = tail.rfind(b"\x00\x00\x01\xba")
-    while 0 <= position < len(tail):
-        head = tail[position : position + 6]
-        if len(head) < 4:
-            return bool(head.strip(b"\x00"))
-        if head[:3] != b"\x00\x00\x01" or head[3] < 0xB9:
-            return False  # padding, or what FFmpeg has to search in
-        if head[3] == 0xB9:  # the end
-            return False
-        if len(head) < 6:
-            return True
-        if head[3] == 0xBA:  # 12 bytes in MPEG-1, in MPEG-2 14 and padding
-            is_newer = head[4] >> 6 == 1
-            stuffing = tail[position + 13 : position + 14] if is_newer else b"\x00"
-            position += 14 + ((stuffing or b"\x00")[0] & 7) if is_newer else 12
-        else:
-            position += 6 + int.from_bytes(head[4:6], "big")
-    return position > len(tail)
 
 
 def _matroska_is_cut(file: IO[bytes], size: int) -> bool:
