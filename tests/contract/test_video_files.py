@@ -240,6 +240,19 @@ def test_an_index_may_not_claim_more_than_the_file_holds(
     assert message in refusal(bytes(film), contract)
 
 
+def test_many_tracks_may_not_claim_the_limit_each() -> None:
+    """Fragments and tracks count together."""
+    table = struct.pack(">I4s4x3I", 24, b"stsz", 1, 1_000_000, 0)
+
+    def index(tracks: int) -> io.BytesIO:
+        moov = struct.pack(">I4s", 8 + tracks * 24, b"moov") + table * tracks
+        return io.BytesIO(moov + struct.pack(">I4s", 0, b"mdat") + bytes(1_000_000))
+
+    video_container.require_whole(index(5), "mov", "a")
+    with pytest.raises(InputError, match="the limit is 2,000,000"):
+        video_container.require_whole(index(7), "mov", "a")
+
+
 def test_ffmpeg_takes_what_an_index_claims(tmp_path: Path) -> None:
     """A control: without the check a file of a kilobyte has a million index entries."""
     film = bytearray(write_video(tmp_path / "a.mp4", 4).read_bytes())
@@ -331,6 +344,30 @@ def test_frames_that_vp8_only_refers_to_do_not_count(tmp_path: Path) -> None:
     film = noisy_video(tmp_path / "a.webm", 30)
     with open_video(film) as video:
         assert survey_packets(video).total == survey_frames(video, 10**6).total == 30
+
+
+def test_the_cover_of_an_album_is_no_video(contract: Contract) -> None:
+    """A player shows a sound file's cover beside the sound, not as a video."""
+    output = io.BytesIO()
+    with av.open(output, "w", format="mp4") as container:
+        sound = container.add_stream("aac", rate=44_100)
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width = cover.height = 64
+        cover.pix_fmt = "yuvj420p"
+        if not hasattr(cover, "disposition"):
+            pytest.skip("this version of PyAV does not tell covers apart")
+        cover.disposition = 0x400
+        picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        samples.rate = 44_100
+        for packets in (
+            cover.encode(picture),
+            cover.encode(),
+            sound.encode(samples),
+            sound.encode(),
+        ):
+            container.mux(packets)
+    assert "holds no video stream" in refusal(output.getvalue(), contract)
 
 
 def test_a_codec_off_the_list_is_named(

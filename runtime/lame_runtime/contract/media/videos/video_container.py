@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+from collections import Counter
 from typing import IO
 
 from lame_runtime.contract.media.videos.video_broadcast import (
@@ -22,7 +23,9 @@ from lame_runtime.errors import InputError
 MAX_FRAMES = 2_000_000
 """Largest number of frames of a file: 18 hours at 30 frames per second. More are refused, because
 FFmpeg keeps an index of them, which a file of a few bytes can declare."""
-MAX_INDEX_BYTES = 256 << 20
+_TRACKS = 3
+"""Tracks of that many frames that a file may have: video, sound, and one more."""
+MAX_INDEX_BYTES = 128 << 20
 """Largest index of an MP4 or MOV file (the box `moov`) that is read."""
 _SNIFFED_BYTES = 1024
 _MOV_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"}
@@ -138,7 +141,7 @@ class _Claims:
         self.size = size
         self.last_chunk = 0
         """Largest offset at which media is claimed to begin."""
-        self._fragments = 0
+        self._totals: Counter[bytes] = Counter()
         self._codec = b""
 
     def check(self, box: bytes) -> None:
@@ -153,16 +156,15 @@ class _Claims:
                 self._codec = fields[8:12]
             elif kind == b"stsz":
                 # one size for all samples, or 0 and a table of sizes
-                self._require(second, first * second)
+                self._require(kind, second, first * second)
             elif kind == b"stz2":
-                self._require(second, 0)
+                self._require(kind, second)
             elif kind == b"trun":
-                self._fragments += first
-                self._require(self._fragments, 0)
+                self._require(kind, first)
             elif kind in (b"stts", b"ctts"):
-                entries = min(first, (len(box) - start) // 8)
+                entries = max(0, min(first, (len(box) - start - 4) // 8))
                 counts = struct.unpack_from(f">{2 * entries}I", box, start + 4)[::2]
-                self._require(sum(counts), 0)
+                self._require(kind, sum(counts))
             elif first and kind in (b"stco", b"co64"):
                 code, width = (">I", 4) if kind == b"stco" else (">Q", 8)
                 offset = start + 4 + (first - 1) * width
@@ -170,11 +172,12 @@ class _Claims:
                     (chunk,) = struct.unpack_from(code, box, offset)
                     self.last_chunk = max(self.last_chunk, chunk)
 
-    def _require(self, samples: int, claimed_bytes: int) -> None:
+    def _require(self, kind: bytes, samples: int, claimed_bytes: int = 0) -> None:
         # two bytes per sample, since sound of 8 bits is rare
-        most = max(MAX_FRAMES, self.size // 2 if self._codec in _SAMPLED_SOUND else 0)
-        if samples > most:
-            raise _ClaimError(f"{samples:,} frames, the limit is {MAX_FRAMES:,}")
+        if self._codec not in _SAMPLED_SOUND or samples * 2 > self.size:
+            self._totals[kind] += samples
+            if samples > MAX_FRAMES or self._totals[kind] > _TRACKS * MAX_FRAMES:
+                raise _ClaimError(f"{samples:,} frames, the limit is {MAX_FRAMES:,}")
         if claimed_bytes > self.size:
             raise _ClaimError(f"{claimed_bytes:,} bytes of frames in {self.size:,}")
 
