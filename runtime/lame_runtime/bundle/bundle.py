@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lame_runtime.bundle.golden import GOLDEN_INPUTS, GOLDEN_VECTORS, Golden, read_golden
+from lame_runtime.bundle.graph_source import check_graph
 from lame_runtime.bundle.leftovers import find_leftovers
 from lame_runtime.bundle.manifest import Manifest, check_files, read_manifest
-from lame_runtime.bundle.members import COPY_AGAIN, open_member
+from lame_runtime.bundle.members import COPY_AGAIN, open_member, read_member
 from lame_runtime.bundle.vector_file import read_vectors
 from lame_runtime.contract.fields.vocabulary import check_vocabulary
 from lame_runtime.contract.preparer import Preparer
 from lame_runtime.errors import BundleError, UsageError, shown
+from lame_runtime.files.json_file import MAX_JSON_BYTES
 
 PARTS = ("vision", "encoder")
 """The two parts of every graph, one ONNX file each."""
@@ -60,6 +63,19 @@ class Bundle:
                     f"{path}: {name} is {shown(value)}, the model's is {shown(expected)}; "
                     f"{COPY_AGAIN}"
                 )
+
+    def read(self, name: str) -> bytes:
+        """Returns the content of a small file; its hash is that of the very bytes returned.
+
+        Raises:
+            BundleError: the file is missing, not listed, too large, or has another hash.
+        """
+        content = read_member(self.folder, name, MAX_JSON_BYTES)
+        if hashlib.sha256(content).hexdigest() != self.manifest.files.get(name):
+            raise BundleError(
+                f"{self.folder / name}: differs from what was exported (wrong sha256); {COPY_AGAIN}"
+            )
+        return content
 
     @property
     def graphs(self) -> list[str]:
@@ -116,14 +132,18 @@ class Bundle:
 
         Raises:
             UsageError: the bundle has no such graph.
-            BundleError: a file is missing or has another hash.
+            BundleError: a file is missing or has another hash, or a graph holds or refers to what
+                no exported graph does.
         """
         files = self.graph_files(graph)
         # hashing gigabytes takes seconds, which `check_hashes=False` saves on a trusted disk
         if check_hashes:
             check_files(self.folder, self.manifest, files)
         parts = self.manifest.graphs[graph]
-        return self.folder / parts.vision, self.folder / parts.encoder
+        paths = self.folder / parts.vision, self.folder / parts.encoder
+        for path in paths:
+            check_graph(path)
+        return paths
 
     def check_golden(self) -> None:
         """Checks the hashes of the golden files; raises `BundleError` if one differs."""
@@ -142,8 +162,13 @@ class Bundle:
 
     def golden_embeddings(self) -> npt.NDArray[np.float32]:
         """Reads PyTorch's embeddings of the golden inputs, float32 (n, P); raises `BundleError`."""
-        check_files(self.folder, self.manifest, [GOLDEN_VECTORS])
-        return self._of_this_model(Golden([], read_vectors(self.folder, GOLDEN_VECTORS))).embeddings
+        sha256 = self.manifest.files.get(GOLDEN_VECTORS)
+        if sha256 is None:
+            raise BundleError(
+                f"{self.folder / GOLDEN_VECTORS}: is not listed in the manifest; {COPY_AGAIN}"
+            )
+        vectors = read_vectors(self.folder, GOLDEN_VECTORS, sha256)
+        return self._of_this_model(Golden([], vectors)).embeddings
 
     def check_all(self) -> int:
         """Checks the hash of every listed file and returns the number of files.

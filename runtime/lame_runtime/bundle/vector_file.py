@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -24,12 +25,13 @@ _HEADER = re.compile(
 )
 
 
-def read_vectors(folder: Path, name: str) -> npt.NDArray[np.float32]:
+def read_vectors(folder: Path, name: str, sha256: str | None = None) -> npt.NDArray[np.float32]:
     """Reads the unit vectors of a file of a bundle.
 
     Args:
         folder: the bundle.
         name: the file's name in it.
+        sha256: hash that the bytes read must have; None does not check it.
 
     Returns:
         float32 (n, P), rows of unit length; n and P are at least 1.
@@ -49,8 +51,8 @@ def read_vectors(folder: Path, name: str) -> npt.NDArray[np.float32]:
             # version 1.0, and the length of the header
             if len(magic) < 10 or magic[:8] != _MAGIC + b"\x01\x00":
                 raise damaged("is not a .npy file of version 1.0")
-            header = file.read(int.from_bytes(magic[8:], "little")).decode("latin-1")
-            match = _HEADER.fullmatch(header)
+            header = file.read(int.from_bytes(magic[8:], "little"))
+            match = _HEADER.fullmatch(header.decode("latin-1"))
             if match is None:
                 raise damaged("does not hold float32 values in two dimensions")
             shape = int(match[1]), int(match[2])
@@ -65,6 +67,8 @@ def read_vectors(folder: Path, name: str) -> npt.NDArray[np.float32]:
             raise damaged(f"cannot be read ({error.strerror})") from None
     if len(data) != expected:
         raise damaged("became shorter while it was read")
+    if sha256 is not None and hashlib.sha256(magic + header + data).hexdigest() != sha256:
+        raise damaged("differs from what was exported (wrong sha256)")
     vectors = np.frombuffer(data, dtype="<f4").astype(np.float32).reshape(shape)
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
     # a comparison with NaN is false

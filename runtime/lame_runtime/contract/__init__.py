@@ -6,6 +6,7 @@ runtime reads it. A processor that is written twice drifts.
 Pure functions of `str`, PIL pictures and NumPy arrays:
 
     prompts      one input (instruction, texts, pictures, videos) → the runs of its prompt
+    texts        limits for texts, and pieces of long ones that are tokenized one by one
     positions    token ids → M-RoPE positions
     tower        patch grid → rotary positions, attention windows, interpolated position embeddings
     batch        prepared inputs → the arrays of one batch

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from lame_runtime.arguments import folder_path, name_list
 from lame_runtime.backends.select import graphs_for
 from lame_runtime.bundle.bundle import Bundle
 from lame_runtime.bundle.certificate import Certificate, Result, read_certificate
@@ -68,6 +69,7 @@ def verify(
         BackendError: no graph runs; the message is that of the first graph.
         UsageError: the bundle has no such graph, or an option is out of range.
     """
+    folder, graphs = folder_path("folder", folder), name_list("graphs", graphs)
     options = options or LoadOptions()
     bundle = Bundle.open(folder)
     bundle.check_all()
