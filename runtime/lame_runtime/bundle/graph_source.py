@@ -87,7 +87,7 @@ class GraphSource:
 
     def require_unchanged(self) -> None:
         """Raises `BundleError` if mapped weights were written to since they were opened."""
-        if self.file is not None and _state(self.file) != self.state:
+        if self.file is not None and file_state(self.file) != self.state:
             raise BundleError(
                 f"{self.path}{DATA_SUFFIX}: was changed while it was loaded; load the bundle again"
             )
@@ -153,7 +153,7 @@ def _with_weights(
                 f"{COPY_AGAIN}"
             )
         if mapped or size > PRIVATE_BYTES:
-            state = _settled_state(file)
+            state = settled_state(file)
             _require_hash(data_path, listed, lambda: _digest(file))
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
             return GraphSource(path, model, facts, data, file, state)
@@ -186,19 +186,21 @@ def _digest(file: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _settled_state(file: IO[bytes]) -> tuple[int, ...]:
+def settled_state(file: IO[bytes]) -> tuple[int, ...]:
     """Returns the state of a file after which every change is one of its times."""
-    state = _state(file)
+    state = file_state(file)
     # a second change right after the first would leave the time as it is
     if abs(time.time_ns() - state[-1]) < _CLOCK_STEP:
         time.sleep(2 * _CLOCK_STEP / 1e9)
-        state = _state(file)
+        state = file_state(file)
     return state
 
 
-def _state(file: IO[bytes]) -> tuple[int, ...]:
+def file_state(file: IO[bytes]) -> tuple[int, ...]:
+    """Returns size and times of an open file, which change whenever it is written to."""
     status = os.fstat(file.fileno())
-    # the last time cannot be set by programs, unlike the one before it
+    # Programs cannot set the last time, unlike the one before it. It also changes when another
+    # file takes the name of this one; that such a load is refused does no harm.
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 

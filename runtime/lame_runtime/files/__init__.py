@@ -1,8 +1,10 @@
 """Reads and writes files that may be hostile, damaged, or shared with other processes.
 
-regular     opens regular files only: no pipe, socket or device, and not more bytes than expected
-json_file   reads JSON, bounded in size and depth
-atomic      writes files and folders that appear complete or not at all
+regular         opens regular files only: no pipe, socket or device, not more bytes than expected
+json_file       reads JSON, bounded in size and depth
+tokenizer_json  reads tokenizers of the kind that LaME uses, and no others
+graphs          reads ONNX files, and refuses those that could do harm
+atomic          writes files and folders that appear complete or not at all
 
 No other module opens a file by a name that a user, a bundle or a data set gave.
 """
