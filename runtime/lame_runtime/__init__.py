@@ -9,6 +9,7 @@
 
 encoder, loading   the `Encoder`, and how it is loaded from a bundle
 options, inputs    options of loading and embedding; accepted forms of inputs
+arguments          numbers, switches and paths as users have them, or a `UsageError`
 contract/          preprocessing, which training and deployment share exactly
 bundle/            files of a bundle and their hashes
 backends/          ONNX Runtime and TensorRT

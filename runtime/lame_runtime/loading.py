@@ -76,10 +76,11 @@ def open_bundle(folder: Path) -> tuple[Bundle, Preparer]:
     bundle = Bundle.open(folder)
     contract_path, tokenizer_path = folder / "contract.json", folder / "tokenizer.json"
     # from the bytes that were hashed, because a file may change between two readings
-    text = bundle.read_text("contract.json")
-    contract = Contract.from_json(text, str(contract_path))
+    contract = Contract.from_json(bundle.read("contract.json"), str(contract_path))
     tokenizer = TextTokenizer(tokenizer_path, content=bundle.read("tokenizer.json"))
-    return bundle, Preparer(contract, tokenizer)
+    preparer = Preparer(contract, tokenizer)
+    bundle.check_contract(preparer)
+    return bundle, preparer
 
 
 def deserialize(

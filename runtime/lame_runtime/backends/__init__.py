@@ -8,5 +8,6 @@ graph_interface  what a graph takes and returns, held against its contract
 cuda_libraries   the libraries that ONNX Runtime needs on a GPU
 telemetry        keeps ONNX Runtime's telemetry off
 tensorrt         TensorRT and TensorRT-RTX plans, in a folder of their own
+forks            processes that are forked while graphs are loaded
 fake             deterministic vectors without a model, for tests
 """

@@ -14,8 +14,9 @@ behind its first D values lie those that its deepstack adds after the first bloc
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from lame_runtime.backends.device import Device
 from lame_runtime.contract.batch import Batch, Floats, PictureGroup
 from lame_runtime.contract.vectors import require_floats
 from lame_runtime.errors import BackendError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Part = Literal["vision", "encoder"]
 """One of the two graphs of a model."""
@@ -37,6 +41,27 @@ class Backend(ABC):
     """Width of a feature row: D, times 1 + the number of deepstack levels (Qwen3-VL)."""
     dim: int | None = None
     """Length P of a vector, if the backend knows it."""
+    process: int
+    """Process that made the backend. A forked process inherits its memory but not its threads."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Records the process, also for subclasses that have an `__init__` of their own."""
+        backend = super().__new__(cls)
+        backend.process = os.getpid()
+        return backend
+
+    @property
+    def in_own_process(self) -> bool:
+        """Whether this is the process that made the backend, and not one that was forked later."""
+        return self.process == os.getpid()
+
+    def require_own_process(self) -> None:
+        """Raises `BackendError` in a forked process, in which a run might wait forever."""
+        if not self.in_own_process:
+            raise BackendError(
+                "the encoder was loaded in another process, whose threads a forked process does "
+                "not have; call `Encoder.load` in each process, or start processes with `spawn`"
+            )
 
     @abstractmethod
     def vision(self, group: PictureGroup) -> Floats:

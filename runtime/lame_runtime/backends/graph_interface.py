@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lame_runtime.bundle.manifest import COPY_AGAIN
+from lame_runtime.bundle.members import COPY_AGAIN
 from lame_runtime.contract.rules import Contract
 from lame_runtime.errors import BundleError, shown
 from lame_runtime.files.graphs.onnx_fields import BOOL, FLOAT, INT64, TYPE_NAMES

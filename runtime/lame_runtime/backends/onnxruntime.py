@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from lame_runtime.backends.base import Backend
 from lame_runtime.backends.cuda_libraries import cuda_libraries, cuda_major, missing_library
+from lame_runtime.backends.forks import keep_in_forks
 from lame_runtime.backends.graph_interface import encoder_dim, vision_width
 from lame_runtime.backends.telemetry import stop_telemetry
 from lame_runtime.bundle.graph_source import GraphSource, Hashes, open_graph
@@ -219,6 +220,7 @@ def _create_session(ort: Any, path: Path, model: str | bytes, options: Any, prov
             f"it needs an NVIDIA driver and CUDA {cuda_major(ort)}: "
             "pip install 'onnxruntime-gpu[cuda,cudnn]', or use backend onnxruntime"
         )
+    keep_in_forks(session)
     return session
 
 

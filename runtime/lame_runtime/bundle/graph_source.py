@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from lame_runtime.bundle.manifest import COPY_AGAIN
+from lame_runtime.bundle.members import COPY_AGAIN
 from lame_runtime.errors import BackendError, BundleError
 from lame_runtime.files.graphs.onnx_fields import DATA_TYPES
 from lame_runtime.files.graphs.onnx_graph import (

@@ -7,6 +7,7 @@ ordinary tokens, and can neither forge a picture nor break the layout.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from lame_runtime.contract.prompts import Run
 from lame_runtime.contract.rules import TokenRules
+from lame_runtime.contract.texts.pieces import PIECE, can_be_cut, pieces
 from lame_runtime.errors import BundleError, InputError, first_line
 from lame_runtime.files.json_file import MAX_JSON_BYTES
 from lame_runtime.files.regular import read_regular
@@ -71,8 +73,17 @@ class TextTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
-    def encode(self, text: str) -> list[int]:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores a copied or pickled tokenizer; tokenizers itself forgets this setting."""
+        self.__dict__.update(state)
+        self._tokenizer.encode_special_tokens = True
+
+    def encode(self, text: str, *, offset: int = 0) -> list[int]:
         """Returns the ids of `text`, read as plain text.
+
+        Args:
+            text: the text.
+            offset: place of its first character in a longer text, for the message.
 
         Raises:
             InputError: the text is not Unicode: it holds a lone surrogate.
@@ -83,7 +94,7 @@ class TextTokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InputError(
-                f"the text is not Unicode (character {error.start}): "
+                f"the text is not Unicode (character {offset + error.start}): "
                 "decode it with its own encoding first"
             ) from None
         try:
@@ -100,6 +111,30 @@ class TextTokenizer:
                 f"pictures; {self._remedy}"
             )
         return ids
+
+    def encode_start(self, text: str, most: int) -> tuple[list[int], bool]:
+        """Returns the ids of `text`, or of a beginning of it with more than `most` ids.
+
+        Returns:
+            The first ids of the whole text, and whether they are all of them.
+
+        Raises:
+            InputError: as `encode`, or a long text has no place at which it could be cut.
+        """
+        # asked of the tokenizer only if there is something to cut, because that takes time
+        remaining = pieces(text, can_be_cut=len(text) > PIECE and self._can_be_cut)
+        ids: list[int] = []
+        length = 0
+        for piece in remaining:
+            ids += self.encode(piece, offset=length)
+            length += len(piece)
+            if len(ids) > most:
+                break
+        return ids, length == len(text)
+
+    @cached_property
+    def _can_be_cut(self) -> bool:
+        return can_be_cut(self._tokenizer)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of `ids`, special tokens left out."""
@@ -163,47 +198,58 @@ def token_ids(
         InputError: the prompt is longer than `rules.max_length` and `truncate` is false, or the
             part of it that is not the user's text is too long by itself.
     """
-    opening = _encode(runs[:first_closing], tokenizer, rules)
-    closing = _encode(runs[first_closing:], tokenizer, rules)
+    closing, _, _ = _encode(runs[first_closing:], tokenizer, rules)
+    opening, last_start, complete = _encode(runs[:first_closing], tokenizer, rules)
     length = len(opening) + len(closing)
-    excess = length - rules.max_length
-    if excess > 0:
+    if length > rules.max_length:
+        # the rest of a long text is not tokenized, so its tokens are not counted
+        counted = f"{length}" if complete else f"at least {length}"
         if not truncate:
             raise InputError(
-                f"the input is {length} tokens long, the limit is {rules.max_length}: "
+                f"the input is {counted} tokens long, the limit is {rules.max_length}: "
                 "shorten it or pass `truncate=True`"
             )
-        if excess >= _user_tokens(runs[first_closing - 1], tokenizer):
+        last = runs[first_closing - 1]
+        fixed = _fixed_tokens(last, tokenizer, rules) if last.kind == "text" else len(opening)
+        if last_start + fixed + len(closing) >= rules.max_length:
             raise InputError(
-                f"the input is {length} tokens long and its text is too short to cut to "
+                f"the input is {counted} tokens long and its text is too short to cut to "
                 f"{rules.max_length}: use fewer or smaller pictures (`max_pixels`, `max_frames`) "
                 "or a shorter instruction"
             )
         # The user's text ends where the closing begins, so the end of `opening` is what is cut.
-        opening = opening[:-excess]
+        opening = opening[: rules.max_length - len(closing)]
     # Latent ids lie behind those of the tokenizer, so that no text can produce them.
     latents = range(rules.first_latent, rules.first_latent + rules.n_reason + 1)
     return np.array([*opening, *closing, *latents], dtype=np.int64)
 
 
-def _user_tokens(last: Run, tokenizer: TextTokenizer) -> int:
-    """Returns how many tokens at the end of the last run before the closing are the user's.
+def _fixed_tokens(last: Run, tokenizer: TextTokenizer, rules: TokenRules) -> int:
+    """Returns how many tokens of a text are not the user's, or some number above the limit."""
+    return len(tokenizer.encode_start(last.text[: last.fixed], rules.max_length)[0])
 
-    The difference of two encodings, since a token may span the border between both texts.
+
+def _encode(
+    runs: Sequence[Run], tokenizer: TextTokenizer, rules: TokenRules
+) -> tuple[list[int], int, bool]:
+    """Encodes runs until a long text exceeds the limit.
+
+    Returns:
+        The ids, the index of the first id of the last run, and whether all runs are encoded.
     """
-    if last.kind != "text":
-        return 0
-    return len(tokenizer.encode(last.text)) - len(tokenizer.encode(last.text[: last.fixed]))
-
-
-def _encode(runs: Sequence[Run], tokenizer: TextTokenizer, rules: TokenRules) -> list[int]:
     ids: list[int] = []
+    start = 0
     # Run by run: special tokens are looked up by name here, and nowhere else.
     for run in runs:
+        start = len(ids)
         if run.kind == "text":
-            ids += tokenizer.encode(run.text)
+            encoded, complete = tokenizer.encode_start(run.text, rules.max_length - len(ids))
+            ids += encoded
+            if not complete:
+                # if there are runs behind it, nothing of the last one is reached
+                return ids, start if run is runs[-1] else len(ids), False
         elif run.kind == "special":
             ids.append(tokenizer.special(run.text))
         else:
             ids += [rules.image_pad if run.kind == "image" else rules.video_pad] * run.count
-    return ids
+    return ids, start, True
