@@ -156,6 +156,19 @@ def test_small_files_are_read_once(
         Encoder.load(bundle, backend="onnxruntime")
 
 
+@pytest.mark.parametrize("name", ["inputs.jsonl", "embeddings.npy"])
+def test_golden_vectors_are_those_that_were_hashed(name: str, tmp_path: Path) -> None:
+    """Golden files are hashed as they are read, not by a look before."""
+    bundle = changed_bundle(tmp_path / "b")
+    opened = Bundle.open(bundle)
+    assert len(opened.golden().inputs) > 1
+    path = bundle / "golden" / name
+    content = path.read_bytes()
+    replace(path, content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    with pytest.raises(BundleError, match="differs from what was exported"):
+        opened.golden()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such names")
 @pytest.mark.parametrize("mapped", [False, True])
 def test_a_path_that_is_not_utf8_is_a_path(mapped: bool, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from changed_bundle import (
     example_encoder,
     rehash,
 )
-from lame_runtime import BackendError, BundleError, Encoder
+from lame_runtime import BackendError, BundleError, Encoder, StorageError
 from lame_runtime.backends.fake import FakeBackend
 from lame_runtime.backends.onnxruntime import source_session
 from lame_runtime.bundle.bundle import Bundle
@@ -245,19 +245,37 @@ def test_weights_that_the_manifest_does_not_list_are_refused(
 
 def test_weights_that_are_a_link_must_lie_beside_the_graph(tmp_path: Path) -> None:
     """A link to a file elsewhere is refused; the links of a model hub's cache are followed."""
-    bundle = changed_bundle(tmp_path / "b")
-    blobs = tmp_path / "blobs"
-    blobs.mkdir()
+    snapshot = tmp_path / "model/snapshots/1"
+    blobs, elsewhere = tmp_path / "model/blobs", tmp_path / "elsewhere"
+    for folder in (snapshot.parent, blobs, elsewhere):
+        folder.mkdir(parents=True)
+    bundle = changed_bundle(snapshot)
     data = bundle / f"{ENCODER}.data"
-    data.rename(blobs / "1")
-    data.symlink_to(blobs / "1")
+    data.rename(elsewhere / "1")
+    data.symlink_to(elsewhere / "1")
+    with pytest.raises(BundleError, match="is a link that leads out of the bundle"):
+        Encoder.load(bundle, backend="onnxruntime", check_hashes=False)
     with pytest.raises(BundleError, match="is a link that leads elsewhere"):
-        Encoder.load(bundle, backend="onnxruntime")
+        open_encoder(bundle)
+    (elsewhere / "1").rename(blobs / "1")
+    data.unlink()
+    data.symlink_to(blobs / "1")
     (bundle / ENCODER).rename(blobs / "2")
     (bundle / ENCODER).symlink_to(blobs / "2")
     for mapped in (False, True):
         with Encoder.load(bundle, backend="onnxruntime", map_weights=mapped) as encoder:
             assert encoder.encode("a").shape == (1, 64)
+
+
+def test_mapped_weights_without_a_temporary_folder_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine on which nothing can be written loads a bundle, but not with mapped weights."""
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    with pytest.raises(StorageError, match="set TMPDIR to a folder"):
+        Encoder.load(EXAMPLE, backend="onnxruntime", map_weights=True)
+    with Encoder.load(EXAMPLE, backend="onnxruntime") as encoder:
+        assert encoder.encode("a").shape == (1, 64)
 
 
 def test_a_data_file_that_is_too_short_is_refused(tmp_path: Path) -> None:

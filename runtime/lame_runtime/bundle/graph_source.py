@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from lame_runtime.bundle.members import COPY_AGAIN
+from lame_runtime.bundle.members import COPY_AGAIN, unreadable
 from lame_runtime.errors import BackendError, BundleError
 from lame_runtime.files.graphs.onnx_fields import DATA_TYPES
 from lame_runtime.files.graphs.onnx_graph import (
@@ -113,7 +113,7 @@ def open_graph(path: Path, listed: Hashes | None = None, *, mapped: bool = False
             return GraphSource(path, model, facts)
         return _with_weights(path, model, facts, listed, mapped)
     except OSError as error:
-        raise _unreadable(error, path) from None
+        raise unreadable(Path(error.filename or path), error) from None
     except MemoryError:
         raise BackendError(f"{path}: its weights do not fit into memory") from None
 
@@ -123,7 +123,7 @@ def check_graph(path: Path) -> None:
     try:
         graph_facts(path, read_regular(path, MAX_GRAPH_BYTES))
     except OSError as error:
-        raise _unreadable(error, path) from None
+        raise unreadable(Path(error.filename or path), error) from None
 
 
 def graph_facts(path: Path, model: bytes) -> GraphFacts:
@@ -202,10 +202,3 @@ def file_state(file: IO[bytes]) -> tuple[int, ...]:
     # Programs cannot set the last time, unlike the one before it. It also changes when another
     # file takes the name of this one; that such a load is refused does no harm.
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _unreadable(error: OSError, path: Path) -> BundleError:
-    name = error.filename or path
-    if isinstance(error, FileNotFoundError):
-        return BundleError(f"{name}: is missing; {COPY_AGAIN}")
-    return BundleError(f"{name}: cannot be read ({error.strerror}); {COPY_AGAIN}")
