@@ -145,7 +145,7 @@ class _Row:
 
     modality: Name
     role: Name
-    content: Annotated[list[dict[str, Any]], Length(10_000, 1)]
+    content: Annotated[list[dict[Name, Any]], Length(10_000, 1)]
     instruction: Annotated[str, Text(65_536)] | None
     ids: Annotated[list[TokenId], Length(1 << 21)]
     positions: Sha256

@@ -5,9 +5,9 @@ decoders         picture's file → loaded picture, by an allow-list of formats
 decoding_limits  sizes that are accepted, and the memory that decoding takes
 colors           samples of any mode → RGB
 video            file or frames → sampled, resized frames and their times
-video_file       frames of a video file, decoded with PyAV
+videos           video files: opened, checked, decoded
 pages            page of a PDF → picture
 
-`open_image`, `read_video`, `page_names`, `render_page` and the functions of `video_file` read a
+`open_image`, `read_video`, `page_names`, `render_page` and the functions of `videos` read a
 file if they are given a path. The other functions are pure.
 """

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from lame_runtime.contract.media.images import MAX_ASPECT_RATIO, ImageSource, fit, open_image
-from lame_runtime.contract.media.video_file import (
+from lame_runtime.contract.media.videos.video_file import (
     OpenVideo,
     VideoFile,
     decoded_frames,
@@ -28,8 +28,8 @@ from lame_runtime.contract.media.video_file import (
     survey_frames,
     survey_packets,
 )
-from lame_runtime.contract.media.video_frames import ShownFrame
-from lame_runtime.contract.media.video_timeline import Timeline
+from lame_runtime.contract.media.videos.video_frames import ShownFrame
+from lame_runtime.contract.media.videos.video_timeline import Timeline
 from lame_runtime.contract.rules import ImageRules, VideoRules
 from lame_runtime.errors import InputError, shown
 
@@ -70,8 +70,7 @@ def read_video(
         fps: frames per second of a list; None takes the rate that the family samples at.
         videos: the contract's video rules.
         images: for the patch geometry and `max_source_pixels`.
-        require_patches: called with the number of patches before any frame is kept; raises an error
-            if they are too many.
+        require_patches: called with the number of patches before frames are kept; may raise.
 
     Raises:
         InputError: missing, unreadable, truncated, without frames, frames that are too large or of
@@ -96,8 +95,8 @@ def read_video(
     if not 1e-3 <= rate <= 1e4:
         raise InputError(f"the video's `fps` is {shown(rate)}; use 0.001 to 10,000")
     indices = list(range(len(source)))
-    pictures = (_still(frame, images) for frame in source)
-    frames = (ShownFrame(picture, picture.width, picture.height) for picture in pictures)
+    stills = (_still(frame, images) for frame in source)
+    frames = (ShownFrame(still, still.width, still.height) for still in stills)
     kept = _resized(frames, len(source), videos, images, require_patches)
     if kept is None:
         raise InputError("the video has no frames; give at least one")
@@ -283,8 +282,19 @@ def _still(frame: ImageSource | npt.NDArray[np.uint8], images: ImageRules) -> Im
     if isinstance(frame, np.ndarray):
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
             raise InputError(
-                f"a frame of the video is {frame.dtype} {frame.shape}; "
+                f"a frame of the video is {frame.dtype} {shown(frame.shape)}; "
                 "arrays must be uint8 (height, width, 3)"
             )
+        # before it is copied: a view of a few bytes can stand for gigabytes
+        if frame.shape[0] * frame.shape[1] > images.max_source_pixels:
+            raise InputError(
+                f"a frame of the video is {frame.shape[1]}×{frame.shape[0]}, the limit is "
+                f"{images.max_source_pixels / 1e6:.0f} megapixels; scale it down first"
+            )
         frame = Image.fromarray(frame)
+    elif not isinstance(frame, str | os.PathLike | bytes | Image.Image):
+        raise InputError(
+            f"a frame of the video is a {type(frame).__name__}; "
+            "use paths, bytes, PIL pictures or uint8 arrays"
+        )
     return open_image(frame, images)

@@ -10,14 +10,22 @@ from __future__ import annotations
 import os
 import re
 import struct
+from collections import Counter
 from typing import IO
 
+from lame_runtime.contract.media.videos.video_broadcast import (
+    program_stream_is_cut,
+    transport_stream_is_cut,
+    transport_stride,
+)
 from lame_runtime.errors import InputError
 
 MAX_FRAMES = 2_000_000
 """Largest number of frames of a file: 18 hours at 30 frames per second. More are refused, because
 FFmpeg keeps an index of them, which a file of a few bytes can declare."""
-MAX_INDEX_BYTES = 256 << 20
+_TRACKS = 3
+"""Tracks of that many frames that a file may have: video, sound, and one more."""
+MAX_INDEX_BYTES = 128 << 20
 """Largest index of an MP4 or MOV file (the box `moov`) that is read."""
 _SNIFFED_BYTES = 1024
 _MOV_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"}
@@ -52,7 +60,7 @@ def container_format(file: IO[bytes], name: str) -> str:
         return "gif"
     if head.startswith(b"\x00\x00\x01\xba"):
         return "mpeg"
-    if _transport_stride(head):
+    if transport_stride(head):
         return "mpegts"
     raise InputError(
         f"{name}: the video cannot be decoded: it is no MP4, MOV, Matroska, WebM, AVI, GIF, or "
@@ -77,8 +85,8 @@ def require_whole(file: IO[bytes], container: str, name: str) -> None:
         "matroska": _matroska_is_cut,
         "avi": _avi_is_cut,
         "gif": _gif_is_cut,
-        "mpeg": _program_stream_is_cut,
-        "mpegts": _transport_stream_is_cut,
+        "mpeg": program_stream_is_cut,
+        "mpegts": transport_stream_is_cut,
     }[container]
     try:
         is_cut = check(file, size)
@@ -96,20 +104,6 @@ def require_whole(file: IO[bytes], container: str, name: str) -> None:
 
 class _ClaimError(ValueError):
     """An index claims more than its file can hold."""
-
-
-def _transport_stride(head: bytes) -> int:
-    """Returns the length of a transport stream's packets, or 0 if it is none."""
-    for stride, offset in ((188, 0), (192, 4), (204, 0)):
-        marks = head[offset::stride][:4]
-        if len(marks) > 1 and set(marks) == {0x47}:
-            return stride
-    return 0
-
-
-def _transport_stream_is_cut(file: IO[bytes], size: int) -> bool:
-    file.seek(0)
-    return size % _transport_stride(file.read(_SNIFFED_BYTES)) != 0
 
 
 def _mov_is_cut(file: IO[bytes], size: int) -> bool:
@@ -147,7 +141,7 @@ class _Claims:
         self.size = size
         self.last_chunk = 0
         """Largest offset at which media is claimed to begin."""
-        self._fragments = 0
+        self._totals: Counter[bytes] = Counter()
         self._codec = b""
 
     def check(self, box: bytes) -> None:
@@ -162,16 +156,15 @@ class _Claims:
                 self._codec = fields[8:12]
             elif kind == b"stsz":
                 # one size for all samples, or 0 and a table of sizes
-                self._require(second, first * second)
+                self._require(kind, second, first * second)
             elif kind == b"stz2":
-                self._require(second, 0)
+                self._require(kind, second)
             elif kind == b"trun":
-                self._fragments += first
-                self._require(self._fragments, 0)
+                self._require(kind, first)
             elif kind in (b"stts", b"ctts"):
-                entries = min(first, (len(box) - start) // 8)
+                entries = max(0, min(first, (len(box) - start - 4) // 8))
                 counts = struct.unpack_from(f">{2 * entries}I", box, start + 4)[::2]
-                self._require(sum(counts), 0)
+                self._require(kind, sum(counts))
             elif first and kind in (b"stco", b"co64"):
                 code, width = (">I", 4) if kind == b"stco" else (">Q", 8)
                 offset = start + 4 + (first - 1) * width
@@ -179,11 +172,12 @@ class _Claims:
                     (chunk,) = struct.unpack_from(code, box, offset)
                     self.last_chunk = max(self.last_chunk, chunk)
 
-    def _require(self, samples: int, claimed_bytes: int) -> None:
+    def _require(self, kind: bytes, samples: int, claimed_bytes: int = 0) -> None:
         # two bytes per sample, since sound of 8 bits is rare
-        most = max(MAX_FRAMES, self.size // 2 if self._codec in _SAMPLED_SOUND else 0)
-        if samples > most:
-            raise _ClaimError(f"{samples:,} frames, the limit is {MAX_FRAMES:,}")
+        if self._codec not in _SAMPLED_SOUND or samples * 2 > self.size:
+            self._totals[kind] += samples
+            if samples > MAX_FRAMES or self._totals[kind] > _TRACKS * MAX_FRAMES:
+                raise _ClaimError(f"{samples:,} frames, the limit is {MAX_FRAMES:,}")
         if claimed_bytes > self.size:
             raise _ClaimError(f"{claimed_bytes:,} bytes of frames in {self.size:,}")
 
@@ -233,31 +227,6 @@ def _color_table(flags: bytes) -> int:
 def _byte(file: IO[bytes], position: int) -> int:
     file.seek(position)
     return (file.read(1) or b"\x00")[0]
-
-
-def _program_stream_is_cut(file: IO[bytes], size: int) -> bool:
-    """Walks the packets behind the last pack header, which come within a few kilobytes."""
-    start = max(0, size - (1 << 18))
-    file.seek(start)
-    tail = file.read()
-    position = tail.rfind(b"\x00\x00\x01\xba")
-    while 0 <= position < len(tail):
-        head = tail[position : position + 6]
-        if len(head) < 4:
-            return bool(head.strip(b"\x00"))
-        if head[:3] != b"\x00\x00\x01" or head[3] < 0xB9:
-            return False  # padding, or what FFmpeg has to search in
-        if head[3] == 0xB9:  # the end
-            return False
-        if len(head) < 6:
-            return True
-        if head[3] == 0xBA:  # 12 bytes in MPEG-1, in MPEG-2 14 and padding
-            is_newer = head[4] >> 6 == 1
-            stuffing = tail[position + 13 : position + 14] if is_newer else b"\x00"
-            position += 14 + ((stuffing or b"\x00")[0] & 7) if is_newer else 12
-        else:
-            position += 6 + int.from_bytes(head[4:6], "big")
-    return position > len(tail)
 
 
 def _matroska_is_cut(file: IO[bytes], size: int) -> bool:

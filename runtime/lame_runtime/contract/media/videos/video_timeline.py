@@ -95,12 +95,12 @@ class FrameTimes:
         pauses = np.diff(stamps) * self._tick
         pauses[pauses > self._longest_pause] = np.median(pauses)
         starts = np.concatenate([[0.0], np.cumsum(pauses)])
+        if starts[-1] <= 0:
+            return Timeline(rate, self.count)
         last = self._last_shown[1] * self._tick if self._last_shown else 0.0
         if not 0 < last <= self._longest_pause:
             last = float(starts[-1]) / (self.count - 1)
         end = float(starts[-1]) + last
-        if end <= 0:
-            return Timeline(rate, self.count)
         own_rate = self.count / end
         # Half of a frame's time is as far as telecine and rounded time stamps stray.
         if np.abs(starts * own_rate - np.arange(self.count)).max() > 0.5:

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from lame_runtime.contract.media.video_container import (
+from lame_runtime.contract.media.videos.video_broadcast import ends_within_frame
+from lame_runtime.contract.media.videos.video_container import (
     MAX_FRAMES,
     container_format,
     require_whole,
 )
-from lame_runtime.contract.media.video_frames import (
+from lame_runtime.contract.media.videos.video_frames import (
     DECODERS,
     ShownFrame,
     decode,
     require_complete,
     shown_frame,
 )
-from lame_runtime.contract.media.video_timeline import (
+from lame_runtime.contract.media.videos.video_timeline import (
     LONGEST_PAUSE,
     LONGEST_PAUSE_OF_STREAM,
     MAX_RATE,
@@ -35,6 +37,8 @@ from lame_runtime.contract.media.video_timeline import (
 )
 from lame_runtime.errors import InputError, first_line, shown
 from lame_runtime.files.regular import open_regular
+
+logger = logging.getLogger(__name__)
 
 VideoFile = str | os.PathLike[str] | bytes
 """A path, or the bytes of a file."""
@@ -96,7 +100,7 @@ def open_video(source: VideoFile) -> Iterator[OpenVideo]:
 def survey_packets(video: OpenVideo) -> Timeline:
     """Returns the number, rate and times of the packets, which decodes nothing.
 
-    In most files these are the frames.
+    In most files these are the frames. A warning names a broadcast that ends within a frame.
 
     Raises:
         InputError: the file holds no video, is damaged, or has too many frames.
@@ -104,11 +108,13 @@ def survey_packets(video: OpenVideo) -> Timeline:
     with _opened(video) as (container, stream):
         times = _frame_times(video, stream)
         for packet in container.demux(stream):
-            # The last packet that `demux` yields is empty: it flushes the decoder. Packets to be
-            # discarded stand before the beginning that the file's edit list sets.
+            # The last packet is empty, to flush the decoder. Those to be discarded stand before the
+            # beginning that the file's edit list sets.
             if packet.size and not packet.is_discard and _is_shown(packet, stream):
                 require_complete(packet, video.name)
                 _count(times, packet.pts, packet.dts, packet.duration, video)
+        if ends_within_frame(video.file, video.container, stream.id):
+            logger.warning("%s: the video ends within a frame; it may be truncated", video.name)
         return _checked(times.timeline(), video)
 
 
@@ -177,15 +183,11 @@ def _opened(video: OpenVideo) -> Iterator[tuple[Any, Any]]:
         # PyAV's default keeps packets in memory until one has a time stamp
         "fflags": "-genpts",
     }
+    # not as `options`: those also go to streams, which in older versions of PyAV may crash
+    arguments = {"mode": "r", "format": video.container, "container_options": options}
     try:
-        with av.open(
-            file,
-            mode="r",
-            format=video.container,
-            options=options,
-            # metadata plays no part, so it may be in any encoding
-            metadata_errors="replace",
-        ) as container:
+        # metadata plays no part, so it may be in any encoding
+        with av.open(file, metadata_errors="replace", **arguments) as container:
             yield container, _video_stream(container, video.name)
         if file.is_exhausted:
             raise InputError(f"{video.name}: the video is damaged, reading it has no end")
