@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 FILES = {
     "development/changelog.md": "CHANGELOG.md",
     "development/index.md": "CONTRIBUTING.md",
+    "development/security.md": "SECURITY.md",
     "reference/benchmarks.md": "runtime/BENCHMARKS.md",
     "reference/training-log.md": "training/LOG.md",
 }

@@ -37,8 +37,8 @@ class Block:
 
     @property
     def lines(self) -> list[str]:
-        """Commands of a shell block, without empty lines and comments."""
-        lines = (line.strip() for line in self.text.splitlines())
+        """Commands of a shell block, continued lines joined, without empty lines and comments."""
+        lines = (line.strip() for line in self.text.replace("\\\n", " ").splitlines())
         return [line for line in lines if line and not line.startswith("#")]
 
 

@@ -9,6 +9,7 @@
 
 encoder, loading   the `Encoder`, and how it is loaded from a bundle
 options, inputs    options of loading and embedding; accepted forms of inputs
+arguments          numbers, switches and paths as users have them, or a `UsageError`
 contract/          preprocessing, which training and deployment share exactly
 bundle/            files of a bundle and their hashes
 backends/          ONNX Runtime and TensorRT
@@ -22,6 +23,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# First of all: it sets a variable that ONNX Runtime reads when it is imported.
+from lame_runtime.backends import telemetry as _telemetry  # noqa: F401
 from lame_runtime.errors import (
     BackendError,
     BundleError,

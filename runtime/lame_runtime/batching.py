@@ -1,4 +1,4 @@
-"""Decides which inputs run together.
+"""Reads inputs, prepares them, and decides which of them run together.
 
 Padding costs compute, and each picture size in a batch costs a call of the vision tower. Inputs are
 therefore sorted by length and patch grids before they are split into batches. Right padding under a
@@ -7,9 +7,65 @@ causal mask does not change the result of any row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
-from lame_runtime.contract.preparer import Prepared
+from lame_runtime.contract.preparer import Prepared, Preparer
+from lame_runtime.contract.prompts import Input
+from lame_runtime.errors import InputError
+from lame_runtime.inputs import InputLike, as_input, is_single
+from lame_runtime.options import EncodeOptions
+
+
+def count_of(inputs: Any) -> int | None:
+    """Returns the number of inputs; None if it is known only at their end."""
+    if is_single(inputs):
+        return 1
+    try:
+        return len(inputs)
+    except TypeError:
+        return None
+
+
+def input_iterator(inputs: InputLike | Iterable[InputLike]) -> Iterator[InputLike]:
+    """Returns an iterator over one input or an iterable of inputs.
+
+    Raises:
+        InputError: the argument is neither.
+    """
+    if is_single(inputs):
+        return iter([_converted(inputs, 0)])  # type: ignore[arg-type]
+    if not isinstance(inputs, Iterable):
+        raise InputError(
+            f"a {type(inputs).__name__} is not an input: "
+            "give a str, a path, a PIL picture, a dict, or a list of them"
+        )
+    return iter(inputs)  # type: ignore[arg-type]
+
+
+def prepare(
+    window: list[InputLike], first: int, preparer: Preparer, options: EncodeOptions
+) -> list[Prepared]:
+    """Prepares inputs; an error names the input by its index, counted from `first`."""
+    prepared = []
+    for index, item in enumerate(window, first):
+        parsed = _converted(item, index)
+        # the instruction of an input takes precedence over that of the call
+        if parsed.instruction is None and options.default_instruction is not None:
+            parsed = replace(parsed, instruction=options.default_instruction)
+        try:
+            prepared.append(preparer(parsed, options.role_name, truncate=options.truncate))
+        except InputError as error:
+            raise InputError(f"input {index}: {error}") from None
+    return prepared
+
+
+def _converted(item: InputLike, index: int) -> Input:
+    try:
+        return as_input(item)
+    except InputError as error:
+        raise InputError(f"input {index}: {error}") from None
 
 
 def plan_batches(

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
+from lame_runtime.arguments import folder_path, switch
 from lame_runtime.backends.base import Backend
 from lame_runtime.backends.tensorrt.plans import Build
-from lame_runtime.batching import plan_batches
+from lame_runtime.batching import count_of, input_iterator, plan_batches, prepare
 from lame_runtime.bundle.bundle import Bundle
 from lame_runtime.contract.batch import assemble
-from lame_runtime.contract.preparer import Prepared, Preparer
-from lame_runtime.contract.prompts import Input
-from lame_runtime.contract.vectors import finish, quantize, unit_rows
-from lame_runtime.errors import InputError, UsageError
-from lame_runtime.inputs import InputLike, as_input
+from lame_runtime.contract.preparer import Preparer
+from lame_runtime.contract.prompts import require_role
+from lame_runtime.contract.vectors import finish, kept_width, quantize, unit_rows
+from lame_runtime.errors import UsageError
+from lame_runtime.inputs import InputLike
 from lame_runtime.loading import load
 from lame_runtime.options import EncodeKeywords, EncodeOptions, LoadKeywords, LoadOptions
 
@@ -33,16 +32,15 @@ if TYPE_CHECKING:
 
 WINDOW_BATCHES = 16
 """Number of batches of a stream that are sorted together; more would save little padding."""
-_SINGLE = (str, os.PathLike, Image.Image, Mapping, Input)
-"""Types that are a single input rather than an iterable of inputs."""
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
     """Turns texts, pictures, videos and mixes of them into unit vectors.
 
-    An encoder is immutable, and any number of threads may use it. Create one with `Encoder.load`,
-    and use it as a context manager or call `close`.
+    An encoder is immutable, and any number of threads may use it. Other processes load their own:
+    an encoder cannot be pickled, and refuses to embed in a forked process, whose copy of the graphs
+    has no threads. Create one with `Encoder.load`, and use it as a context manager or call `close`.
 
     Attributes:
         preparer: the contract and tokenizer.
@@ -60,6 +58,11 @@ class Encoder:
     bundle: Bundle | None = None
     build: Build | None = None
 
+    def __post_init__(self) -> None:
+        for name, kind in (("preparer", Preparer), ("backend", Backend)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise UsageError(f"`{name}` is a {type(value).__name__}: give a {kind.__name__}")
+
     @classmethod
     def load(cls, bundle: str | os.PathLike[str], **options: Unpack[LoadKeywords]) -> Self:
         """Loads a bundle.
@@ -74,13 +77,14 @@ class Encoder:
         Raises:
             BundleError: the bundle is damaged, incomplete or of another format.
             BackendError: the backend is not available, or its plans cannot be used.
-            UsageError: the bundle has no such graph, or the options contradict each other.
+            UsageError: the bundle has no such graph, or an option is of a wrong type, out of range,
+                or contradicts another.
 
         Example:
             >>> with Encoder.load("bundle", threads=2) as encoder:
             ...     vectors = encoder.encode(["a red bicycle", {"image": "photo.jpg"}])
         """
-        return load(Path(bundle), LoadOptions(**options), cls)
+        return load(folder_path("bundle", bundle), LoadOptions(**options), cls)
 
     @property
     def dim(self) -> int:
@@ -124,13 +128,13 @@ class Encoder:
         """
         # validated here, so that a typo raises before any input is read
         parsed = EncodeOptions(**options)
+        # Sentence Transformers passes None for "not said"
+        show = show_progress_bar is not None and switch("show_progress_bar", show_progress_bar)
         vectors: Iterable[npt.NDArray[Any]] = self._stream(inputs, parsed)
-        if show_progress_bar:
+        if show:
             from lame_runtime.progress import progress_bar  # deferred: tqdm takes 50 ms
 
-            counted = isinstance(inputs, Sized) and not isinstance(inputs, _SINGLE)
-            total = len(inputs) if counted else None  # type: ignore[arg-type]
-            vectors = progress_bar(vectors, total=total, unit="input")
+            vectors = progress_bar(vectors, total=count_of(inputs), unit="input")
         # a list first, because the length of a generator is known only at its end
         rows = list(vectors)
         if not rows:
@@ -198,9 +202,10 @@ class Encoder:
             float32 (n, m).
 
         Raises:
-            UsageError: the vectors have different lengths.
+            UsageError: the vectors have different lengths, or are not finite numbers.
         """
-        first, second = (unit_rows(vectors) for vectors in (embeddings1, embeddings2))
+        first = unit_rows(embeddings1, "embeddings1")
+        second = unit_rows(embeddings2, "embeddings2")
         if first.shape[1] != second.shape[1]:
             raise UsageError(
                 f"`embeddings1` has vectors of {first.shape[1]} values and `embeddings2` of "
@@ -214,7 +219,9 @@ class Encoder:
 
     def close(self) -> None:
         """Releases the graphs; the encoder cannot embed afterward."""
-        self.backend.close()
+        # a forked process would wait for threads that it does not have
+        if self.backend.in_own_process:
+            self.backend.close()
 
     def __enter__(self) -> Self:
         return self
@@ -231,17 +238,13 @@ class Encoder:
         self, inputs: InputLike | Iterable[InputLike], options: EncodeOptions
     ) -> Iterator[npt.NDArray[Any]]:
         """Validates the arguments, which a generator would do only when it is first advanced."""
-        if isinstance(inputs, _SINGLE):
-            inputs = [inputs]
-        if not isinstance(inputs, Iterable) or isinstance(inputs, bytes):
-            raise InputError(
-                f"a {type(inputs).__name__} is not an input: "
-                "give a str, a path, a PIL picture, a dict, or a list of them"
-            )
+        self.backend.require_own_process()
+        require_role(self.preparer.contract.prompt, options.role_name)
+        kept_width(options.truncate_dim, self.dim)
         preparer = self.preparer.with_budget(
             options.max_pixels, options.max_frames, options.fps, options.max_input_pixels
         )
-        return self._windows(iter(inputs), preparer, options)
+        return self._windows(input_iterator(inputs), preparer, options)
 
     def _windows(
         self, inputs: Iterator[InputLike], preparer: Preparer, options: EncodeOptions
@@ -249,7 +252,9 @@ class Encoder:
         count = 0
         # a window of several batches, because sorting within it saves padding
         while window := list(itertools.islice(inputs, options.batch_size * WINDOW_BATCHES)):
-            prepared = _prepare(window, count, preparer, options)
+            # again, because a generator may be advanced in a process that was forked later
+            self.backend.require_own_process()
+            prepared = prepare(window, count, preparer, options)
             vectors = np.empty((len(window), self.dim), dtype=np.float32)
             # `rows` puts the vectors of a sorted batch back in input order
             for rows in plan_batches(prepared, options.batch_size, sort=options.sort):
@@ -272,6 +277,17 @@ class Encoder:
             largest = float(np.abs(golden).max())
         return quantize(vectors, options.precision, largest)
 
+    def __reduce__(self) -> NoReturn:
+        # also called by `copy.deepcopy`
+        raise UsageError(
+            "an encoder cannot be pickled or copied, because it holds loaded graphs; "
+            "call `Encoder.load` in each process, or share the encoder between threads"
+        )
+
+    def __copy__(self) -> Self:
+        """Returns the encoder itself, which is immutable."""
+        return self
+
     @cached_property
     def _golden_embeddings(self) -> npt.NDArray[np.float32]:
         # a fixed range, because vectors of two calls with different ranges could not be compared
@@ -280,20 +296,3 @@ class Encoder:
                 "the range of 8-bit vectors comes from a bundle; load one with `Encoder.load`"
             )
         return self.bundle.golden_embeddings()
-
-
-def _prepare(
-    window: list[InputLike], first: int, preparer: Preparer, options: EncodeOptions
-) -> list[Prepared]:
-    """Prepares inputs; an error names the input by its index, counted from `first`."""
-    prepared = []
-    for offset, item in enumerate(window):
-        try:
-            parsed = as_input(item)
-            # the instruction of an input takes precedence over that of the call
-            if parsed.instruction is None and options.default_instruction is not None:
-                parsed = replace(parsed, instruction=options.default_instruction)
-            prepared.append(preparer(parsed, options.role_name, truncate=options.truncate))
-        except InputError as error:
-            raise InputError(f"input {first + offset}: {error}") from None
-    return prepared

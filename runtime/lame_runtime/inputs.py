@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
 from lame_runtime.contract.prompts import Input, Part, Picture, Video
-from lame_runtime.errors import InputError
+from lame_runtime.errors import InputError, shown
+from lame_runtime.files.in_memory import array_picture, as_bytes, is_binary
+from lame_runtime.files.urls import resolved
 
-InputLike = str | os.PathLike[str] | Image.Image | Mapping[str, Any] | Input
-"""A `str` is a text and a `Path` names a picture, a video or a PDF; a dict has any of these keys:
+InputLike = (
+    str
+    | os.PathLike[str]
+    | Image.Image
+    | bytes
+    | bytearray
+    | memoryview
+    | IO[bytes]
+    | np.ndarray[Any, np.dtype[np.uint8]]
+    | Mapping[str, Any]
+    | Input
+)
+"""A `str` is a text and a `Path` names a picture, a video or a PDF. The bytes of a file, a file
+that is open in binary mode and a uint8 array (height, width, 3) are pictures. A dict has any of
+these keys:
 
     text, instruction    strings
-    image                a path, `a.pdf#page=2`, a file's bytes, a PIL picture, or a list of them
-    video                a path, a file's bytes, or a list of frames (with `fps`, frames per second)
+    image                one or a list of: path, `a.pdf#page=2`, `data:` URI, bytes, open file, PIL
+                         picture, uint8 array
+    video                a path, a `data:` URI, bytes, an open file, or a list of frames (with
+                         `fps`, frames per second)
     content              a list of texts, paths and dicts with one key, in this order
 """
 
@@ -28,6 +48,17 @@ VIDEO_SUFFIXES = frozenset(
 MIN_FPS, MAX_FPS = 1e-3, 1e4
 _PART_KEYS = {"text", "image", "video", "fps"}
 _KEYS = _PART_KEYS | {"content", "instruction"}
+
+
+def is_single(item: object) -> bool:
+    """Returns whether an object is one input rather than an iterable of inputs.
+
+    A file in text mode is an iterable of lines. An array of four dimensions is an iterable of
+    pictures, and one of strings an iterable of texts.
+    """
+    if isinstance(item, np.ndarray):
+        return item.ndim == 0 or (item.ndim < 4 and item.dtype.kind not in "OSUT")
+    return isinstance(item, str | os.PathLike | Image.Image | Mapping | Input) or is_binary(item)
 
 
 def as_input(item: InputLike, root: Path | None = None) -> Input:
@@ -45,17 +76,17 @@ def as_input(item: InputLike, root: Path | None = None) -> Input:
         'image+text'
     """
     if isinstance(item, Input):
-        _check_input(item)
-        return item
+        return _checked(item)
     # a `str` is always a text; guessing would embed the name of a missing file as a text
     if isinstance(item, str):
         return Input(text=item)
-    if isinstance(item, os.PathLike | Image.Image):
-        return Input(content=(_from_path(item),))
     if isinstance(item, Mapping):
         return _from_dict(item, root)
+    if isinstance(item, os.PathLike | Image.Image | np.ndarray) or is_binary(item):
+        return Input(content=(_from_object(item),))
     raise InputError(
-        f"a {type(item).__name__} is not an input: give a str, a path, a PIL picture or a dict"
+        f"an object of the type {type(item).__name__} is not an input: give a str, a path, a PIL "
+        'picture or a dict, such as {"image": bytes}'
     )
 
 
@@ -82,7 +113,7 @@ def as_json(item: Input, name: Callable[[Any], str]) -> dict[str, Any]:
     return {"content": parts, "instruction": item.instruction}
 
 
-def _check_input(item: Input) -> None:
+def _checked(item: Input) -> Input:
     """Checks the types of an `Input`, because a dataclass accepts any value."""
     if not isinstance(item.text, str) or not isinstance(item.instruction, str | None):
         raise InputError("`text` and `instruction` must be strings")
@@ -95,10 +126,21 @@ def _check_input(item: Input) -> None:
             "the `content` of an Input must be a tuple of texts, Pictures and Videos; "
             "a dict takes a list"
         )
-    if not isinstance(item.image, str | os.PathLike | bytes | Image.Image | None):
-        raise InputError(
-            f"`image` must be a path, bytes or a PIL picture, not {type(item.image).__name__}"
-        )
+    return replace(
+        item,
+        image=None if item.image is None else _picture_source(item.image, None),
+        video=None if item.video is None else _checked_part(item.video),
+        content=tuple(
+            part if isinstance(part, str) else _checked_part(part) for part in item.content
+        ),
+    )
+
+
+def _checked_part(part: Any) -> Any:
+    """Returns a Picture or Video whose source has a type that is read."""
+    if isinstance(part, Picture):
+        return Picture(_picture_source(part.source, None))
+    return Video(_video_source(part.source, None), _fps(part.fps))
 
 
 def _from_dict(item: Mapping[str, Any], root: Path | None) -> Input:
@@ -112,7 +154,9 @@ def _from_dict(item: Mapping[str, Any], root: Path | None) -> Input:
     if text or any(_is_given(item, key) for key in ("image", "video", "fps")):
         raise InputError("an input has either `content` or `text`, `image` and `video`, not both")
     if not isinstance(content, list | tuple):
-        raise InputError(f"`content` must be a list of parts, not a {type(content).__name__}")
+        raise InputError(
+            f"`content` must be a list of parts, not of the type {type(content).__name__}"
+        )
     parts = [part for entry in content for part in _content_parts(entry, root)]
     return Input(instruction=instruction, content=tuple(parts))
 
@@ -121,12 +165,12 @@ def _content_parts(entry: Any, root: Path | None) -> list[Part]:
     """Returns the parts of one entry of `content`; a list of pictures gives several."""
     if isinstance(entry, str):
         return [entry]
-    if isinstance(entry, os.PathLike | Image.Image):
-        return [_from_path(entry)]
+    if isinstance(entry, os.PathLike | Image.Image | np.ndarray) or is_binary(entry):
+        return [_from_object(entry)]
     if not isinstance(entry, Mapping):
         raise InputError(
-            f"a part of `content` is a {type(entry).__name__}: "
-            "give a text, a path, a PIL picture or a dict"
+            f"a part of `content` is of the type {type(entry).__name__}: "
+            'give a text, a path, a PIL picture or a dict, such as {"image": bytes}'
         )
     _check_keys(entry, _PART_KEYS)
     # the keys of a dict have no order, but `content` is about the order
@@ -138,14 +182,17 @@ def _content_parts(entry: Any, root: Path | None) -> list[Part]:
 def _check_keys(item: Mapping[str, Any], allowed: set[str]) -> None:
     if unknown := set(item) - allowed:
         raise InputError(
-            f"unknown keys {sorted(map(str, unknown))}: an input may have {sorted(allowed)}"
+            f"unknown keys {shown(sorted(map(shown, unknown)))}: "
+            f"an input may have {sorted(allowed)}"
         )
 
 
 def _is_given(item: Mapping[str, Any], key: str) -> bool:
-    """Returns whether a key has a value; empty strings and lists do not count."""
+    """Returns whether a key has a value; an empty text and an empty list do not count."""
     value = item.get(key)
-    return value is not None and not (isinstance(value, str | list | tuple) and len(value) == 0)
+    # an empty name does: it is a mistake
+    empty = (str, list, tuple) if key == "text" else (list, tuple)
+    return value is not None and not (isinstance(value, empty) and len(value) == 0)
 
 
 def _text(item: Mapping[str, Any]) -> str:
@@ -160,14 +207,9 @@ def _visuals(item: Mapping[str, Any], root: Path | None) -> list[Part]:
     visuals: list[Part] = []
     if _is_given(item, "image"):
         image = item["image"]
-        for source in image if isinstance(image, list | tuple) else [image]:
-            if not isinstance(source, str | os.PathLike | bytes | Image.Image):
-                raise InputError(
-                    "`image` must be a path, bytes, a PIL picture or a list of them, "
-                    f"not {type(source).__name__}"
-                )
-            visuals.append(Picture(_below(source, root)))
-    fps, video = _fps(item), item.get("video")
+        sources = image if isinstance(image, list | tuple) else [image]
+        visuals += [Picture(_picture_source(source, root)) for source in sources]
+    fps, video = _fps(item.get("fps")), item.get("video")
     # an empty list of frames is a mistake to report, not a missing video
     if _is_given(item, "video") or isinstance(video, list | tuple):
         visuals.append(Video(_video_source(video, root), fps))
@@ -176,42 +218,83 @@ def _visuals(item: Mapping[str, Any], root: Path | None) -> list[Part]:
     return visuals
 
 
-def _fps(item: Mapping[str, Any]) -> float | None:
-    fps = item.get("fps")
+def _fps(fps: Any) -> float | None:
     if fps is None:
         return None
+    # an array without a dimension holds one number
+    if isinstance(fps, np.generic | np.ndarray) and fps.shape == ():
+        fps = fps.item()
     # bool is a subclass of int, so JSON's true would mean one frame per second
-    if not isinstance(fps, int | float) or isinstance(fps, bool):
-        raise InputError(f"`fps` must be a number, not {type(fps).__name__}")
-    if not MIN_FPS <= fps <= MAX_FPS:
+    if not isinstance(fps, numbers.Real | Decimal) or isinstance(fps, bool):
+        raise InputError(f"`fps` must be a number, not of the type {type(fps).__name__}")
+    try:
+        rate = float(fps)
+    except (OverflowError, ValueError):
+        rate = float("nan")
+    if not MIN_FPS <= rate <= MAX_FPS:
         raise InputError(f"`fps` must lie between {MIN_FPS:g} and {MAX_FPS:,.0f}")
-    return float(fps)
+    return rate
+
+
+def _picture_source(source: Any, root: Path | None) -> Any:
+    """Returns a picture as a path, bytes or a PIL picture."""
+    if isinstance(source, np.ndarray):
+        return array_picture(source)
+    if is_binary(source):
+        return as_bytes(source)
+    if not isinstance(source, str | os.PathLike | Image.Image):
+        raise InputError(
+            "`image` must be a path, bytes, an open file, a PIL picture, a uint8 array (height, "
+            f"width, 3) or a list of them, not of the type {type(source).__name__}"
+        )
+    return _named(source, "image", root)
 
 
 def _video_source(video: Any, root: Path | None) -> Any:
-    if isinstance(video, np.ndarray):
-        # (frames, height, width, 3) is a list of frames; a scalar array is refused below
-        video = list(video) if video.ndim else None
+    if isinstance(video, np.ndarray) and video.ndim:
+        # (frames, height, width, 3) is a list of frames
+        video = list(video)
     if isinstance(video, list | tuple):
-        frame_types = (str, os.PathLike, bytes, Image.Image, np.ndarray)
-        if any(not isinstance(frame, frame_types) for frame in video):
-            raise InputError(
-                "the frames of a `video` must be paths, bytes, PIL pictures or uint8 arrays"
-            )
-        return tuple(_below(frame, root) for frame in video)
-    if not isinstance(video, str | os.PathLike | bytes):
+        return tuple(_frame(frame, root) for frame in video)
+    if is_binary(video):
+        return as_bytes(video)
+    if not isinstance(video, str | os.PathLike):
         raise InputError(
-            f"`video` must be a path, bytes or a list of frames, not {type(video).__name__}"
+            "`video` must be a path, bytes, an open file or a list of frames, "
+            f"not of the type {type(video).__name__}"
         )
-    return _below(video, root)
+    return _named(video, "video", root)
 
 
-def _below(source: Any, root: Path | None) -> Any:
-    """Joins a path given as a string to the root; returns anything else unchanged."""
+def _frame(frame: Any, root: Path | None) -> Any:
+    # arrays stay as they are until they are read, one at a time
+    if isinstance(frame, Image.Image | np.ndarray):
+        return frame
+    if is_binary(frame):
+        return as_bytes(frame)
+    if not isinstance(frame, str | os.PathLike):
+        raise InputError(
+            "the frames of a `video` must be paths, bytes, open files, PIL pictures or uint8 arrays"
+        )
+    return _named(frame, "video", root)
+
+
+def _named(source: Any, key: str, root: Path | None) -> Any:
+    """Joins a path given as a string to the root, and decodes a `data:` URI.
+
+    Raises:
+        InputError: an empty name or a URL.
+    """
+    if not isinstance(source, str):
+        return source
+    if not source.strip():
+        raise InputError(f"the name of a file in `{key}` is empty; leave the key out, or name one")
+    source = resolved(source)
     return str(root / source) if root is not None and isinstance(source, str) else source
 
 
-def _from_path(item: os.PathLike[str] | Image.Image) -> Picture | Video:
-    if isinstance(item, os.PathLike) and Path(item).suffix.lower() in VIDEO_SUFFIXES:
+def _from_object(item: Any) -> Picture | Video:
+    """Returns the part that an object other than a text or a dict stands for."""
+    if isinstance(item, os.PathLike) and Path(os.fsdecode(item)).suffix.lower() in VIDEO_SUFFIXES:
         return Video(item)
-    return Picture(item)
+    return Picture(_picture_source(item, None))

@@ -68,13 +68,24 @@ def load(folder: Path, options: LoadOptions, make: Callable[..., EncoderT]) -> E
 
 
 def open_bundle(folder: Path) -> tuple[Bundle, Preparer]:
-    """Opens a bundle and reads its contract and tokenizer, after checking their hashes."""
+    """Opens a bundle and reads its contract and tokenizer, after checking their hashes.
+
+    Raises:
+        BundleError: a file is damaged or cannot be used.
+    """
     bundle = Bundle.open(folder)
-    contract = Contract.load(folder / "contract.json")
-    return bundle, Preparer(contract, TextTokenizer(folder / "tokenizer.json"))
+    contract_path, tokenizer_path = folder / "contract.json", folder / "tokenizer.json"
+    # from the bytes that were hashed, because a file may change between two readings
+    contract = Contract.from_json(bundle.read("contract.json"), str(contract_path))
+    tokenizer = TextTokenizer(tokenizer_path, content=bundle.read("tokenizer.json"))
+    preparer = Preparer(contract, tokenizer)
+    bundle.check_contract(preparer)
+    return bundle, preparer
 
 
-def deserialize(bundle: Bundle, selection: Selection, options: LoadOptions) -> Backend:
+def deserialize(
+    bundle: Bundle, selection: Selection, options: LoadOptions, contract: Contract
+) -> Backend:
     """Opens the graphs or plans of a selection, and checks hashes unless that is turned off.
 
     Raises:
@@ -83,9 +94,20 @@ def deserialize(bundle: Bundle, selection: Selection, options: LoadOptions) -> B
     """
     if selection.build is not None:
         return open_plans(bundle, selection.build, selection.module, options)
-    vision, encoder = bundle.graph_paths(selection.graph, check_hashes=options.check_hashes)
+    # hashed as they are opened, because a path may lead to another file a moment later
+    hashes = {
+        bundle.folder / name: bundle.manifest.files[name] if options.check_hashes else None
+        for name in bundle.graph_files(selection.graph)
+    }
+    parts = bundle.manifest.graphs[selection.graph]
     return onnx_backend.OrtBackend(
-        vision, encoder, selection.provider, options.threads, map_weights=options.map_weights
+        bundle.folder / parts.vision,
+        bundle.folder / parts.encoder,
+        selection.provider,
+        options.threads,
+        map_weights=options.map_weights,
+        listed=hashes,
+        contract=contract,
     )
 
 
@@ -141,7 +163,7 @@ def _run(
     make: Callable[..., EncoderT],
 ) -> EncoderT:
     """Deserializes a selection and proves its plans; releases them on failure."""
-    backend = deserialize(bundle, selection, options)
+    backend = deserialize(bundle, selection, options, preparer.contract)
     reason = selection.reason
     if not options.check_hashes:
         reason += "; hashes not checked (check_hashes=False)"

@@ -11,6 +11,18 @@ import os
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
+from lame_runtime.arguments import (
+    MAX_FPS,
+    MAX_PIXELS,
+    MIN_FPS,
+    choice,
+    described,
+    folder_path,
+    integer,
+    number,
+    optional_text,
+    switch,
+)
 from lame_runtime.contract.vectors import PRECISIONS, Precision
 from lame_runtime.errors import UsageError
 
@@ -23,7 +35,9 @@ BACKENDS: tuple[BackendName, ...] = (
     "tensorrt-rtx",
 )
 MAX_BATCH = 65_536
+MAX_DIM = 65_536
 MAX_WORKERS = 64
+MAX_GPUS = 1024
 
 
 class LoadKeywords(TypedDict, total=False):
@@ -52,7 +66,8 @@ class LoadOptions:
             the bundle has any for this device, else the GPU if ONNX Runtime supports it, else the
             CPU. An explicit choice never falls back.
         graph: the bundle's graph to run; by default "fp32" on a CPU and "fp16" on a GPU.
-        threads: CPU threads; None leaves the number to ONNX Runtime, which takes all cores.
+        threads: CPU threads, at most as many as this process may use; None leaves the number to
+            ONNX Runtime, which takes all cores.
         check_hashes: check the sha256 of the graph's files.
         map_weights: on a CPU, use weights memory-mapped from the disk instead of unpacking them.
             Large bundles then load immediately with little memory, and run at about half the
@@ -82,16 +97,29 @@ class LoadOptions:
     engines: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise UsageError(f"`backend` is {self.backend!r}: use {', '.join(BACKENDS)}")
         # more threads than cores only wait for each other
-        cores = os.cpu_count() or 1
-        if self.threads is not None and not _is_count(self.threads, cores):
-            raise UsageError(
-                f"`threads` is {self.threads!r}: use 1 to {cores}, or leave it out for all cores"
-            )
-        if not _is_count(self.workers, MAX_WORKERS):
-            raise UsageError(f"`workers` is {self.workers!r}: use 1 to {MAX_WORKERS}")
+        cores, rest = usable_cores(), ", or leave it out for all cores"
+        converted: dict[str, object] = {
+            "backend": choice("backend", self.backend, BACKENDS),
+            "graph": optional_text("graph", self.graph),
+            "threads": None
+            if self.threads is None
+            else integer("threads", self.threads, 1, cores, rest),
+            "gpu": integer("gpu", self.gpu, 0, MAX_GPUS - 1),
+            "workers": integer("workers", self.workers, 1, MAX_WORKERS),
+            "engines": None if self.engines is None else folder_path("engines", self.engines),
+        }
+        for name in ("check_hashes", "map_weights", "trust_plans", "prove_plans", "cuda_graphs"):
+            converted[name] = switch(name, getattr(self, name))
+        _set_fields(self, converted)
+
+
+def usable_cores() -> int:
+    """Returns the number of cores that this process may use, which may be fewer than there are."""
+    # containers and `taskset` limit a process to some of the machine's cores
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class EncodeKeywords(TypedDict, total=False):
@@ -159,10 +187,22 @@ class EncodeOptions:
     sort: bool = True
 
     def __post_init__(self) -> None:
-        if not _is_count(self.batch_size, MAX_BATCH):
-            raise UsageError(f"`batch_size` is {self.batch_size!r}: use 1 to {MAX_BATCH}")
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"`precision` is {self.precision!r}: use {', '.join(PRECISIONS)}")
+        converted: dict[str, object] = {
+            "batch_size": integer("batch_size", self.batch_size, 1, MAX_BATCH),
+            "precision": choice("precision", self.precision, PRECISIONS),
+        }
+        for name in ("role", "instruction", "prompt_name", "prompt"):
+            converted[name] = optional_text(name, getattr(self, name))
+        for name in ("normalize_embeddings", "truncate", "sort"):
+            converted[name] = switch(name, getattr(self, name))
+        # the smallest values depend on the contract, which checks them when a call begins
+        for name in ("truncate_dim", "max_pixels", "max_frames", "max_input_pixels"):
+            most = MAX_DIM if name == "truncate_dim" else MAX_PIXELS
+            value = getattr(self, name)
+            converted[name] = None if value is None else integer(name, value, 1, most)
+        if self.fps is not None:
+            converted["fps"] = number("fps", self.fps, MIN_FPS, MAX_FPS)
+        _set_fields(self, converted)
         # the quantization range is that of unit vectors; longer vectors would be clipped
         if self.precision != "float32" and not self.normalize_embeddings:
             raise UsageError(
@@ -173,11 +213,9 @@ class EncodeOptions:
             first, second = getattr(self, ours), getattr(self, theirs)
             if first is not None and second is not None and first != second:
                 raise UsageError(
-                    f"`{ours}` is {first!r} and `{theirs}` is {second!r}: "
+                    f"`{ours}` is {described(first)} and `{theirs}` is {described(second)}: "
                     "they are two names of one option, so give one of them"
                 )
-        if not isinstance(self.default_instruction, str | None):
-            raise UsageError(f"`instruction` is {self.default_instruction!r}: give a string")
 
     @property
     def role_name(self) -> str | None:
@@ -190,6 +228,7 @@ class EncodeOptions:
         return self.prompt if self.instruction is None else self.instruction
 
 
-def _is_count(value: object, most: int) -> bool:
-    """Returns whether a value is an integer from 1 to `most`, and not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+def _set_fields(options: LoadOptions | EncodeOptions, values: dict[str, object]) -> None:
+    """Stores converted values in a frozen dataclass, before anyone else can see it."""
+    for name, value in values.items():
+        object.__setattr__(options, name, value)

@@ -14,6 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lame_runtime.errors import printable
+
 LINE_SHARE = 0.1
 """Share of the work after which a plain line is due."""
 LINE_SECONDS = 30.0
@@ -70,7 +72,7 @@ class _PlainProgress(tqdm):  # type: ignore[misc]
         name = f"{self.desc.removesuffix(': ')}: " if self.desc else ""
         postfix = f", {self.postfix}" if self.postfix else ""
         print(
-            f"{name}{self.n:,}{of_total} {self.unit} in {elapsed}{postfix}",
+            printable(f"{name}{self.n:,}{of_total} {self.unit} in {elapsed}{postfix}"),
             file=self.fp,
             flush=True,
         )

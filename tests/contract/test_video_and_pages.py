@@ -179,7 +179,7 @@ def broken(tmp_path: Path) -> dict[str, tuple[Callable[[Contract], object], str]
         "a folder": (video(tmp_path), "is a folder"),
         "a text": (video(tmp_path / "text.mp4"), "cannot be decoded"),
         "an empty file": (video(tmp_path / "empty.mp4"), "cannot be decoded"),
-        "a truncated video": (video(tmp_path / "cut.mp4"), "cannot be decoded"),
+        "a truncated video": (video(tmp_path / "cut.mp4"), "is truncated"),
         "sound alone": (video(tmp_path / "sound.mp4"), "no video stream"),
         "fps of a file": (video(tmp_path / "whole.mp4", 2.0), "`fps` belongs to a list"),
         "no frames": (video(()), "has no frames"),

@@ -210,6 +210,16 @@ def test_a_video_file_serves_where_there_are_no_frames(
     assert read(mmeb_v2(), "MSVD", root, store).documents["v0"] == task.documents["v0"]
 
 
+def test_a_script_in_place_of_a_video_is_not_followed(store: PictureStore, tmp_path: Path) -> None:
+    """A video of a data set opens nothing but itself, and the message is one line."""
+    write_video(tmp_path / "other.mp4", 4)
+    script = tmp_path / "v0.mp4"
+    script.write_text("ffconcat version 1.0\nfile other.mp4\n")
+    with pytest.raises(ValueError, match="it is no MP4") as caught:
+        store.sample_frames(tmp_path / "none", script)
+    assert "\n" not in str(caught.value)
+
+
 def test_pages_are_ranked_for_every_query_by_graded_relevance(
     mmeb: Path, store: PictureStore
 ) -> None:

@@ -204,7 +204,7 @@ def test_a_gpu_that_onnx_runtime_cannot_use_is_one_line(
 
     calls: list[object] = []
 
-    def session(path: str, options: object, providers: object) -> object:
+    def session(path: object, options: object, providers: object, **_: object) -> object:
         calls.append(providers)
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 

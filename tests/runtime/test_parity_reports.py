@@ -20,14 +20,18 @@ from lame_runtime.parity.verify import VerifiedRow
 
 @pytest.fixture
 def wrong(exported: Path, tmp_path: Path) -> Path:
-    """Makes a bundle with one golden embedding negated and the hashes updated."""
+    """Makes a bundle with one golden embedding negated and all hashes updated."""
     bundle = Path(shutil.copytree(exported, tmp_path / "wrong"))
     path = bundle / "golden/embeddings.npy"
     embeddings = np.load(path)
     embeddings[0] *= -1
     np.save(path, embeddings)
+    certificate = json.loads((bundle / "parity.json").read_text())
+    certificate["hashes"]["golden/embeddings.npy"] = sha256_file(path)
+    (bundle / "parity.json").write_text(json.dumps(certificate))
     manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["files"]["golden/embeddings.npy"] = sha256_file(path)
+    for name in ("golden/embeddings.npy", "parity.json"):
+        manifest["files"][name] = sha256_file(bundle / name)
     manifest["sha256"] = canonical_hash(manifest)
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     return bundle
@@ -111,8 +115,10 @@ def test_verify_writes_a_junit_report(exported: Path, wrong: Path, tmp_path: Pat
 
 
 def test_a_report_survives_what_xml_cannot_hold(tmp_path: Path) -> None:
-    """Control characters in a reason, which may quote another library, are replaced."""
-    row = Result("x", "fp32", "text", 0, None, {}, None, "a\x00b\x1b[31m")
+    """Control characters in a name are replaced; those in a reason are escaped."""
+    row = Result("a\x00b\x1b[31m", "fp32", "text", 0, None, {}, None, "c\x1b[31m")
     write_junit([VerifiedRow(row, None)], "bundle", tmp_path / "report.xml")
-    assert "a�b�[31m" in (tmp_path / "report.xml").read_text()
+    text = (tmp_path / "report.xml").read_text()
+    assert "a�b�[31m" in text
+    assert "c\\x1b[31m" in text
     ElementTree.parse(tmp_path / "report.xml")

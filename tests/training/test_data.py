@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from lame_runtime.contract import Input
-from lame_runtime.errors import InputError, LameError, StorageError, UsageError
+from lame_runtime.errors import InputError, LameError, StorageError, UsageError, shown
 from lame_training.data import DataSet, Rows, data_sets, describe, open_rows, row_files
 from PIL import Image
 from samples import write_mmeb_rows, write_own_rows, write_page_rows
@@ -37,10 +37,10 @@ def test_left_out_rows_are_counted_and_reported_in_one_line(
     write_mmeb_rows(tmp_path, *rows, pictures=("images/here.png",))
     opened = open_rows(tmp_path, DataSet("x", "positive"), arrow_cache)
     assert opened.skipped == Counter({"picture missing": 3, "empty query": 1, "empty positive": 1})
-    first = tmp_path / "images/gone.png"
+    first = shown(tmp_path / "images/gone.png")
     assert describe(opened) == (
-        f"x: 1,195 rows (5 skipped: 3 picture missing (first: {first}), "
-        "1 empty positive, 1 empty query)"
+        f"x: 1,195 rows (5 left out: 3 picture missing (first: x.parquet, row 10: {first}), "
+        "1 empty positive (first: x.parquet, row 9), 1 empty query (first: x.parquet, row 8))"
     )
     assert [pair.positive.text for pair in opened[6:8]] == ["6", "10"]
     assert opened[-1].positive.text == "1199"
@@ -233,14 +233,14 @@ def test_a_path_may_be_a_file_a_folder_or_a_glob_in_any_folder(
         (
             lambda data: write_mmeb_rows(data, {"qry": "", "pos_text": "p"}),
             InputError,
-            "no row that can be trained on .1 skipped: 1 empty query",
+            "no row that can be trained on .1 left out: 1 empty query",
         ),
         (
             lambda data: write_mmeb_rows(
                 data, {"qry": "q", "pos_text": "p", "qry_image_path": "a.png"}
             ),
             InputError,
-            "1 picture missing .first: .*a.png",
+            "1 picture missing .first: x.parquet, row 1: .*a.png",
         ),
         (
             lambda data: write_mmeb_rows(data, {"qry": "q", "pos_text": ["p"]}),

@@ -58,7 +58,7 @@ def test_the_first_row_that_is_left_out_is_a_warning(data: Path, tmp_path: Path)
         check=True,
     )
     warnings = [line for line in process.stderr.splitlines() if "left out:" in line]
-    data_sets = [re.search(r"(\w+), row \d+: left out: ", line)[1] for line in warnings]  # type: ignore[index]
+    data_sets = [re.search(r"(\w+), \S+, row \d+: left out: ", line)[1] for line in warnings]  # type: ignore[index]
     assert data_sets
     assert len(set(data_sets)) == len(data_sets)
     assert all(str(tmp_path / "run/skipped.jsonl") in line for line in warnings)

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from lame_runtime.cli.command_line import run_command
+from lame_runtime.cli.grammar import ProgramParser
 
 from lame_training import __version__
 from lame_training.commands import (
@@ -43,9 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of all commands, from which the reference in the documentation is made."""
-    parser = argparse.ArgumentParser(
-        prog="lame-train", description="Trains and evaluates LaME models."
-    )
+    parser = ProgramParser(prog="lame-train", description="Trains and evaluates LaME models.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:

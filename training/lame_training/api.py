@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from lame_runtime.encoder import Encoder
+from lame_runtime.errors import UsageError, shown
 from lame_runtime.files.atomic import atomic_text
-from lame_runtime.options import BackendName
+from lame_runtime.options import MAX_BATCH, BackendName
 
+from lame_training.arguments import (
+    FolderLike,
+    folder_path,
+    one_of,
+    optional_path,
+    texts,
+    whole_number,
+)
 from lame_training.distributed.processes import ProcessGroup
 from lame_training.evaluation.embedding.identity import model_identity
 from lame_training.evaluation.leaderboard import leaderboard_report, summarize
 from lame_training.evaluation.mmeb.task_list import CONVENTIONS
 from lame_training.evaluation.runner import EvaluationOptions, SuiteRun, run_suite
 from lame_training.evaluation.select import find_suite, open_encoder
+from lame_training.folder_lock import locked_folder
 from lame_training.model.torch_backend import load_encoder
 from lame_training.recipes.catalog import find_recipe
 from lame_training.recipes.recipe import Recipe
@@ -28,8 +38,6 @@ from lame_training.run.train_options import TrainKeywords, TrainOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-FolderLike = str | os.PathLike[str]
 
 
 def train(
@@ -51,13 +59,14 @@ def train(
             the `digits` recipes train on it.
         output: folder of the checkpoint; it is made if it does not exist.
         options: fields of `lame_training.run.train_options.TrainOptions`: `backbone`, `decoder`,
-            `mixture`, `steps`, `seed`, `matryoshka`, `resume`, `progress`, `save_every`, `keep`,
-            `threads`, `device`, `shard`.
+            `mixture`, `allow_outside`, `steps`, `seed`, `matryoshka`, `resume`, `progress`,
+            `save_every`, `keep`, `threads`, `device`, `shard`.
 
     Raises:
         UsageError: there is no such recipe, or the options do not fit it or the run to resume.
         InputError: the data cannot be used.
-        StorageError: the output folder already holds a run, or cannot be written.
+        StorageError: the output folder already holds a run, is written by another run at this
+            moment, or cannot be written.
         BundleError: the folder of a backbone or decoder, or a state to resume from, cannot be used.
         TrainingError: the loss is not finite, or the processes of the run differ.
 
@@ -69,11 +78,11 @@ def train(
         ... )
     """
     train_options = TrainOptions(**options)
-    if isinstance(recipe, str):
+    if not isinstance(recipe, Recipe):
         recipe = find_recipe(recipe)
-    root = None if data is None else Path(data)
+    root, folder = optional_path("data", data), folder_path("output", output)
     processes = ProcessGroup(train_options.device)
-    train_recipe(recipe, root, Path(output), train_options, processes)
+    train_recipe(recipe, root, folder, train_options, processes)
 
 
 def load_checkpoint(folder: FolderLike) -> Encoder:
@@ -98,7 +107,7 @@ def load_checkpoint(folder: FolderLike) -> Encoder:
         ...     pictures = encoder.encode_document([{"image": "a.png"}, {"image": "b.png"}])
         >>> scores = queries @ pictures.T                    # float32 (1, 2)
     """
-    return load_encoder(Path(folder))
+    return load_encoder(folder_path("folder", folder))
 
 
 class EvaluateKeywords(TypedDict, total=False):
@@ -148,6 +157,26 @@ class EvaluateOptions:
     batch_size: int = 32
     max_pixels: int | None = None
 
+    def __post_init__(self) -> None:
+        values: dict[str, Any] = {
+            "batch_size": whole_number("batch_size", self.batch_size, 1, MAX_BATCH)
+        }
+        if self.max_pixels is not None:
+            values["max_pixels"] = whole_number("max_pixels", self.max_pixels, 1)
+        if self.tasks is not None:
+            values["tasks"] = texts("tasks", self.tasks)
+        one_of("split", self.split, ("eval", "valid"))
+        one_of("visdoc", self.visdoc, CONVENTIONS)
+        for name in ("output", "cache"):
+            optional_path(name, getattr(self, name))
+        for name in ("graph", "name"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise UsageError(f"`{name}` is {shown(repr(value))}: use a text")
+        # Python's own numbers from here on: results are written as JSON
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -189,7 +218,8 @@ def evaluate(
 
     Raises:
         UsageError: there is no such suite, task or graph.
-        StorageError: `data` holds no files of the suite, or a folder cannot be written.
+        StorageError: `data` holds no files of the suite, or a folder cannot be written, or is
+            written by another evaluation at this moment.
         BundleError: the model is neither a checkpoint nor a bundle.
         BackendError: the model failed.
 
@@ -200,12 +230,13 @@ def evaluate(
         0.976
     """
     settings = EvaluateOptions(**options)
-    folder, root = Path(model), Path(data)
-    output = None if settings.output is None else Path(settings.output)
-    cache = None if settings.cache is None else Path(settings.cache)
+    folder, root = folder_path("model", model), folder_path("data", data)
+    output, cache = optional_path("output", settings.output), optional_path("cache", settings.cache)
     if cache is None and output is not None:
         cache = output / "cache"
+    lock = nullcontext() if output is None else locked_folder(output, "evaluation")
     with (
+        lock,
         open_encoder(folder, settings.graph, settings.backend) as encoder,
         tempfile.TemporaryDirectory() as temporary,
     ):
@@ -225,6 +256,6 @@ def evaluate(
             ),
         )
         report = leaderboard_report(run, encoder, settings.name or folder.resolve().name)
-    if output is not None:
-        atomic_text(output / "report.json", json.dumps(report, indent=2) + "\n")
+        if output is not None:
+            atomic_text(output / "report.json", json.dumps(report, indent=2) + "\n")
     return Evaluation(run, report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lame_runtime.cli.command_line import run_command
+from lame_runtime.cli.grammar import ProgramParser
 
 from lame_export import __version__
 from lame_export.cli import (
@@ -23,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands, which also generates the reference documentation."""
-    parser = argparse.ArgumentParser(
+    parser = ProgramParser(
         prog="lame-export",
         description="Exports LaME checkpoints to verified ONNX bundles and builds engines.",
     )

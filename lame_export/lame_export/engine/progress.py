@@ -1,4 +1,4 @@
-"""Shows TensorRT's builder as a progress bar, and lets Ctrl-C end a build."""
+"""Shows TensorRT's builder as a progress bar, and lets signals end a build."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from lame_runtime.errors import ExportError
@@ -15,6 +16,7 @@ from lame_runtime.errors import ExportError
 def interruptible() -> Iterator[threading.Event]:
     """Turns Ctrl-C into an event while TensorRT builds, and raises `KeyboardInterrupt` afterwards.
 
+    SIGTERM and SIGHUP likewise, if they have a handler in Python, which is then called afterwards.
     The monitor reads the event and ends the build. An exception raised in one of TensorRT's
     callbacks would be swallowed by its bindings. In a thread other than the main one, which may not
     set signal handlers, the event is never set.
@@ -23,7 +25,13 @@ def interruptible() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
-    before = signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    received: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        stopped.set()
+
+    before = {number: signal.signal(number, stop) for number in _signals()}
     try:
         yield stopped
     except ExportError:
@@ -31,9 +39,18 @@ def interruptible() -> Iterator[threading.Event]:
         if not stopped.is_set():
             raise
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received and received[0] != signal.SIGINT:
+        signal.raise_signal(received[0])
     if stopped.is_set():
         raise KeyboardInterrupt
+
+
+def _signals() -> list[int]:
+    """Returns SIGINT, and the termination signals that have a handler in Python."""
+    others = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    return [signal.SIGINT, *(number for number in others if callable(signal.getsignal(number)))]
 
 
 def make_monitor(trt: Any, bar: Any, stopped: threading.Event) -> Any:

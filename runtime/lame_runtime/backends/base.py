@@ -14,13 +14,19 @@ behind its first D values lie those that its deepstack adds after the first bloc
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from lame_runtime.backends.device import Device
 from lame_runtime.contract.batch import Batch, Floats, PictureGroup
+from lame_runtime.contract.vectors import require_floats
+from lame_runtime.errors import BackendError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Part = Literal["vision", "encoder"]
 """One of the two graphs of a model."""
@@ -33,6 +39,29 @@ class Backend(ABC):
     """The engine and where it runs, such as "onnxruntime 1.31.1 CPU"; `info` prints it."""
     width: int
     """Width of a feature row: D, times 1 + the number of deepstack levels (Qwen3-VL)."""
+    dim: int | None = None
+    """Length P of a vector, if the backend knows it."""
+    process: int
+    """Process that made the backend. A forked process inherits its memory but not its threads."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Records the process, also for subclasses that have an `__init__` of their own."""
+        backend = super().__new__(cls)
+        backend.process = os.getpid()
+        return backend
+
+    @property
+    def in_own_process(self) -> bool:
+        """Whether this is the process that made the backend, and not one that was forked later."""
+        return self.process == os.getpid()
+
+    def require_own_process(self) -> None:
+        """Raises `BackendError` in a forked process, in which a run might wait forever."""
+        if not self.in_own_process:
+            raise BackendError(
+                "the encoder was loaded in another process, whose threads a forked process does "
+                "not have; call `Encoder.load` in each process, or start processes with `spawn`"
+            )
 
     @abstractmethod
     def vision(self, group: PictureGroup) -> Floats:
@@ -48,18 +77,37 @@ class Backend(ABC):
         """
 
     def features(self, batch: Batch) -> Floats:
-        """Returns a row of zeros, then the features of all pictures: float32 (F, width)."""
+        """Returns a row of zeros, then the features of all pictures: float32 (F, width).
+
+        Raises:
+            BackendError: the vision tower failed, or returned an array of another type or shape.
+        """
         # Tokens that are not vision tokens point at row 0, so the graph gathers without a branch.
         parts = [np.zeros((1, self.width), dtype=np.float32)]
         for group in batch.groups:
             # Full attention over a large group needs N × S² scores, so it runs in pieces that fit.
             for piece in group.pieces():
-                parts.append(self.vision(piece).reshape(-1, self.width))
+                rows = self.vision(piece)
+                require_floats(rows, (len(piece.pixel_patches), None, self.width), "vision graph")
+                parts.append(rows.reshape(-1, self.width))
         return np.concatenate(parts)
 
     def run(self, batch: Batch) -> Floats:
-        """Runs the vision tower over each group, then the encoder: float32 (B, P), unit rows."""
-        return self.encoder(batch, self.features(batch))
+        """Runs the vision tower over each group, then the encoder: float32 (B, P), unit rows.
+
+        Raises:
+            BackendError: a graph failed, or returned an array of another type or shape.
+        """
+        features_FD = self.features(batch)
+        # a graph that returns too few features would give a token those of another picture
+        if int(batch.feature_index.max(initial=0)) >= len(features_FD):
+            raise BackendError(
+                f"the vision graph returned {len(features_FD) - 1} features, fewer than the "
+                "pictures have; copy or export the bundle again"
+            )
+        vectors = self.encoder(batch, features_FD)
+        require_floats(vectors, (len(batch.embed_index), self.dim), "encoder graph")
+        return vectors
 
     def close(self) -> None:  # noqa: B027 - most backends hold nothing that must be released
         """Releases what the backend holds; the backend cannot be used afterward."""

@@ -6,19 +6,24 @@ Needs ONNX Runtime 1.23 or later; everything here was tested with 1.31.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import io
 import os
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
 from lame_runtime.backends.base import Backend
+from lame_runtime.backends.cuda_libraries import cuda_libraries, cuda_major, missing_library
+from lame_runtime.backends.forks import keep_in_forks
+from lame_runtime.backends.graph_interface import encoder_dim, vision_width
+from lame_runtime.backends.telemetry import stop_telemetry
+from lame_runtime.bundle.graph_source import GraphSource, Hashes, open_graph
 from lame_runtime.contract.batch import Batch, Floats, PictureGroup
+from lame_runtime.contract.rules import Contract
 from lame_runtime.contract.vectors import require_finite
 from lame_runtime.errors import BackendError, first_line
+from lame_runtime.files.graphs.onnx_graph import DATA_SUFFIX
 
 _CUDA = "CUDAExecutionProvider"
 _PROVIDERS = {"onnxruntime": "CPUExecutionProvider", "onnxruntime-gpu": _CUDA}
@@ -27,8 +32,11 @@ _PROVIDERS = {"onnxruntime": "CPUExecutionProvider", "onnxruntime-gpu": _CUDA}
 # Ampere on. `fp32` graphs would then miss the gates, which are those of FP32.
 _SETTINGS = {_CUDA: {"use_tf32": "0"}}
 
-# Values of ONNX Runtime's logging levels; its Python module has no names for them.
-_LOG_WARNING, _LOG_ERROR, _LOG_FATAL = 2, 3, 4
+# Name of ONNX Runtime's setting for the folder of the data files of a graph in memory.
+_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
+
+# The value of a logging level; ONNX Runtime's Python module has no names for them.
+_LOG_ERROR = 3
 
 
 def choose_provider(backend: str) -> tuple[str, str]:
@@ -64,9 +72,13 @@ class OrtBackend(Backend):
         threads: CPU threads; None for all cores.
         map_weights: leave the weights mapped from the disk instead of unpacking them. ONNX Runtime
             then neither repacks weights nor rewrites the graph; a run takes about twice as long.
+        listed: the files that may be opened, with their hashes; see `graph_source.Hashes`.
+        contract: what the graphs' inputs and outputs have to fit; None for graphs of our own.
 
     Raises:
         BackendError: a graph cannot be loaded, or the session fell back to another provider.
+        BundleError: a file is missing, differs from its hash, changes while it is loaded, or is no
+            graph of this contract.
     """
 
     def __init__(
@@ -77,11 +89,18 @@ class OrtBackend(Backend):
         threads: int | None = None,
         *,
         map_weights: bool = False,
+        listed: Hashes | None = None,
+        contract: Contract | None = None,
     ) -> None:
-        optimize, lean = not map_weights, map_weights
-        self._vision = open_session(vision_path, provider, threads, optimize=optimize, lean=lean)
-        self._encoder = open_session(encoder_path, provider, threads, optimize=optimize, lean=lean)
-        self.width = int(self._vision.get_outputs()[0].shape[-1])
+        # One graph after the other, so that the weights of one of them alone are held twice.
+        self._vision: Any
+        with open_graph(vision_path, listed, mapped=map_weights) as source:
+            self.width = vision_width(vision_path, source.facts, contract)
+            self._vision = source_session(source, provider, threads, lean=map_weights)
+        self._encoder: Any
+        with open_graph(encoder_path, listed, mapped=map_weights) as source:
+            self.dim = encoder_dim(encoder_path, source.facts, self.width, contract)
+            self._encoder = source_session(source, provider, threads, lean=map_weights)
         self.name = (
             f"onnxruntime {_onnxruntime().__version__} {provider.removesuffix('ExecutionProvider')}"
         )
@@ -95,14 +114,11 @@ class OrtBackend(Backend):
         return _only_output(self._encoder, batch.encoder_feeds(features_FD))
 
     def close(self) -> None:
-        """Drops the sessions, and with them their threads and memory."""
+        """Drops the sessions, and with them their threads, memory and mapped files."""
         self._vision = self._encoder = None
 
 
 def _onnxruntime() -> Any:
-    # Some builds since 2026 keep an identifier in the user's cache and send usage events. They read
-    # this variable once, while they are loaded, so it has to be set before the import.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:
@@ -110,6 +126,7 @@ def _onnxruntime() -> Any:
             f"ONNX Runtime is not installed ({error}); "
             "pip install 'lame-runtime[onnxruntime]', or [onnxruntime-gpu]"
         ) from None
+    stop_telemetry(onnxruntime)
     return onnxruntime
 
 
@@ -121,7 +138,9 @@ def open_session(
     optimize: bool = True,
     lean: bool = False,
 ) -> Any:
-    """Returns an ONNX Runtime session on one execution provider.
+    """Returns an ONNX Runtime session on one execution provider, for a graph of our own.
+
+    ONNX Runtime opens the files itself, so a graph of unknown origin needs `source_session`.
 
     Args:
         path: the graph.
@@ -135,12 +154,59 @@ def open_session(
         BackendError: the graph cannot be loaded, or ONNX Runtime fell back to another provider.
     """
     ort = _onnxruntime()
+    options = _session_options(ort, threads, optimize=optimize, lean=lean)
+    return _create_session(ort, path, str(path), options, provider)
+
+
+def source_session(
+    source: GraphSource, provider: str, threads: int | None = None, *, lean: bool = False
+) -> Any:
+    """Returns a session on a graph whose bytes have been checked; ONNX Runtime opens no file.
+
+    Args:
+        source: the graph.
+        provider: ONNX Runtime's name of the execution provider.
+        threads: CPU threads; None for all cores.
+        lean: use the weights where they are, do not rewrite the graph, and keep no memory between
+            runs.
+
+    Raises:
+        BackendError: the graph cannot be loaded, or ONNX Runtime fell back to another provider.
+        BundleError: mapped weights changed while they were loaded.
+    """
+    ort = _onnxruntime()
+    options = _session_options(ort, threads, optimize=not lean, lean=lean)
+    values = {
+        weight.name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, weight.data_type)
+        for weight, array in source.arrays()
+    }
+    with tempfile.TemporaryDirectory() if lean else contextlib.nullcontext() as folder:
+        if folder is not None:
+            # ONNX Runtime looks whether the data file exists, even where all weights are given.
+            # An empty one satisfies it, and shows that nothing is read by name.
+            (Path(folder) / f"{source.path.name}{DATA_SUFFIX}").touch()
+            options.add_session_config_entry(_DATA_FOLDER, os.fsencode(folder))
+            for name, value in values.items():
+                options.add_initializer(name, value)
+        elif values:
+            # These are copied, so that ONNX Runtime may rewrite and repack them.
+            options.add_external_initializers(list(values), list(values.values()))
+        session = _create_session(ort, source.path, source.model, options, provider)
+    source.require_unchanged()
+    # A session does not own the values that it uses where they are.
+    session.lame_weights = (source, values) if lean else ()
+    return session
+
+
+def _create_session(ort: Any, path: Path, model: str | bytes, options: Any, provider: str) -> Any:
     try:
-        with _cuda_libraries(ort) if provider == _CUDA else contextlib.nullcontext():
+        with cuda_libraries(ort) if provider == _CUDA else contextlib.nullcontext():
             session = ort.InferenceSession(
-                str(path),
-                _session_options(ort, threads, optimize=optimize, lean=lean),
+                model,
+                options,
                 providers=[(provider, _SETTINGS.get(provider, {}))],
+                # By default a failure prints lines to stdout, and the CPU is taken in silence.
+                enable_fallback=0,
             )
     except Exception as error:  # ONNX Runtime raises a dozen classes here, with no common base
         raise BackendError(
@@ -150,10 +216,11 @@ def open_session(
     # takes the CPU. `get_providers` says what it took.
     if session.get_providers()[0] != provider:
         raise BackendError(
-            f"ONNX Runtime {ort.__version__} cannot use a GPU here{_missing_library(ort)}; "
-            f"it needs an NVIDIA driver and CUDA {_cuda_major(ort)}: "
+            f"ONNX Runtime {ort.__version__} cannot use a GPU here{missing_library(ort)}; "
+            f"it needs an NVIDIA driver and CUDA {cuda_major(ort)}: "
             "pip install 'onnxruntime-gpu[cuda,cudnn]', or use backend onnxruntime"
         )
+    keep_in_forks(session)
     return session
 
 
@@ -175,44 +242,6 @@ def _session_options(ort: Any, threads: int | None, *, optimize: bool, lean: boo
     if threads is not None:
         options.intra_op_num_threads = threads
     return options
-
-
-@contextlib.contextmanager
-def _cuda_libraries(ort: Any) -> Iterator[None]:
-    """Loads CUDA's libraries from NVIDIA's wheels if they are installed, and silences ONNX Runtime.
-
-    `preload_dlls` prints every library that it misses, and the session's fallback to the CPU is
-    logged as an error. `open_session` reports both in one message of its own.
-    """
-    ort.set_default_logger_severity(_LOG_FATAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            ort.preload_dlls()
-        yield
-    finally:
-        # The level cannot be read, only set, so this puts back ONNX Runtime's default.
-        ort.set_default_logger_severity(_LOG_WARNING)
-
-
-def _missing_library(ort: Any) -> str:
-    """Returns, in brackets, the first library of CUDA or its driver that cannot be loaded."""
-    major = _cuda_major(ort)
-    # In the order in which they depend on each other: the first that is missing is the cause.
-    for name in (
-        "libcuda.so.1",
-        f"libcudart.so.{major}",
-        f"libcublasLt.so.{major}",
-        "libcudnn.so.9",
-    ):
-        try:
-            ctypes.CDLL(name)
-        except OSError as error:
-            return f" ({first_line(error)})"
-    return ""
-
-
-def _cuda_major(ort: Any) -> str:
-    return str(ort.cuda_version).split(".")[0]
 
 
 def run_session(session: Any, feeds: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:

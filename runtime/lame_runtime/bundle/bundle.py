@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from lame_runtime.bundle.manifest import COPY_AGAIN, Manifest, check_files, read_manifest
-from lame_runtime.errors import BundleError, UsageError
+from lame_runtime.bundle.golden import GOLDEN_INPUTS, GOLDEN_VECTORS, Golden, read_golden
+from lame_runtime.bundle.graph_source import check_graph
+from lame_runtime.bundle.leftovers import find_leftovers
+from lame_runtime.bundle.manifest import Manifest, check_files, read_manifest
+from lame_runtime.bundle.members import COPY_AGAIN, open_member, read_member
+from lame_runtime.bundle.vector_file import read_vectors
+from lame_runtime.contract.fields.vocabulary import check_vocabulary
+from lame_runtime.contract.preparer import Preparer
+from lame_runtime.errors import BundleError, UsageError, shown
+from lame_runtime.files.json_file import MAX_JSON_BYTES
 
 PARTS = ("vision", "encoder")
 """The two parts of every graph, one ONNX file each."""
+CONTRACT = "contract.json"
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,38 @@ class Bundle:
         check_files(folder, manifest, ["contract.json", "tokenizer.json", "parity.json"])
         return Bundle(folder, manifest)
 
+    def check_contract(self, preparer: Preparer) -> None:
+        """Checks that contract and tokenizer belong to the model that the manifest describes.
+
+        Raises:
+            BundleError: they differ in a fact, so that ids or vectors would be another model's.
+        """
+        contract, model, path = preparer.contract, self.manifest.model, self.folder / CONTRACT
+        check_vocabulary(contract, preparer.tokenizer, path)
+        for name, value, expected in (
+            ("family", contract.family, model.family),
+            ("dim", contract.dim, model.dim),
+            ("tokens.n_reason", contract.tokens.n_reason, model.n_reason),
+        ):
+            if value != expected:
+                raise BundleError(
+                    f"{path}: {name} is {shown(value)}, the model's is {shown(expected)}; "
+                    f"{COPY_AGAIN}"
+                )
+
+    def read(self, name: str) -> bytes:
+        """Returns the content of a small file; its hash is that of the very bytes returned.
+
+        Raises:
+            BundleError: the file is missing, not listed, too large, or has another hash.
+        """
+        content = read_member(self.folder, name, MAX_JSON_BYTES)
+        if hashlib.sha256(content).hexdigest() != self.manifest.files.get(name):
+            raise BundleError(
+                f"{self.folder / name}: differs from what was exported (wrong sha256); {COPY_AGAIN}"
+            )
+        return content
+
     @property
     def graphs(self) -> list[str]:
         """Names of the graphs in the bundle."""
@@ -48,7 +91,7 @@ class Bundle:
         """
         if graph not in self.manifest.graphs:
             raise UsageError(
-                f"`graph` is {graph!r}, which {self.folder} does not have: "
+                f"`graph` is {shown(graph)!r}, which {self.folder} does not have: "
                 f"use {', '.join(self.graphs)}"
             )
         parts = self.manifest.graphs[graph]
@@ -72,44 +115,60 @@ class Bundle:
         return {name: self.manifest.files[name] for name in self.graph_files(graph)}
 
     def size(self, graph: str) -> int:
-        """Returns the size of a graph's files in bytes; raises `BundleError` if one is missing."""
-        try:
+        """Returns the size of a graph's files in bytes.
+
+        Raises:
+            BundleError: a file is missing, may not be read, or is not a regular file.
+        """
+        total = 0
+        for name in self.graph_files(graph):
             # from the disk, because the manifest lists hashes but no sizes
-            return sum((self.folder / name).stat().st_size for name in self.graph_files(graph))
-        except OSError as error:
-            raise BundleError(f"{error.filename}: {error.strerror}; {COPY_AGAIN}") from None
+            with open_member(self.folder, name) as file:
+                total += file.seek(0, os.SEEK_END)
+        return total
 
     def graph_paths(self, graph: str, *, check_hashes: bool = True) -> tuple[Path, Path]:
         """Returns the paths of the vision and the encoder graph, after checking their hashes.
 
         Raises:
             UsageError: the bundle has no such graph.
-            BundleError: a file is missing or has another hash.
+            BundleError: a file is missing or has another hash, or a graph holds or refers to what
+                no exported graph does.
         """
         files = self.graph_files(graph)
         # hashing gigabytes takes seconds, which `check_hashes=False` saves on a trusted disk
         if check_hashes:
             check_files(self.folder, self.manifest, files)
         parts = self.manifest.graphs[graph]
-        return self.folder / parts.vision, self.folder / parts.encoder
+        paths = self.folder / parts.vision, self.folder / parts.encoder
+        for path in paths:
+            check_graph(path)
+        return paths
 
     def check_golden(self) -> None:
         """Checks the hashes of the golden files; raises `BundleError` if one differs."""
         listed = [name for name in self.manifest.files if name.startswith("golden/")]
         # the two files by name as well, because a manifest without them must not pass
-        names = ["golden/inputs.jsonl", "golden/embeddings.npy", *listed]
+        names = [GOLDEN_INPUTS, GOLDEN_VECTORS, *listed]
         check_files(self.folder, self.manifest, names)
+
+    def golden(self) -> Golden:
+        """Reads the golden inputs, whose files must be listed in the manifest.
+
+        Raises:
+            BundleError: a file cannot be read, or the vectors have another length than the model's.
+        """
+        return self._of_this_model(read_golden(self.folder, self.manifest.files))
 
     def golden_embeddings(self) -> npt.NDArray[np.float32]:
         """Reads PyTorch's embeddings of the golden inputs, float32 (n, P); raises `BundleError`."""
-        check_files(self.folder, self.manifest, ["golden/embeddings.npy"])
-        path = self.folder / "golden/embeddings.npy"
-        try:
-            # unpickling would run code from the file
-            embeddings = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise BundleError(f"{path}: cannot be read ({error}); {COPY_AGAIN}") from None
-        return np.asarray(embeddings, dtype=np.float32)
+        sha256 = self.manifest.files.get(GOLDEN_VECTORS)
+        if sha256 is None:
+            raise BundleError(
+                f"{self.folder / GOLDEN_VECTORS}: is not listed in the manifest; {COPY_AGAIN}"
+            )
+        vectors = read_vectors(self.folder, GOLDEN_VECTORS, sha256)
+        return self._of_this_model(Golden([], vectors)).embeddings
 
     def check_all(self) -> int:
         """Checks the hash of every listed file and returns the number of files.
@@ -119,10 +178,22 @@ class Bundle:
         """
         check_files(self.folder, self.manifest, list(self.manifest.files))
         # files that were added after the export were never certified
-        for path in sorted(self.folder.rglob("*")):
-            name = path.relative_to(self.folder).as_posix()
-            # plans are built on the device, after the manifest has been written
-            shipped = name != "manifest.json" and not name.startswith("engines/")
-            if path.is_file() and shipped and name not in self.manifest.files:
-                raise BundleError(f"{path}: is not part of the bundle; move it elsewhere")
+        self.leftovers()
         return len(self.manifest.files)
+
+    def leftovers(self) -> list[str]:
+        """Returns the names of files that hubs, clones and desktops left; they are never read.
+
+        Raises:
+            BundleError: the bundle holds any other file that is not listed, a link or a pipe.
+        """
+        return find_leftovers(self.folder, [*self.manifest.files, "manifest.json"])
+
+    def _of_this_model(self, golden: Golden) -> Golden:
+        width, dim = golden.embeddings.shape[1], self.manifest.model.dim
+        if width != dim:
+            raise BundleError(
+                f"{self.folder / GOLDEN_VECTORS}: holds vectors of {width} values, the model's "
+                f"have {dim}; {COPY_AGAIN}"
+            )
+        return golden

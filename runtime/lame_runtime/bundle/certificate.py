@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from lame_runtime.bundle.manifest import COPY_AGAIN
+from lame_runtime.bundle.manifest import FileName
+from lame_runtime.bundle.members import COPY_AGAIN, read_member
 from lame_runtime.contract.strict_json import from_json_object
-from lame_runtime.errors import BundleError
+from lame_runtime.errors import BundleError, printable
+from lame_runtime.files.constraints import Count, Figure, Length, Line, Name, Sha256, Text
+from lame_runtime.files.json_file import parse_json
 
-Bounds = dict[str, tuple[str, float]]
+MAX_CERTIFICATE_BYTES = 64 << 20
+"""Largest `parity.json` that is read; a bundle with six graphs has about 100 kB."""
+
+Sign = Annotated[str, Text(2, pattern="[<>]=")]
+Bounds = Annotated[dict[Name, tuple[Sign, Figure]], Length(100)]
 """A gate: figure name → (">=" or "<=", bound)."""
+Figures = Annotated[dict[Name, Figure], Length(100)]
 
 
 @dataclass(frozen=True)
@@ -23,18 +32,18 @@ class Result:
     A row without a gate only reports its figures; its `passed` is None.
     """
 
-    comparison: str
+    comparison: Line
     """Name of the comparison, such as "graph vs PyTorch"."""
-    graph: str
+    graph: Annotated[str, Text(50, printable=True)]
     """The graph, or an empty string for rows that concern all graphs."""
-    modality: str
-    inputs: int
+    modality: Name
+    inputs: Count
     """Number of inputs that the figures were measured on."""
     gate: Bounds | None
-    figure: dict[str, float]
+    figure: Figures
     """The figures by name, NaN if the graph did not run. `parity.gates` explains the names."""
     passed: bool | None
-    reason: str = ""
+    reason: Annotated[str, Text(100_000)] = ""
     """Reason why the graph did not run; empty otherwise."""
 
     @property
@@ -61,18 +70,18 @@ class Result:
             # counts are integers and must not be shown in scientific notation
             number = f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
             parts.append(f"{name} {number}" + (f" ({sign} {bound:g})" if sign else ""))
-        return ", ".join(parts) + (f"; {self.reason}" if self.reason else "")
+        return ", ".join(parts) + (f"; {printable(self.reason)}" if self.reason else "")
 
 
 @dataclass(frozen=True)
 class Island:
     """Represents a tensor of a half-precision graph that is computed in FP32."""
 
-    graph: str
-    part: str
-    node: str
-    value: str
-    amax: float
+    graph: Name
+    part: Name
+    node: Line
+    value: Line
+    amax: Figure
     """Largest absolute value during calibration."""
 
 
@@ -80,8 +89,8 @@ class Island:
 class Int8Choice:
     """Records the configuration of each INT8 graph, and every configuration that was tried."""
 
-    chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
-    tried: list[dict[str, Any]] = field(default_factory=list)
+    chosen: dict[Name, dict[str, Any]] = field(default_factory=dict)
+    tried: Annotated[list[dict[str, Any]], Length(10_000)] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -90,14 +99,14 @@ class Certificate:
 
     passed: bool
     """Whether every gated row passed."""
-    rows: list[Result]
-    environment: dict[str, str]
+    rows: Annotated[list[Result], Length(100_000, 1)]
+    environment: Annotated[dict[Name, Line], Length(1000)]
     """Versions, machine and date of the export."""
-    fp16_islands: list[Island] = field(default_factory=list)
+    fp16_islands: Annotated[list[Island], Length(1_000_000)] = field(default_factory=list)
     int8: Int8Choice = field(default_factory=Int8Choice)
-    golden_spread: dict[str, float] = field(default_factory=dict)
+    golden_spread: Figures = field(default_factory=dict)
     """Mean and largest cosine between two golden embeddings."""
-    hashes: dict[str, str] = field(default_factory=dict)
+    hashes: Annotated[dict[FileName, Sha256], Length(100_000)] = field(default_factory=dict)
     """sha256 of the graphs and golden files that the rows were measured on."""
 
     def to_json(self) -> str:
@@ -107,24 +116,55 @@ class Certificate:
         return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def holds(figure: Mapping[str, float], gate: Bounds) -> bool:
+    """Returns whether figures are within their bounds; one that is NaN or missing is not."""
+    for name, (sign, bound) in gate.items():
+        value = figure.get(name, math.nan)
+        # comparisons with NaN are false, so a figure that could not be measured never passes
+        if not (value >= bound if sign == ">=" else value <= bound):
+            return False
+    return True
+
+
 def read_certificate(folder: Path) -> Certificate:
     """Reads `FOLDER/parity.json`.
 
     Raises:
-        BundleError: the file is missing, not JSON, or lacks a field.
+        BundleError: the file is missing, not JSON, or lacks a field, a figure is not a number, or
+            it claims to have passed with figures that do not.
     """
     path = folder / "parity.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        for row in raw["rows"]:
-            # null stands for NaN, the figure of a graph that did not run
+        raw = parse_json(read_member(folder, "parity.json", MAX_CERTIFICATE_BYTES), strict=True)
+        # null stands for NaN, the figure of a graph that did not run
+        figures = [row["figure"] for row in raw["rows"]]
+        for row, figure in zip(raw["rows"], figures, strict=True):
+            if any(_is_nan(value) for value in figure.values()):
+                raise ValueError("a figure is NaN, which JSON does not have")
             row["figure"] = {
-                name: math.nan if value is None else value for name, value in row["figure"].items()
+                name: math.nan if value is None else value for name, value in figure.items()
             }
     # a damaged file may hold any JSON value in any place
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{path}: cannot be read ({error}); {COPY_AGAIN}") from None
     certificate: Certificate = from_json_object(
         Certificate, raw, str(path), remedy=COPY_AGAIN, defaults=True
     )
+    for problem in _contradictions(certificate):
+        raise BundleError(f"{path}: {problem}; {COPY_AGAIN}")
     return certificate
+
+
+def _contradictions(certificate: Certificate) -> Iterator[str]:
+    """Yields why a certificate cannot be the outcome of its own figures."""
+    for number, row in enumerate(certificate.rows):
+        passed = None if row.gate is None else holds(row.figure, row.gate)
+        if row.passed is not passed:
+            yield f"rows[{number}].passed is {row.passed}, by its figures it is {passed}"
+    passed = all(row.passed is not False for row in certificate.rows)
+    if certificate.passed is not passed:
+        yield f"passed is {certificate.passed}, by its rows it is {passed}"
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)

@@ -8,19 +8,29 @@ golden/embeddings.npy   float32 (n, P), computed by PyTorch in FP32
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lame_runtime.bundle.manifest import COPY_AGAIN
+from lame_runtime.bundle.manifest import FileName
+from lame_runtime.bundle.members import COPY_AGAIN, name_problem, open_member, read_member
+from lame_runtime.bundle.vector_file import read_vectors
 from lame_runtime.contract.preparer import Prepared, Preparer
 from lame_runtime.contract.prompts import Input
-from lame_runtime.errors import BundleError, InputError
-from lame_runtime.inputs import as_input
+from lame_runtime.contract.rules import TokenId
+from lame_runtime.contract.strict_json import from_json_object
+from lame_runtime.errors import BundleError, InputError, shown
+from lame_runtime.files.constraints import Between, Length, Name, Sha256, Text
+from lame_runtime.files.json_file import parse_json
+from lame_runtime.inputs import MAX_FPS, MIN_FPS, as_input
+
+GOLDEN_INPUTS, GOLDEN_VECTORS = "golden/inputs.jsonl", "golden/embeddings.npy"
+MAX_INPUTS_BYTES = 256 << 20
+"""Largest `inputs.jsonl` that is read; the longest input of a published model takes about 60 kB."""
 
 EXTREMES = ("longest text", "largest picture")
 """Modalities of the two inputs at the contract's limits, which have rows of their own."""
@@ -72,32 +82,87 @@ def fingerprint(prepared: Prepared, preparer: Preparer) -> tuple[list[int], str,
     return prepared.ids.tolist(), positions, patches.hexdigest() if prepared.visuals else ""
 
 
-def read_golden(folder: Path) -> Golden:
+def read_golden(folder: Path, listed: Collection[str] | None = None) -> Golden:
     """Reads `FOLDER/golden/`.
 
+    Args:
+        folder: the bundle, or the folder that becomes one.
+        listed: names of the files of the bundle; a picture must be one of them. None, for a bundle
+            that is being made, takes any file below `golden/`.
+
     Raises:
-        BundleError: a file is missing or cannot be read, or inputs and embeddings differ in number.
+        BundleError: a file is missing or cannot be read, a picture lies elsewhere, or inputs and
+            embeddings differ in number.
     """
-    golden = folder / "golden"
+    path = folder / GOLDEN_INPUTS
+    lines = read_member(folder, GOLDEN_INPUTS, MAX_INPUTS_BYTES).split(b"\n")
     try:
         # not `splitlines`, which also splits at U+2028, a valid character of a text
-        lines = (golden / "inputs.jsonl").read_text(encoding="utf-8").split("\n")
-        inputs = [_parse(json.loads(line), folder) for line in lines if line]
-        embeddings = np.load(golden / "embeddings.npy", allow_pickle=False)
-    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
-        raise BundleError(f"{golden}: cannot be read ({error}); {COPY_AGAIN}") from None
+        rows = [parse_json(line, strict=True) for line in lines if line]
+    except ValueError as error:
+        raise BundleError(f"{path}: cannot be read ({error}); {COPY_AGAIN}") from None
+    if not rows:
+        raise BundleError(f"{path}: holds no inputs, so nothing can be verified; {COPY_AGAIN}")
+    inputs = [
+        _parse(row, folder, f"{path}: input {number}", listed) for number, row in enumerate(rows, 1)
+    ]
+    embeddings = read_vectors(folder, GOLDEN_VECTORS)
     # rows are compared by position, so a missing one would shift all others
     if len(inputs) != len(embeddings):
         raise BundleError(
-            f"{golden}: {len(inputs)} inputs but {len(embeddings)} embeddings; "
+            f"{folder / 'golden'}: {len(inputs)} inputs but {len(embeddings)} embeddings; "
             "export the bundle again"
         )
     return Golden(inputs, embeddings)
 
 
-def _parse(raw: dict[str, Any], folder: Path) -> GoldenInput:
-    # paths of pictures are relative to the bundle
-    item = as_input({"content": raw["content"], "instruction": raw["instruction"]}, folder)
-    return GoldenInput(
-        item, raw["role"], raw["modality"], raw["ids"], raw["positions"], raw["patches"]
-    )
+@dataclass(frozen=True)
+class _Picture:
+    image: FileName
+
+
+@dataclass(frozen=True)
+class _Frames:
+    video: Annotated[list[FileName], Length(65_536, 1)]
+    fps: Annotated[float, Between(MIN_FPS, MAX_FPS)] | None
+
+
+@dataclass(frozen=True)
+class _Text:
+    text: Annotated[str, Text(10_000_000)]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Represents one line of `golden/inputs.jsonl`."""
+
+    modality: Name
+    role: Name
+    content: Annotated[list[dict[str, Any]], Length(10_000, 1)]
+    instruction: Annotated[str, Text(65_536)] | None
+    ids: Annotated[list[TokenId], Length(1 << 21)]
+    positions: Sha256
+    patches: Annotated[str, Text(64, pattern="([0-9a-f]{64})?")]
+
+
+def _parse(raw: object, folder: Path, where: str, listed: Collection[str] | None) -> GoldenInput:
+    row: _Row = from_json_object(_Row, raw, where, COPY_AGAIN)
+    for part in row.content:
+        kind = _Picture if "image" in part else _Frames if "video" in part else _Text
+        parsed: Any = from_json_object(kind, part, f"{where}: content", COPY_AGAIN)
+        for name in [parsed.image] if kind is _Picture else parsed.video if kind is _Frames else []:
+            problem = name_problem(name)
+            if not problem and not name.startswith("golden/"):
+                problem = "is outside golden/"
+            if not problem and listed is not None and name not in listed:
+                problem = "is not listed in the manifest"
+            if problem:
+                raise BundleError(f"{where}: names {shown(name)!r}, which {problem}; {COPY_AGAIN}")
+            # a link that leads out, or a pipe
+            open_member(folder, name).close()
+    try:
+        # paths of pictures are relative to the bundle
+        item = as_input({"content": row.content, "instruction": row.instruction}, folder)
+    except InputError as error:
+        raise BundleError(f"{where}: {error}; {COPY_AGAIN}") from None
+    return GoldenInput(item, row.role, row.modality, row.ids, row.positions, row.patches)

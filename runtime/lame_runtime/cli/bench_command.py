@@ -12,7 +12,9 @@ from lame_runtime.cli.grammar import (
     add_graph,
     add_loading,
     loading_options,
+    whole,
 )
+from lame_runtime.errors import printable
 
 EXAMPLE = """
 lame-runtime bench bundle
@@ -29,9 +31,11 @@ def add(commands: Any) -> None:
     # repeatable, because `nargs="+"` would also take a bundle that follows it
     add_graph(parser, several=True)
     parser.add_argument(
-        "--batch-size", type=int, default=32, help="inputs per run, for the throughput"
+        "--batch-size", type=whole, default=32, help="inputs per run, for the throughput"
     )
-    parser.add_argument("--rounds", type=int, default=7, help="rounds that medians are taken over")
+    parser.add_argument(
+        "--rounds", type=whole, default=7, help="rounds that medians are taken over"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     add_loading(parser)
 
@@ -47,5 +51,6 @@ def _bench(options: argparse.Namespace) -> int:
         rounds=options.rounds,
         options=loading_options(options),
     )
-    print(json.dumps(outcome, indent=2) if options.json else table(outcome))
+    lines = map(printable, table(outcome).split("\n"))
+    print(json.dumps(outcome, indent=2) if options.json else "\n".join(lines))
     return 0

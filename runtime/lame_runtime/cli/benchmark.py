@@ -13,15 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lame_runtime.arguments import folder_path, integer, name_list
 from lame_runtime.backends.select import graphs_for
 from lame_runtime.bundle.bundle import Bundle
 from lame_runtime.bundle.golden import EXTREMES, read_golden
 from lame_runtime.contract.prompts import Input
 from lame_runtime.encoder import Encoder
-from lame_runtime.errors import UsageError
 from lame_runtime.loading import load
-from lame_runtime.options import LoadOptions
+from lame_runtime.options import MAX_BATCH, LoadOptions
 
+MAX_ROUNDS = 10_000
 SINGLE_INPUTS = 16
 """Number of golden inputs that are embedded one at a time; a slow graph still finishes soon."""
 
@@ -51,9 +52,9 @@ def bench(
         BundleError, BackendError, UsageError: as in `Encoder.load`.
     """
     # checked before graphs are loaded, which takes seconds
-    for name, value in (("batch_size", batch_size), ("rounds", rounds)):
-        if value < 1:
-            raise UsageError(f"`{name}` is {value}: use 1 or more")
+    folder, graphs = folder_path("folder", folder), name_list("graphs", graphs)
+    batch_size = integer("batch_size", batch_size, 1, MAX_BATCH)
+    rounds = integer("rounds", rounds, 1, MAX_ROUNDS)
     options = options or LoadOptions()
     bundle = Bundle.open(folder)
     golden = read_golden(folder)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
-from pathlib import Path
 from typing import Any
 
 from lame_runtime.cli.grammar import (
@@ -15,9 +15,10 @@ from lame_runtime.cli.grammar import (
     add_loading,
     add_output,
     loading_options,
+    whole,
 )
 from lame_runtime.contract.vectors import PRECISIONS
-from lame_runtime.errors import InputError, UsageError
+from lame_runtime.errors import InputError, UsageError, printable, shown
 from lame_runtime.options import EncodeKeywords
 
 EXAMPLE = """
@@ -58,14 +59,14 @@ def _add_encoding(parser: argparse.ArgumentParser) -> None:
         help="query or document: adds the contract's instruction of that role",
     )
     group.add_argument("--instruction", help="instruction for every input that brings none")
-    group.add_argument("--batch-size", type=int, default=32, help="inputs per run of the graph")
+    group.add_argument("--batch-size", type=whole, default=32, help="inputs per run of the graph")
     group.add_argument(
         "--truncate",
         action="store_true",
         help="cut texts that are too long instead of refusing them",
     )
     group.add_argument(
-        "--truncate-dim", type=int, help="number of leading values to keep of each vector"
+        "--truncate-dim", type=whole, help="number of leading values to keep of each vector"
     )
     group.add_argument(
         "--precision",
@@ -75,11 +76,11 @@ def _add_encoding(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-pixels",
-        type=int,
+        type=whole,
         help="pixels of a picture or a video's frame after resizing (default: the contract's)",
     )
     group.add_argument(
-        "--max-frames", type=int, help="frames sampled from a video (default: the contract's)"
+        "--max-frames", type=whole, help="frames sampled from a video (default: the contract's)"
     )
     group.add_argument(
         "--fps",
@@ -88,7 +89,7 @@ def _add_encoding(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-input-pixels",
-        type=int,
+        type=whole,
         help="pixels of all pictures and videos of one input (default: the contract's)",
     )
 
@@ -114,7 +115,8 @@ def _embed(options: argparse.Namespace) -> int:
         rows = list(progress_bar(vectors, unit="input", leave=False))
         seconds = time.perf_counter() - start
         if not rows:
-            raise InputError(f"nothing to embed: {', '.join(options.paths)} holds no input")
+            names = shown(", ".join(options.paths))
+            raise InputError(f"nothing to embed: {names} holds no input")
         array = np.stack(rows)
         with fresh.open("wb") as file:
             np.save(file, array)
@@ -129,7 +131,7 @@ def _embed(options: argparse.Namespace) -> int:
     }
     size = f"{array.shape[0]} × {array.shape[1]} {array.dtype}"
     line = f"wrote {options.output}: {size}, graph {encoder.graph} on {encoder.backend.name}"
-    print(json.dumps(report) if options.json else line)
+    print(json.dumps(report) if options.json else printable(line))
     return 0
 
 
@@ -140,10 +142,17 @@ def _check(options: argparse.Namespace) -> None:
             "nothing to embed: name a picture, a folder or a .jsonl file, or pass `text`"
         )
     # the vectors would replace the input file
-    if any(
-        name != "-" and Path(name).resolve() == options.output.resolve() for name in options.paths
-    ):
-        raise UsageError(f"`output` {options.output} is also an input: choose another file")
+    output = _real_path(options.output)
+    if any(name != "-" and _real_path(name) == output for name in options.paths):
+        raise UsageError(f"`output` {shown(options.output)} is also an input: choose another file")
+
+
+def _real_path(name: str | os.PathLike[str]) -> str:
+    try:
+        return os.path.realpath(name)
+    except OSError:
+        # the working folder is gone; what is relative to it fails where it is opened
+        return os.fspath(name)
 
 
 def _encoding_options(options: argparse.Namespace) -> EncodeKeywords:

@@ -9,9 +9,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from lame_runtime.errors import printable, shown
+from lame_runtime.files.atomic import names_open_file
 from lame_runtime.options import BACKENDS, LoadOptions
+
+LONGEST_MESSAGE = 400
+"""Number of characters of argparse's own messages that are printed; they repeat what was typed."""
 
 GRAPH_NAMES = ("fp32", "fp16", "int8", "int8-cpu", "w8-cpu", "w4-cpu")
 """Graphs that a bundle may hold."""
@@ -26,6 +31,17 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
         if action.default in (None, False, [], argparse.SUPPRESS):
             return action.help
         return super()._get_help_string(action)
+
+
+class ProgramParser(argparse.ArgumentParser):
+    """Parses the arguments of a program, and prints errors as printable lines of bounded length.
+
+    The parsers of commands are of the same class, because `add_subparsers` takes that of its own.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the usage and the message, and exits with 2."""
+        super().error(shown(printable(message), LONGEST_MESSAGE))
 
 
 def add_command(
@@ -70,7 +86,7 @@ def add_output(
     # a second option string rather than a suppressed argument in a mutually exclusive group: usage
     # would show both members of a required group
     action = parser.add_argument(
-        "-o", "--output", "--out", type=path, required=required, help=text, **options
+        "-o", "--output", "--out", type=output_path, required=required, help=text, **options
     )
     hide_spelling(action, "--out")
 
@@ -100,7 +116,7 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `Encoder.load` that are useful on a command line."""
     group = parser.add_argument_group("loading")
     group.add_argument("--backend", default="auto", choices=BACKENDS, help="what runs the graphs")
-    group.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    group.add_argument("--threads", type=whole, help="CPU threads (default: all cores)")
     group.add_argument(
         "--map-weights",
         action="store_true",
@@ -117,9 +133,9 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="load TensorRT plans that another account or machine built; a plan is code",
     )
-    group.add_argument("--gpu", type=int, default=0, help="index of the GPU that runs plans")
+    group.add_argument("--gpu", type=whole, default=0, help="index of the GPU that runs plans")
     group.add_argument(
-        "--workers", type=int, default=1, help="threads that may run plans at the same time"
+        "--workers", type=whole, default=1, help="threads that may run plans at the same time"
     )
     group.add_argument(
         "--cuda-graphs",
@@ -146,10 +162,41 @@ def loading_options(options: argparse.Namespace) -> LoadOptions:
 
 
 def path(text: str) -> Path:
-    """Parses a path argument; raises `argparse.ArgumentTypeError` if it is empty.
+    """Parses a path argument; raises `argparse.ArgumentTypeError` if it is empty or `-`.
 
-    An unset shell variable gives an empty string, which would mean the current folder.
+    An unset shell variable gives an empty string, which would mean the current folder. Commands
+    that read JSONL from stdin have an argument of their own for it.
     """
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
+    if text == "-":
+        raise argparse.ArgumentTypeError(
+            "- would be the standard input or output, which is not possible here; "
+            "give a path, or ./- for a file of that name"
+        )
     return Path(text)
+
+
+def output_path(text: str) -> Path:
+    """Parses the path of a file or folder to write.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty, `-`, or the name of an open file such as
+            /dev/stdout. Outputs appear under their name when they are complete, which an open file
+            cannot.
+    """
+    if names_open_file(text):
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is an open file, which cannot be written in one piece; "
+            "give the path of a file"
+        )
+    return path(text)
+
+
+def whole(text: str) -> int:
+    """Parses a whole number; raises `argparse.ArgumentTypeError`."""
+    try:
+        return int(text)
+    except ValueError:
+        # also thousands of digits, which Python does not convert
+        raise argparse.ArgumentTypeError(f"{shown(text)!r} is not a whole number") from None

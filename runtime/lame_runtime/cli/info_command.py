@@ -14,7 +14,7 @@ from lame_runtime.cli.grammar import (
     add_loading,
     loading_options,
 )
-from lame_runtime.errors import LameError
+from lame_runtime.errors import LameError, printable
 
 EXAMPLE = """
 lame-runtime info bundle
@@ -58,7 +58,9 @@ def _info(options: argparse.Namespace) -> int:
         },
         "here": _what_runs(options),
     }
-    print(json.dumps(facts, indent=2) if options.json else _as_text(str(options.bundle), facts))
+    # one line after the other, because line breaks are not printable
+    lines = _as_lines(str(options.bundle), facts)
+    print(json.dumps(facts, indent=2) if options.json else "\n".join(map(printable, lines)))
     return 0
 
 
@@ -81,27 +83,25 @@ def _what_runs(options: argparse.Namespace) -> dict[str, str]:
         return {"backend": "nothing runs", "graph": "", "reason": str(error)}
 
 
-def _as_text(name: str, facts: dict[str, Any]) -> str:
+def _as_lines(name: str, facts: dict[str, Any]) -> list[str]:
     low, high = facts["pixels"]
     frames, limits, here = facts["frames"], facts["limits"], facts["here"]
     certificate = facts["certificate"]
     verdict = "passed" if certificate["passed"] else "FAILED"
-    return "\n".join(
-        [
-            f"{name}: {facts['family']}, {facts['parameters']:,} parameters",
-            f"vectors      {facts['dim']} values, "
-            f"from {facts['n_reason']} reason tokens and [EMBED] in one pass",
-            f"inputs       text up to {facts['max_tokens']} tokens; "
-            f"pictures resized to {low:,}–{high:,} pixels",
-            f"             videos at {frames['per_second']:g} frames a second, "
-            f"{frames['at_most']} frames at most",
-            f"             {limits['visuals']} pictures and videos, "
-            f"{limits['patches']:,} patches in one input at most",
-            *(
-                f"graph        {graph:9} {size / 1e6:8.2f} MB"
-                for graph, size in facts["graphs"].items()
-            ),
-            f"certificate  {verdict}, {certificate['rows']} rows, {certificate['date']}",
-            f"here         {here['backend']}: {here['reason']}",
-        ]
-    )
+    return [
+        f"{name}: {facts['family']}, {facts['parameters']:,} parameters",
+        f"vectors      {facts['dim']} values, "
+        f"from {facts['n_reason']} reason tokens and [EMBED] in one pass",
+        f"inputs       text up to {facts['max_tokens']} tokens; "
+        f"pictures resized to {low:,}–{high:,} pixels",
+        f"             videos at {frames['per_second']:g} frames a second, "
+        f"{frames['at_most']} frames at most",
+        f"             {limits['visuals']} pictures and videos, "
+        f"{limits['patches']:,} patches in one input at most",
+        *(
+            f"graph        {graph:9} {size / 1e6:8.2f} MB"
+            for graph, size in facts["graphs"].items()
+        ),
+        f"certificate  {verdict}, {certificate['rows']} rows, {certificate['date']}",
+        f"here         {here['backend']}: {here['reason']}",
+    ]

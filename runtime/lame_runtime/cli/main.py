@@ -7,6 +7,7 @@ import argparse
 from lame_runtime import __version__
 from lame_runtime.cli import bench_command, embed_command, info_command, verify_command
 from lame_runtime.cli.command_line import run_command
+from lame_runtime.cli.grammar import ProgramParser
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands, which also generates the reference documentation."""
-    parser = argparse.ArgumentParser(
+    parser = ProgramParser(
         prog="lame-runtime",
         description="Embeds texts, pictures and videos from a LaME bundle, without PyTorch.",
     )

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-import json
+import os
+import re
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 from lame_runtime.contract.media.pages import is_pdf, page_names
 from lame_runtime.contract.prompts import Input, Picture, Video
-from lame_runtime.errors import InputError, StorageError, UsageError
+from lame_runtime.errors import InputError, StorageError, UsageError, first_line, printable, shown
+from lame_runtime.files.json_file import parse_json
+from lame_runtime.files.regular import open_regular
 from lame_runtime.inputs import VIDEO_SUFFIXES, as_input
 
 PICTURE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 )
 STDIN = "-"
+MAX_LINE = 64 << 20
+"""Largest JSONL line in bytes; a line may hold a picture as a `data:` URI."""
+MAX_STREAM = 256 << 20
+"""Largest picture or video in bytes that a shell hands over as a pipe."""
+
+_URL = re.compile(r"data:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_STREAM = re.compile(r"/dev/(stdin|fd/\d+)|/proc/(self|\d+)/fd/\d+")
+"""Names under which a shell hands over what it has opened, for `<(…)` and `< file`."""
+_MARK = b"\xef\xbb\xbf"
+"""Byte order mark of UTF-8, which editors on Windows write."""
+_VIDEO = re.compile(rb"\x1a\x45\xdf\xa3|RIFF....AVI |....ftyp(?!avi|hei|mif|msf)", re.DOTALL)
+"""Beginnings of the video containers that are recognized without the suffix of a name."""
 
 
 def read_sources(paths: list[str], texts: list[str]) -> Iterator[Input]:
@@ -25,11 +41,13 @@ def read_sources(paths: list[str], texts: list[str]) -> Iterator[Input]:
     A folder yields its pictures, videos and PDFs sorted by name; a note on stderr counts the files
     that were skipped. A PDF yields one input per page, or a single one for `a.pdf#page=3`. A
     `.jsonl` file, or `-` for stdin, yields one input per line: a JSON string or an object
-    (`lame_runtime.inputs.InputLike`). Any other file is read as a picture.
+    (`lame_runtime.inputs.InputLike`). What a shell hands over as `<(…)` is JSONL, a picture or a
+    video, as its first bytes tell. Any other file is read as a picture. Pipes, sockets and devices
+    with a name of their own are refused, because reading them might never end.
 
     Raises:
         InputError: a line is not a valid input, or a folder contains nothing to embed.
-        StorageError: a file or folder cannot be read.
+        StorageError: a file or folder cannot be read, or is no regular file.
         UsageError: a path is empty or not a valid path.
     """
     for name in paths:
@@ -41,16 +59,17 @@ def read_sources(paths: list[str], texts: list[str]) -> Iterator[Input]:
             # None if the process was started with a closed stdin
             if sys.stdin is None:
                 raise UsageError("stdin is closed; pipe JSONL into it or name a file")
-            yield from _read_lines(sys.stdin, "stdin", Path())
+            yield from _read_lines(sys.stdin.buffer, "stdin", Path())
+        elif _URL.match(name):
+            # decoded or refused as everywhere else
+            yield as_input({"image": name})
+        elif _STREAM.fullmatch(name):
+            yield from _read_stream(name)
         elif _is_folder(path):
             yield from _read_folder(path)
         elif path.suffix.lower() == ".jsonl":
-            try:
-                # utf-8-sig, because Windows editors save a byte order mark
-                with path.open(encoding="utf-8-sig") as file:
-                    yield from _read_lines(file, name, path.parent)
-            except (OSError, UnicodeDecodeError) as error:
-                raise StorageError(f"{path}: cannot be read ({error}); check the path") from None
+            with _opened(name) as file:
+                yield from _read_lines(file, name, path.parent)
         else:
             yield from _read_file(name)
     for text in texts:
@@ -58,6 +77,11 @@ def read_sources(paths: list[str], texts: list[str]) -> Iterator[Input]:
 
 
 def _read_file(name: str) -> Iterator[Input]:
+    path = name.rpartition("#page=")[0] if is_pdf(name) and "#page=" in name else name
+    # a pipe or a device is refused here, before anything waits for it; a missing file where it is
+    # decoded, whose message has more to say
+    if Path(path).exists():
+        _opened(path).close()
     if is_pdf(name):
         for page in page_names(name):
             yield Input(content=(Picture(page),))
@@ -65,6 +89,42 @@ def _read_file(name: str) -> Iterator[Input]:
         yield Input(content=(Video(name),))
     else:
         yield Input(content=(Picture(name),))
+
+
+def _opened(name: str) -> IO[bytes]:
+    """Opens a regular file; raises `StorageError` for anything else, and if it is not readable."""
+    try:
+        return open_regular(name)
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        # "is a pipe, not a regular file" is a sentence already
+        if not reason.startswith("is "):
+            reason = f"cannot be read ({reason})"
+        raise StorageError(f"{shown(name)}: {reason}; check the path") from None
+
+
+def _read_stream(name: str) -> Iterator[Input]:
+    """Yields what a shell has opened for this process: JSONL, a picture or a video."""
+    try:
+        with Path(name).open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not file.isatty()):
+                raise StorageError(f"{shown(name)}: is a device; give a file or a pipe")
+            head = file.read(16)
+            # no picture or video begins like a JSON string or object
+            if head.removeprefix(_MARK).lstrip()[:1] in (b"{", b'"'):
+                yield from _read_lines(file, name, Path(), head)
+                return
+            data = head + file.read(MAX_STREAM + 1 - len(head))
+    except OSError as error:
+        raise StorageError(f"{shown(name)}: cannot be read ({error.strerror})") from None
+    if not data:
+        raise StorageError(f"{shown(name)}: is empty; check the command that writes into it")
+    if len(data) > MAX_STREAM:
+        raise StorageError(
+            f"{shown(name)}: has more than {MAX_STREAM:,} bytes; store it in a file first"
+        )
+    yield Input(content=(Video(data) if _VIDEO.match(data) else Picture(data),))
 
 
 def _read_folder(folder: Path) -> Iterator[Input]:
@@ -76,45 +136,71 @@ def _read_folder(folder: Path) -> Iterator[Input]:
         )
     except OSError as error:
         raise StorageError(
-            f"{folder}: cannot be listed ({error.strerror}); check its permissions"
+            f"{shown(folder)}: cannot be listed ({error.strerror}); check its permissions"
         ) from None
     media = [path for path in files if path.suffix.lower() in suffixes]
     if not media:
         raise InputError(
-            f"{folder}: a folder without pictures, videos or PDFs ({', '.join(sorted(suffixes))})"
+            f"{shown(folder)}: a folder without pictures, videos or PDFs "
+            f"({', '.join(sorted(suffixes))})"
         )
     if skipped := len(files) - len(media):
-        print(
+        note = (
             f"note: {folder}: left out {skipped} of {len(files)} files, "
-            "which are no pictures, videos or PDFs",
-            file=sys.stderr,
+            "which are no pictures, videos or PDFs"
         )
+        print(printable(note), file=sys.stderr)
     for path in media:
         yield from _read_file(str(path))
 
 
 def _is_folder(path: Path) -> bool:
     try:
-        return path.is_dir()
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError as error:
+        raise StorageError(
+            f"{shown(path)}: cannot be read ({error.strerror}); check the permissions of its folder"
+        ) from None
     except (OSError, ValueError) as error:
         # too long for a file name, or contains a NUL: most likely a text
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(
-            f"{str(path)[:60]}…: not a path ({reason}); give texts as `text`"
-        ) from None
+        raise UsageError(f"{shown(path)}: not a path ({reason}); give texts as `text`") from None
 
 
-def _read_lines(file: TextIO, name: str, root: Path) -> Iterator[Input]:
-    for number, line in enumerate(file, 1):
+def _read_lines(file: IO[bytes], name: str, root: Path, head: bytes = b"") -> Iterator[Input]:
+    """Yields the inputs of JSONL; `head` is what was read of it already."""
+    for number, line in enumerate(_raw_lines(file, head), 1):
+        place = f"{shown(name)}, line {number}"
+        if len(line.rstrip(b"\n")) > MAX_LINE:
+            raise InputError(
+                f"{place}: longer than {MAX_LINE:,} bytes; write one JSON object or string per line"
+            )
+        if number == 1:
+            line = line.removeprefix(_MARK)  # noqa: PLW2901
         # many editors leave an empty last line
         if not line.strip():
             continue
         try:
-            yield as_input(json.loads(line), root)
-        except (ValueError, RecursionError) as error:
+            yield as_input(parse_json(line.decode("utf-8")), root)
+        except ValueError as error:
+            reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "not JSON"
             raise InputError(
-                f"{name}, line {number}: not JSON ({error}); "
+                f"{place}: {reason} ({shown(first_line(error), 200)}); "
                 "write one JSON object or string per line"
             ) from None
         except InputError as error:
-            raise InputError(f"{name}, line {number}: {error}") from None
+            raise InputError(f"{place}: {error}") from None
+
+
+def _raw_lines(file: IO[bytes], head: bytes) -> Iterator[bytes]:
+    """Yields lines of at most `MAX_LINE` + 1 bytes; a longer line is cut there."""
+    *lines, begun = head.split(b"\n")
+    yield from lines
+    try:
+        yield begun + file.readline(MAX_LINE + 1)
+        while line := file.readline(MAX_LINE + 1):
+            yield line
+    except OSError as error:
+        raise StorageError(f"the JSONL cannot be read on ({error.strerror})") from None

@@ -13,8 +13,9 @@ from lame_runtime.cli.grammar import (
     add_loading,
     add_output,
     loading_options,
-    path,
+    output_path,
 )
+from lame_runtime.errors import printable
 
 EXAMPLE = """
 lame-runtime verify bundle
@@ -32,7 +33,10 @@ def add(commands: Any) -> None:
     add_graph(parser, several=True)
     add_output(parser, "also write this device's certificate (JSON)")
     parser.add_argument(
-        "--junit", type=path, metavar="FILE", help="also write the rows as a JUnit XML report"
+        "--junit",
+        type=output_path,
+        metavar="FILE",
+        help="also write the rows as a JUnit XML report",
     )
     parser.add_argument(
         "--json", action="store_true", help="print this device's certificate as JSON"
@@ -56,9 +60,10 @@ def _verify(options: argparse.Namespace) -> int:
     # rows without a gate have `passed` None and cannot fail
     failed = sum(row.today.passed is False for row in rows)
     if options.json:
-        print(text)
+        # escaped, because a terminal would obey control characters
+        print(json.dumps(outcome, indent=1))
     else:
-        print(table(rows))
         passed = len(rows) - failed
-        print(f"{passed} of {len(rows)} rows hold on this device ({outcome['backend']})")
+        summary = f"{passed} of {len(rows)} rows hold on this device ({outcome['backend']})"
+        print("\n".join(map(printable, [*table(rows).split("\n"), summary])))
     return 1 if failed else 0

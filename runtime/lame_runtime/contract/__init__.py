@@ -6,12 +6,14 @@ runtime reads it. A processor that is written twice drifts.
 Pure functions of `str`, PIL pictures and NumPy arrays:
 
     prompts      one input (instruction, texts, pictures, videos) → the runs of its prompt
+    texts        limits for texts, and pieces of long ones that are tokenized one by one
     positions    token ids → M-RoPE positions
     tower        patch grid → rotary positions, attention windows, interpolated position embeddings
     batch        prepared inputs → the arrays of one batch
     vectors      graph output → prefix of unit length, in fewer bits
-    strict_json  parsed JSON → frozen dataclasses, strictly by their type hints
+    strict_json  parsed JSON → frozen dataclasses, strictly by their type hints and ranges
     rules        the dataclasses behind contract.json; `Contract.load` alone reads a file
+    fields       those of them that have a module of their own
 
 Modules that read files as well:
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lame_runtime.arguments import MAX_FPS, MAX_PIXELS, MIN_FPS, folder_path, integer, number
+from lame_runtime.contract.fields.vocabulary import check_vocabulary
 from lame_runtime.contract.media.images import frame_patches, open_image, resized_pixels
 from lame_runtime.contract.media.video import MIN_PIXELS_MARGIN, read_video
 from lame_runtime.contract.positions import Span, mrope_positions
@@ -23,8 +25,9 @@ from lame_runtime.contract.prompts import (
     video_runs,
 )
 from lame_runtime.contract.rules import Contract, ImageRules, VideoRules
+from lame_runtime.contract.texts.pieces import check_texts
 from lame_runtime.contract.tokens import TextTokenizer, token_ids
-from lame_runtime.errors import InputError, UsageError
+from lame_runtime.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,11 @@ class Preparer:
         Raises:
             BundleError: one of the files is missing, damaged or of another version.
         """
-        return Preparer(
-            Contract.load(folder / "contract.json"), TextTokenizer(folder / "tokenizer.json")
-        )
+        folder = folder_path("folder", folder)
+        path = folder / "contract.json"
+        contract, tokenizer = Contract.load(path), TextTokenizer(folder / "tokenizer.json")
+        check_vocabulary(contract, tokenizer, path)
+        return Preparer(contract, tokenizer)
 
     def with_budget(
         self,
@@ -112,21 +117,19 @@ class Preparer:
         images, videos, limits = self.contract.images, self.contract.videos, self.contract.limits
         smallest = (images.patch_size * images.merge_size) ** 2
         if max_pixels is not None:
-            _require_at_least("max_pixels", max_pixels, smallest)
+            max_pixels = integer("max_pixels", max_pixels, smallest, MAX_PIXELS)
             videos = _limit_video_pixels(videos, max_pixels, smallest)
             images = _limit_image_pixels(images, max_pixels)
         if max_frames is not None:
-            _require_at_least("max_frames", max_frames, images.temporal_patch_size)
+            fewest = images.temporal_patch_size
+            max_frames = integer("max_frames", max_frames, fewest, MAX_PIXELS)
             fewest = min(videos.min_frames, max_frames)
             videos = replace(videos, max_frames=max_frames, min_frames=fewest)
         if fps is not None:
-            _require_number("fps", fps, float)
-            if not 1e-3 <= fps <= 1e4:
-                raise UsageError(f"`fps` is {fps}: use 0.001 to 10,000")
-            videos = replace(videos, fps=float(fps))
+            videos = replace(videos, fps=number("fps", fps, MIN_FPS, MAX_FPS))
         if max_input_pixels is not None:
-            _require_at_least("max_input_pixels", max_input_pixels, smallest)
-            limits = replace(limits, patches=max_input_pixels // images.patch_size**2)
+            area = integer("max_input_pixels", max_input_pixels, smallest, MAX_PIXELS)
+            limits = replace(limits, patches=area // images.patch_size**2)
         contract = replace(self.contract, images=images, videos=videos, limits=limits)
         return Preparer(contract, self.tokenizer)
 
@@ -140,8 +143,14 @@ class Preparer:
 
         Raises:
             InputError: the input cannot be embedded; the message says why and what to do about it.
+                Texts of more than 16,777,216 characters are refused also with `truncate`.
             UsageError: the contract does not know the role.
         """
+        if not isinstance(item, Input):
+            raise InputError(
+                f"a {type(item).__name__} is not an `Input`; use `lame_runtime.inputs.as_input`"
+            )
+        check_texts(item)
         contract = self.contract
         # Before pictures are read: a wrong role should cost nothing.
         instruction = role_instruction(contract.prompt, item, role)
@@ -179,19 +188,14 @@ class Preparer:
                 laid_out.append(part)
                 continue
             visual, visual_spans, runs = (
-                self._picture(part) if isinstance(part, Picture) else self._video(part)
+                self._picture(part) if isinstance(part, Picture) else self._video(part, patches)
             )
             visuals.append(visual)
             spans += visual_spans
             laid_out.append(runs)
             # After every part, not at the end: memory is what the limit protects.
             patches += visual.n_patches
-            if patches > limits.patches:
-                raise InputError(
-                    f"the input's pictures and videos make {patches} patches or more, "
-                    f"the limit is {limits.patches}; use fewer or smaller ones "
-                    "(`max_pixels`, `max_frames`), or allow more (`max_input_pixels`)"
-                )
+            self._require_patches(patches)
         return visuals, spans, laid_out
 
     def _picture(self, part: Picture) -> tuple[Visual, list[Span], list[Run]]:
@@ -202,9 +206,25 @@ class Preparer:
         runs = image_runs(self.contract.prompt, rows * columns)
         return visual, [Span((times, rows, columns))], runs
 
-    def _video(self, part: Video) -> tuple[Visual, list[Span], list[Run]]:
+    def _require_patches(self, patches: int) -> None:
+        most = self.contract.limits.patches
+        if patches > most:
+            raise InputError(
+                f"the input's pictures and videos make {patches} patches or more, "
+                f"the limit is {most}; use fewer or smaller ones "
+                "(`max_pixels`, `max_frames`), or allow more (`max_input_pixels`)"
+            )
+
+    def _video(self, part: Video, before: int) -> tuple[Visual, list[Span], list[Run]]:
+        """Reads a video, where `before` is the number of patches of what stands before it."""
         rules, layout = self.contract.videos, self.contract.prompt
-        clip = read_video(part.source, part.fps, rules, self.contract.images)
+        clip = read_video(
+            part.source,
+            part.fps,
+            rules,
+            self.contract.images,
+            lambda patches: self._require_patches(before + patches),
+        )
         visual = Visual(clip.frames, self._grid(clip.frames, len(clip.seconds)), is_video=True)
         times, rows, columns = self._merged(visual)
         if rules.timestamps:
@@ -225,19 +245,6 @@ class Preparer:
         times, rows, columns = visual.grid
         merge = self.contract.images.merge_size
         return times, rows // merge, columns // merge
-
-
-def _require_number(name: str, value: object, kind: type) -> None:
-    # `bool` is an `int` to Python; `max_pixels=True` is a mistake all the same.
-    kinds = (int, float) if kind is float else (int,)
-    if not isinstance(value, kinds) or isinstance(value, bool):
-        raise UsageError(f"`{name}` is {value!r}: use a number")
-
-
-def _require_at_least(name: str, value: int, smallest: int) -> None:
-    _require_number(name, value, int)
-    if value < smallest:
-        raise UsageError(f"`{name}` is {value}: use {smallest} or more")
 
 
 def _limit_image_pixels(images: ImageRules, max_pixels: int) -> ImageRules:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lame_runtime.contract.fields.prompt_layout import SPECIAL_TOKEN
 from lame_runtime.contract.media.images import ImageSource
 from lame_runtime.contract.media.video import VideoSource
 from lame_runtime.contract.rules import PromptLayout
-from lame_runtime.errors import UsageError
+from lame_runtime.errors import UsageError, shown
 
-# The form of all special tokens in the families' chat templates. Only the layout's own strings are
-# split by it, never a user's text.
-_SPECIAL = re.compile(r"(<\|[a-z_]+\|>)")
+# Only the layout's own strings are split by it, never a user's text.
+_SPECIAL = SPECIAL_TOKEN
 IMAGE_PLACEHOLDER = "<|image_1|>"
 """MMEB's mark for the picture inside a text. The layout decides where the picture stands, so the
 mark is removed."""
@@ -123,14 +123,16 @@ def layout_runs(
     pending = clean(instruction)
     for part in parts:
         if not isinstance(part, str):
-            runs = _joined([*runs, *part])
+            runs += part
             continue
         text = f"{pending}{layout.separator}{part}" if pending and part else pending or part
         pending = ""  # the instruction precedes the first text only
-        runs = _joined([*runs, Run("text", text, len(text) - len(part))])
+        runs.append(Run("text", text, len(text) - len(part)))
     if pending:
         # Without a text: the instruction then stands behind the pictures, where a text would.
-        runs = _joined([*runs, Run("text", pending, len(pending))])
+        runs.append(Run("text", pending, len(pending)))
+    # joined once, because joining after every part would copy the text as often as there are parts
+    runs = _joined(runs)
     return runs + _parse(layout.suffix), len(runs)
 
 
@@ -164,6 +166,19 @@ def video_runs(layout: PromptLayout, tokens: int, seconds: Sequence[float] | Non
     ]
 
 
+def require_role(layout: PromptLayout, role: object) -> None:
+    """Checks that the contract knows a role; None is none.
+
+    Raises:
+        UsageError: the contract does not know the role, or it is not a string.
+    """
+    # the type first, because a list has no hash
+    if role is not None and not (isinstance(role, str) and role in layout.roles):
+        name = repr(role) if isinstance(role, str) else f"a {type(role).__name__}"
+        known = shown(sorted(layout.roles), 200)
+        raise UsageError(f"unknown role {shown(name)}: use one of {known}")
+
+
 def role_instruction(layout: PromptLayout, item: Input, role: str | None) -> str:
     """Returns the instruction that an input is embedded with.
 
@@ -171,8 +186,7 @@ def role_instruction(layout: PromptLayout, item: Input, role: str | None) -> str
         UsageError: the contract does not know the role.
     """
     # Before the input's own instruction is looked at: a misspelled role is an error in any case.
-    if role is not None and role not in layout.roles:
-        raise UsageError(f"unknown role {role!r}: use one of {sorted(layout.roles)}")
+    require_role(layout, role)
     if item.instruction is not None:
         return item.instruction
     return layout.roles[role] if role is not None else ""
@@ -205,12 +219,13 @@ def _joined(runs: Sequence[Run]) -> list[Run]:
     whole string that the family's processor tokenizes.
     """
     joined: list[Run] = []
-    for run in runs:
-        if run.kind == "text" and joined and joined[-1].kind == "text":
-            before = joined.pop()
-            joined.append(Run("text", before.text + run.text, len(before.text) + run.fixed))
-        else:
-            joined.append(run)
+    for kind, neighbors in itertools.groupby(runs, lambda run: run.kind):
+        group = list(neighbors)
+        if kind != "text" or len(group) == 1:
+            joined += group
+            continue
+        text = "".join(run.text for run in group)
+        joined.append(Run("text", text, len(text) - len(group[-1].text) + group[-1].fixed))
     return joined
 
 

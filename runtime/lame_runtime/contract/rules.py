@@ -7,56 +7,64 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from lame_runtime.contract.fields.prompt_layout import PromptLayout
 from lame_runtime.contract.strict_json import from_json_object
-from lame_runtime.errors import BundleError
+from lame_runtime.errors import BundleError, shown
+from lame_runtime.files.constraints import Between, Name
+from lame_runtime.files.json_file import parse_json
+from lame_runtime.files.regular import read_regular
+
+__all__ = [
+    "Contract",
+    "ImageRules",
+    "Limits",
+    "PromptLayout",
+    "TokenRules",
+    "TowerRules",
+    "VideoRules",
+]
 
 # Raised whenever a field is added, removed or gets another meaning. Older versions of the runtime
 # then refuse the file instead of embedding differently.
 CONTRACT_VERSION = 2
 
+MAX_CONTRACT_BYTES = 4 << 20
+"""Largest `contract.json` that is read; they take about 2 kB."""
 
-@dataclass(frozen=True)
-class PromptLayout:
-    """How an input becomes one string. `<|…|>` tokens inside these strings are special tokens.
-
-    The order is `prefix`, the input's parts in their own order, `suffix`. The instruction stands
-    before the first text, joined to it by `separator`, or behind the last part if there is no text.
-    """
-
-    prefix: str
-    suffix: str
-    separator: str
-    roles: dict[str, str]
-    """Instruction for each role ("query", "document"), for inputs that have none of their own."""
-    image_open: str = "<|vision_start|>"
-    """Stands before a picture's vision tokens."""
-    image_close: str = "<|vision_end|>"
-    """Stands behind a picture's vision tokens."""
-    video_open: str = "<|vision_start|>"
-    """Stands before a video's vision tokens."""
-    video_close: str = "<|vision_end|>"
-    """Stands behind a video's vision tokens."""
+# The ranges below leave ample room above every published model: ten times at least, most often
+# more. Their purpose is that no contract makes the runtime divide by zero, allocate without
+# measure or embed by senseless rules; `contradictions` relates the fields to each other.
+TokenId = Annotated[int, Between(0, (1 << 24) - 1)]
+FrameCount = Annotated[int, Between(1, 65_536)]
+Pixels = Annotated[int, Between(1, 1 << 28)]
+LowestPixels = Annotated[int, Between(1, 1 << 22)]
+"""An area that small pictures are enlarged to, so it decides what the smallest input costs."""
+Mean = Annotated[float, Between(-100, 100)]
+Std = Annotated[float, Between(1e-3, 1000)]
+Means = tuple[Mean, Mean, Mean]
+Stds = tuple[Std, Std, Std]
 
 
 @dataclass(frozen=True)
 class TokenRules:
     """Ids of the tokens that the contract places itself, and the number of latent rows."""
 
-    image_pad: int
+    image_pad: TokenId
     """Id of a picture's vision tokens."""
-    video_pad: int
+    video_pad: TokenId
     """Id of a video's vision tokens."""
-    pad: int
+    pad: TokenId
     """Id that shorter rows of a batch are filled with."""
-    first_latent: int
+    first_latent: TokenId
     """Id of [REASON]_0; [REASON]_i is `first_latent + i`, [EMBED] is `first_latent + n_reason`."""
-    n_reason: int
+    n_reason: Annotated[int, Between(0, 4096)]
     """Number K of reason tokens behind the prompt; [EMBED] follows them."""
-    max_length: int
+    max_length: Annotated[int, Between(1, 1 << 20)]
     """Longest prompt in tokens, pictures included, latent rows excluded."""
 
 
@@ -64,21 +72,21 @@ class TokenRules:
 class ImageRules:
     """How a picture becomes patches. Sizes are in pixels."""
 
-    patch_size: int
+    patch_size: Annotated[int, Between(1, 256)]
     """Side of a patch."""
-    temporal_patch_size: int
+    temporal_patch_size: Annotated[int, Between(1, 32)]
     """Frames in a patch; a picture is repeated to fill it."""
-    merge_size: int
+    merge_size: Annotated[int, Between(1, 32)]
     """Side, in patches, of the block that becomes one vision token."""
-    min_pixels: int
+    min_pixels: LowestPixels
     """Smallest area that a picture is resized to."""
-    max_pixels: int
+    max_pixels: Pixels
     """Largest area that a picture is resized to."""
-    mean: tuple[float, float, float]
+    mean: Means
     """Mean of each RGB channel, on the 0..1 scale."""
-    std: tuple[float, float, float]
+    std: Stds
     """Standard deviation of each RGB channel, on the 0..1 scale."""
-    max_source_pixels: int = 89_478_485
+    max_source_pixels: Pixels = 89_478_485
     """Largest picture that is decoded. Larger ones are refused by their header alone, since a few
     kilobytes can hold gigapixels (a decompression bomb). The default is Pillow's own limit."""
 
@@ -92,34 +100,34 @@ class ImageRules:
 class VideoRules:
     """How a video becomes frames and patches; the patch geometry is that of pictures."""
 
-    fps: float
+    fps: Annotated[float, Between(1e-3, 1e4)]
     """Frames sampled per second of video."""
-    min_frames: int
-    max_frames: int
+    min_frames: FrameCount
+    max_frames: FrameCount
     sampling: Literal["stride", "linspace"]
     """Spacing of the sampled frames.
 
     "stride" takes equal steps from the first frame (Qwen2-VL, Qwen2.5-VL), "linspace" spreads them
     evenly from the first to the last (Qwen3-VL).
     """
-    min_pixels: int
-    max_pixels: int
+    min_pixels: LowestPixels
+    max_pixels: Pixels
     pixels_of: Literal["frame", "clip"]
     """Area that the two pixel limits count: one frame's (Qwen2-VL, Qwen2.5-VL), or frames × height
     × width (Qwen3-VL)."""
     cap_pixels_per_frame: bool
     """Whether `max_video_tokens` limits the area as well."""
-    max_video_tokens: int
+    max_video_tokens: Annotated[int, Between(1, 1 << 22)]
     """With `pixels_of` "frame", 0.9 × this many tokens for a whole video; with "clip", this many
     tokens for one frame."""
-    tokens_per_second: float
+    tokens_per_second: Annotated[float, Between(0, 1000)]
     """M-RoPE's temporal positions per second (Qwen2.5-VL); 0 counts temporal patches one by one."""
     timestamps: bool
     """Whether each temporal patch stands between vision tokens of its own, behind its time as text
     (Qwen3-VL)."""
-    mean: tuple[float, float, float]
+    mean: Means
     """Mean of each RGB channel, on the 0..1 scale."""
-    std: tuple[float, float, float]
+    std: Stds
     """Standard deviation of each RGB channel, on the 0..1 scale."""
 
 
@@ -127,9 +135,9 @@ class VideoRules:
 class TowerRules:
     """Tables that the vision tower needs beside rows and columns; 0 if its family needs none."""
 
-    window: int = 0
+    window: Annotated[int, Between(0, 256)] = 0
     """Side of an attention window in patches (Qwen2.5-VL)."""
-    position_side: int = 0
+    position_side: Annotated[int, Between(0, 1024)] = 0
     """Side of the learned grid of position embeddings that is interpolated (Qwen3-VL)."""
 
 
@@ -137,9 +145,9 @@ class TowerRules:
 class Limits:
     """Upper bounds for one input, so that no request exhausts the memory."""
 
-    visuals: int
+    visuals: Annotated[int, Between(1, 4096)]
     """Number of pictures and videos."""
-    patches: int
+    patches: Annotated[int, Between(1, 1 << 22)]
     """Number of patches of all of them together, before merging."""
 
 
@@ -147,9 +155,9 @@ class Limits:
 class Contract:
     """Everything that training and deployment agree on, as `contract.json` holds it."""
 
-    family: str
+    family: Name
     """Backbone family, such as "qwen2_5_vl"."""
-    dim: int
+    dim: Annotated[int, Between(1, 65_536)]
     """Length P of the vectors."""
     prompt: PromptLayout
     tokens: TokenRules
@@ -158,41 +166,54 @@ class Contract:
     tower: TowerRules
     limits: Limits
     # Last, because it has a default: the file has the order of the fields.
-    contract_version: int = CONTRACT_VERSION
+    contract_version: Annotated[int, Between(CONTRACT_VERSION, CONTRACT_VERSION)] = CONTRACT_VERSION
 
     def to_json(self) -> str:
-        """Returns the text of `contract.json`."""
+        """Returns the text of `contract.json`.
+
+        Raises:
+            BundleError: a field is out of its range, or fields contradict each other.
+        """
         # The manifest holds the hash of these bytes: any other layout would be another file.
         # Prompts may be in any script, and escaped nobody could read them.
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        # What no runtime would read must not be written, least of all at the end of a training.
+        Contract.from_json(text, "the contract", "choose other settings")
+        return text
 
     @staticmethod
-    def from_json(text: str, source: str = "contract.json") -> Contract:
+    def from_json(
+        text: str | bytes, source: str = "contract.json", remedy: str = "export the bundle again"
+    ) -> Contract:
         """Reads the text that `to_json` returned.
 
         Args:
             text: the file's content.
             source: the file's name, for messages.
+            remedy: how to get a contract that can be read; messages end with it.
 
         Raises:
-            BundleError: not JSON, an unknown version, or a missing, extra or mistyped field.
+            BundleError: not JSON, an unknown version, a missing, extra or mistyped field, a value
+                out of its range, or fields that contradict each other.
         """
         try:
-            raw = json.loads(text)
-        # ValueError is also raised for a number of thousands of digits, RecursionError for
-        # thousands of nested brackets.
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{source}: not JSON ({error}); export the bundle again") from None
+            raw = parse_json(text, strict=True)
+        except ValueError as error:
+            raise BundleError(f"{source}: not JSON ({error}); {remedy}") from None
         # Before the fields: another version has other fields, and its remedy is another one.
         version = raw.get("contract_version") if isinstance(raw, dict) else None
-        if version != CONTRACT_VERSION:
+        # `type`, because JSON's 2.0 would equal 2
+        if type(version) is not int or version != CONTRACT_VERSION:
             older = isinstance(version, int) and version < CONTRACT_VERSION
             raise BundleError(
-                f"{source}: contract_version {version!r} is not known here "
+                f"{source}: contract_version {shown(repr(version))} is not known here "
                 f"(known: {CONTRACT_VERSION}); "
                 + ("export it again" if older else "upgrade lame-runtime")
             )
-        return from_json_object(Contract, raw, source)
+        contract: Contract = from_json_object(Contract, raw, source, remedy)
+        for problem in contradictions(contract):
+            raise BundleError(f"{source}: {problem}; {remedy}")
+        return contract
 
     @staticmethod
     def load(path: Path) -> Contract:
@@ -202,9 +223,54 @@ class Contract:
             BundleError: the file cannot be read, or is not a contract of this version.
         """
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_regular(path, MAX_CONTRACT_BYTES)
+        except OSError as error:
             raise BundleError(
-                f"{path}: cannot be read ({error}); is this a LaME bundle or checkpoint?"
+                f"{path}: cannot be read ({error.strerror}); is this a LaME bundle or checkpoint?"
             ) from None
         return Contract.from_json(text, str(path))
+
+
+def contradictions(contract: Contract) -> Iterator[str]:
+    """Yields what is wrong between fields that are each in their range."""
+    tokens, images, videos = contract.tokens, contract.images, contract.videos
+    merged = (images.patch_size * images.merge_size) ** 2
+    block = "(images.patch_size × images.merge_size)²"
+    most_pixels = contract.limits.patches * images.patch_size**2
+    # text and pads have rows of the embedding table before those of the latent tokens
+    last_text = tokens.first_latent - 1
+    for smaller, value, larger, bound in (
+        ("tokens.image_pad", tokens.image_pad, "tokens.first_latent - 1", last_text),
+        ("tokens.video_pad", tokens.video_pad, "tokens.first_latent - 1", last_text),
+        ("tokens.pad", tokens.pad, "tokens.first_latent - 1", last_text),
+        (block, merged, "images.max_pixels", images.max_pixels),
+        (block, merged, "videos.max_pixels", videos.max_pixels),
+        ("images.min_pixels", images.min_pixels, "images.max_pixels", images.max_pixels),
+        ("videos.min_pixels", videos.min_pixels, "videos.max_pixels", videos.max_pixels),
+        # the smallest picture must be within the limit, or none is
+        (block, merged, "limits.patches × images.patch_size²", most_pixels),
+        (
+            "images.min_pixels",
+            images.min_pixels,
+            "limits.patches × images.patch_size²",
+            most_pixels,
+        ),
+        ("videos.min_frames", videos.min_frames, "videos.max_frames", videos.max_frames),
+        (
+            "images.temporal_patch_size",
+            images.temporal_patch_size,
+            "videos.max_frames",
+            videos.max_frames,
+        ),
+    ):
+        if value > bound:
+            yield f"{smaller} is {value:,}: must be at most {larger}, which is {bound:,}"
+    if len({tokens.image_pad, tokens.video_pad, tokens.pad}) < 3:
+        numbers = f"{tokens.image_pad}, {tokens.video_pad} and {tokens.pad}"
+        yield f"tokens.image_pad, tokens.video_pad and tokens.pad are {numbers}: must differ"
+    if contract.tower.window % images.merge_size:
+        yield (
+            f"tower.window is {contract.tower.window}: must be a multiple of images.merge_size, "
+            f"which is {images.merge_size}"
+        )
+    yield from contract.prompt.contradictions()

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import reprlib
 import types
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from lame_runtime.errors import BundleError
+from lame_runtime.errors import BundleError, shown
+from lame_runtime.files.constraints import Constraint
 
 T = TypeVar("T")
 
@@ -31,7 +33,8 @@ def from_json_object(
     Type hints may be `str`, `int`, `float`, `bool`, `None`, `Any`, `Literal[…]`, other dataclasses,
     `list[X]`, `dict[str, X]`, `tuple[X, ...]`, `tuple[X, Y]` and unions such as `X | None`.
     JSON has one kind of number, so a `float` field takes an integer and converts it. An `int` field
-    refuses a number with a fraction. `true` and `false` are not numbers.
+    refuses a number with a fraction. `true` and `false` are not numbers. `Annotated[X, …]` with a
+    range of `files.constraints` also bounds the value.
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Size:
@@ -49,10 +52,11 @@ def from_json_object(
 
     Raises:
         BundleError: `raw` is not an object, lacks a field, has an unknown one, or a value has
-            another type than its field. The message names the place of the value in the file.
+            another type than its field or lies outside its range. The message names the place of
+            the value in the file.
         TypeError: a type hint of `kind` is none of the above, which is a mistake in the program.
     """
-    return _Reader(remedy, defaults).build(kind, raw, where)
+    return _Reader(where, remedy, defaults).build(kind, raw, "")
 
 
 class _MismatchError(Exception):
@@ -61,17 +65,18 @@ class _MismatchError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
+    where: str
     remedy: str
     defaults: bool
 
-    def build(self, kind: type[T], raw: object, where: str) -> T:
-        """Builds a dataclass, and the dataclasses inside it."""
+    def build(self, kind: type[T], raw: object, place: str) -> T:
+        """Builds a dataclass, and the dataclasses inside it; `place` is empty for the outermost."""
         fields: dict[str, dataclasses.Field[Any]] = {
             field.name: field
             for field in dataclasses.fields(kind)  # type: ignore[arg-type]
         }
         if not isinstance(raw, dict):
-            raise self._error(f"{where}: must be an object, found {reprlib.repr(raw)}")
+            raise self._error(place, f"must be an object, found {_found(raw)}")
         missing = sorted(
             name
             for name, field in fields.items()
@@ -80,59 +85,76 @@ class _Reader:
         unknown = sorted(set(raw) - set(fields))
         # A renamed field is both; what is missing says more about the file that is expected.
         if missing:
-            raise self._error(f"{where}: lacks {', '.join(missing)}")
+            raise self._error(place, f"lacks {', '.join(missing)}")
         if unknown:
-            raise self._error(f"{where}: has unknown fields {', '.join(unknown)}")
+            raise self._error(place, f"has unknown fields {shown(', '.join(unknown))}")
         # Resolves the strings that `from __future__ import annotations` turns type hints into.
-        hints = get_type_hints(kind)
-        values = {name: self._field(hints[name], value, where, name) for name, value in raw.items()}
+        hints = get_type_hints(kind, include_extras=True)
+        values = {
+            name: self._field(hints[name], value, f"{place}.{name}" if place else name)
+            for name, value in raw.items()
+        }
         return kind(**values)
 
-    def _field(self, hint: Any, value: object, where: str, name: str) -> Any:
+    def _field(self, hint: Any, value: object, place: str) -> Any:
         try:
-            return self._convert(hint, value, f"{where}: {name}")
+            return self._convert(hint, value, place)
         except _MismatchError:
-            raise self._error(
-                f"{where}: {name} must be {_spelled(hint)}, found {reprlib.repr(value)}"
-            ) from None
+            problem = f"must be {_spelled(hint)}, found {_found(value)}"
+            raise self._error(place, problem) from None
 
-    def _convert(self, hint: Any, value: object, where: str) -> Any:
+    def _convert(self, hint: Any, value: object, place: str) -> Any:
         """Returns `value` as the type `hint`; raises `_MismatchError` if it has another one."""
         origin, arguments = get_origin(hint), get_args(hint)
         if hint is Any:
             return value
+        if origin is Annotated:
+            return self._bounded(arguments, value, place)
         if dataclasses.is_dataclass(hint):
-            return self.build(hint, value, where)  # type: ignore[arg-type]
+            return self.build(hint, value, place)  # type: ignore[arg-type]
         if origin in (Union, types.UnionType):
-            return self._member(arguments, value, where)
+            return self._member(arguments, value, place)
         if origin is Literal:
             # `1 == True`, so equality alone would take the one for the other
             if not any(type(value) is type(choice) and value == choice for choice in arguments):
                 raise _MismatchError
             return value
         if origin in (list, tuple, dict):
-            return self._container(origin, arguments, value, where)
+            return self._container(origin, arguments, value, place)
         return _scalar(hint, value)
 
-    def _member(self, members: tuple[Any, ...], value: object, where: str) -> Any:
+    def _bounded(self, arguments: tuple[Any, ...], value: object, place: str) -> Any:
+        """Returns `value` as the first argument of `Annotated`, within the ranges behind it."""
+        hint, *constraints = arguments
+        # Before the entries are converted: a list of millions of entries is refused at once.
+        sized = isinstance(value, list | dict) and get_origin(hint) is type(value)
+        converted = value if sized else self._convert(hint, value, place)
+        for constraint in constraints:
+            if isinstance(constraint, Constraint):
+                complaint = constraint.complaint(converted)  # type: ignore[arg-type]
+                if complaint is not None:
+                    raise self._error(place, complaint)
+        return self._convert(hint, value, place) if sized else converted
+
+    def _member(self, members: tuple[Any, ...], value: object, place: str) -> Any:
         """Returns `value` as the member of a union that it belongs to."""
-        if type(value) in members:
-            return value  # without this, 3 would become 3.0 under `float | int`
-        for member in members:
-            if dataclasses.is_dataclass(member):
-                if isinstance(value, dict):
-                    return self.build(member, value, where)  # type: ignore[arg-type]
+        # First the exact types: 3 would otherwise become 3.0 under `float | int`.
+        for member in sorted(members, key=lambda member: type(value) is not _bare(member)):
+            if dataclasses.is_dataclass(member) and not isinstance(value, dict):
                 continue
             with contextlib.suppress(_MismatchError):
-                return self._convert(member, value, where)
+                return self._convert(member, value, place)
         raise _MismatchError
 
-    def _container(self, origin: type, items: tuple[Any, ...], value: object, where: str) -> Any:
+    def _container(self, origin: type, items: tuple[Any, ...], value: object, place: str) -> Any:
         if origin is dict:
             if not isinstance(value, dict):
                 raise _MismatchError
             return {
-                key: self._convert(items[1], part, f"{where}: {key}") for key, part in value.items()
+                self._convert(items[0], key, f"{place}: a key"): self._convert(
+                    items[1], part, f"{place}.{shown(key)}"
+                )
+                for key, part in value.items()
             }
         if not isinstance(value, list):
             raise _MismatchError
@@ -142,12 +164,14 @@ class _Reader:
         if len(items) != len(value):
             raise _MismatchError
         return origin(
-            self._convert(item, part, f"{where}[{index}]")
+            self._convert(item, part, f"{place}[{index}]")
             for index, (item, part) in enumerate(zip(items, value, strict=True))
         )
 
-    def _error(self, message: str) -> BundleError:
-        return BundleError(f"{message}; {self.remedy}")
+    def _error(self, place: str, problem: str) -> BundleError:
+        # a place has no colon before it, so that a message reads "images.patch_size is 0"
+        subject = f"{self.where}: {place} {problem}" if place else f"{self.where}: {problem}"
+        return BundleError(f"{subject}; {self.remedy}")
 
 
 def _scalar(hint: Any, value: object) -> Any:
@@ -155,12 +179,21 @@ def _scalar(hint: Any, value: object) -> Any:
         # `bool` is a subclass of `int`, hence `type` and not `isinstance`
         if type(value) not in (int, float):
             raise _MismatchError
-        return float(value)  # type: ignore[arg-type]
+        try:
+            return float(value)  # type: ignore[arg-type]
+        except OverflowError:
+            # an integer of hundreds of digits; no range holds an infinity
+            return math.inf
     if hint not in (str, int, bool, types.NoneType):
         raise TypeError(f"{hint!r} cannot be read from JSON")
     if type(value) is not hint:
         raise _MismatchError
     return value
+
+
+def _bare(hint: Any) -> Any:
+    """Returns a type hint without its ranges."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:
@@ -169,8 +202,24 @@ def _has_default(field: dataclasses.Field[Any]) -> bool:
     )
 
 
+def _found(value: object) -> str:
+    """Returns a value of any type and size in a few characters."""
+    try:
+        return shown(reprlib.repr(value))
+    except ValueError:  # an integer of thousands of digits has no text
+        return shown(value)
+
+
 def _spelled(hint: Any) -> str:
-    """Returns a type hint as one writes it: `int`, not `<class 'int'>`."""
-    if get_origin(hint) is Literal:
-        return " or ".join(repr(choice) for choice in get_args(hint))
-    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+    """Returns a type hint as one writes it: `int`, not `<class 'int'>`; ranges are left out."""
+    hint = _bare(hint)
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " or ".join(repr(choice) for choice in arguments)
+    if origin in (Union, types.UnionType):
+        return " | ".join(_spelled(member) for member in arguments)
+    if hint in (Ellipsis, types.NoneType):
+        return "..." if hint is Ellipsis else "None"
+    if arguments:
+        return f"{origin.__name__}[{', '.join(_spelled(part) for part in arguments)}]"
+    return hint.__name__ if isinstance(hint, type) else str(hint)

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from lame_runtime.arguments import choice, described, integer, number
 from lame_runtime.errors import BackendError, UsageError
 
 Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
@@ -21,6 +22,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # Not 128: int8 has no +128, and a symmetric range makes -x the exact negative of x.
 _LEVELS = 127
 
+_SMALLEST, _LARGEST = 1e-30, 1e30
 _SHORTEST = 1e-12
 """Euclidean length below which a row counts as all zeros."""
 
@@ -38,7 +40,13 @@ def quantize(
     Returns:
         int8 or uint8 (n, P). Signs are (n, ⌈P/8⌉): eight to a byte, the first in the highest bit,
         padded with zeros. uint8 is int8 + 128, and "binary" is "ubinary" - 128.
+
+    Raises:
+        UsageError: no such precision, `largest` is not positive, or not two-dimensional numbers.
     """
+    precision = choice("precision", precision, PRECISIONS)
+    # vectors of 32 bits come back as the object that they are
+    vectors = _two_dimensional("vectors", vectors)
     if precision == "float32":
         return vectors
     if precision in ("binary", "ubinary"):
@@ -46,6 +54,7 @@ def quantize(
         packed: npt.NDArray[Any] = np.packbits(vectors > 0, axis=1)
         # Through int16, because uint8 - 128 would wrap around.
         return packed if precision == "ubinary" else (packed.astype(np.int16) - 128).astype(np.int8)
+    largest = number("largest", largest, _SMALLEST, _LARGEST)
     levels: npt.NDArray[Any] = np.clip(
         np.rint(vectors * (_LEVELS / largest)), -_LEVELS, _LEVELS
     ).astype(np.int16)
@@ -62,7 +71,18 @@ def restore(quantized: npt.NDArray[Any], precision: Precision, dim: int) -> npt.
         quantized: what `quantize` returned.
         precision: the precision it was called with.
         dim: P, which packed signs do not tell.
+
+    Raises:
+        UsageError: no such precision, or the array is not one that `quantize` returns for it.
     """
+    precision = choice("precision", precision, PRECISIONS)
+    quantized = _two_dimensional("quantized", quantized)
+    width = quantized.shape[1]
+    if precision in ("binary", "ubinary"):
+        dim = integer("dim", dim, 8 * width - 7 if width else 0, 8 * width)
+    expected = np.dtype({"binary": "int8", "ubinary": "uint8"}.get(precision, precision))
+    if quantized.dtype != expected:
+        raise UsageError(f"`quantized` is {quantized.dtype}: {precision} vectors are {expected}")
     if precision in ("binary", "ubinary"):
         packed = (
             quantized
@@ -75,6 +95,31 @@ def restore(quantized: npt.NDArray[Any], precision: Precision, dim: int) -> npt.
         )
         return signs
     return quantized.astype(np.float32) - (128 if precision == "uint8" else 0)
+
+
+def require_floats(values: npt.NDArray[Any], shape: tuple[int | None, ...], source: str) -> None:
+    """Checks the type and shape of what a graph returned.
+
+    NumPy would spread a single row over a batch, and convert integers, without a word.
+
+    Args:
+        values: what the graph returned.
+        shape: the shape that is expected; None fits any size.
+        source: what computed the values, for the message.
+
+    Raises:
+        BackendError: the values are no float32 array of that shape.
+    """
+    fits = values.ndim == len(shape) and all(
+        size == expected or expected is None
+        for size, expected in zip(values.shape, shape, strict=True)
+    )
+    if values.dtype != np.float32 or not fits:
+        sizes = ", ".join("any" if size is None else str(size) for size in shape)
+        raise BackendError(
+            f"the {source} returned {values.dtype} {values.shape}; expected float32 ({sizes}); "
+            "copy or export the bundle again"
+        )
 
 
 def require_finite(
@@ -116,14 +161,8 @@ def finish(
         UsageError: `truncate_dim` is outside 1..P.
         BackendError: a value is not finite, or a row has no length to normalize.
     """
-    width = vectors.shape[1]
-    if truncate_dim is not None:
-        if not 1 <= truncate_dim <= width:
-            raise UsageError(
-                f"`truncate_dim` is {truncate_dim}, the vectors have {width} values: "
-                f"use 1 to {width}"
-            )
-        vectors = vectors[:, :truncate_dim]
+    vectors = _two_dimensional("vectors", vectors)
+    vectors = vectors[:, : kept_width(truncate_dim, vectors.shape[1])]
     # Before the norm, which would spread one NaN over its whole row.
     require_finite(vectors)
     if not normalize:
@@ -138,9 +177,47 @@ def finish(
     return unit
 
 
-def unit_rows(vectors: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Returns rows of unit length, float32 (n, dim); a row of zeros stays zero."""
-    # int8 and uint8 vectors would overflow in their own type
-    rows = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+def kept_width(truncate_dim: int | None, width: int) -> int:
+    """Returns the number of leading values to keep of vectors with `width` values.
+
+    Raises:
+        UsageError: `truncate_dim` is not a whole number from 1 to `width`.
+    """
+    if truncate_dim is None:
+        return width
+    return integer("truncate_dim", truncate_dim, 1, width, ", the length of the vectors")
+
+
+def unit_rows(vectors: npt.ArrayLike, name: str = "vectors") -> npt.NDArray[np.float32]:
+    """Returns rows of unit length, float32 (n, dim); a row of zeros stays zero.
+
+    Args:
+        vectors: numbers, (n, dim) or (dim,).
+        name: the argument, for messages.
+
+    Raises:
+        UsageError: not numbers, of another shape, or with a value that is not finite.
+    """
+    rows = np.atleast_2d(_two_dimensional(name, vectors, one_row=True))
+    with np.errstate(over="ignore"):
+        # int8 and uint8 vectors would overflow in their own type
+        rows = np.asarray(rows, dtype=np.float32)
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all():
+        raise UsageError(f"`{name}` holds a value that is not finite, or too large for float32")
     return np.asarray(rows / np.where(lengths == 0, 1, lengths), dtype=np.float32)
+
+
+def _two_dimensional(name: str, vectors: Any, *, one_row: bool = False) -> npt.NDArray[Any]:
+    """Returns an array of real numbers with two dimensions, or one if `one_row` allows it."""
+    try:
+        array = np.asarray(vectors)
+    except Exception:  # ragged lists, and whatever a user's class raises
+        raise UsageError(f"`{name}` is {described(vectors)}: give an array of numbers") from None
+    # neither bools nor texts, which NumPy would convert to numbers
+    if array.dtype.kind not in "fiu" or array.ndim not in ((1, 2) if one_row else (2,)):
+        shape = " × ".join(map(str, array.shape)) or "one value"
+        raise UsageError(
+            f"`{name}` is {shape} of type {array.dtype}: give numbers of shape (n, dim)"
+        )
+    return array

@@ -1,14 +1,25 @@
-"""Writes files and folders that appear under their final name only when they are complete."""
+"""Writes files and folders that appear under their final name only when they are complete.
+
+Until then they have a hidden name beside it, `.NAME.` and 16 digits, which is removed after every
+error and signal that a process can handle. A process that is killed (`kill -9`, no memory left, no
+power) leaves it; it may be deleted whenever nothing is being written there.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lame_runtime.errors import StorageError
+from lame_runtime.errors import StorageError, shown
+
+_OPEN_FILE = re.compile(r"/dev/(std(in|out|err)|fd/[^/]+)|/proc/[^/]+(/task/[^/]+)?/fd/[^/]+")
 
 
 @contextmanager
@@ -23,17 +34,18 @@ def atomic_path(target: Path) -> Iterator[Path]:
             regular file. An existing target stays unchanged.
     """
     temporary = None
+    _require_name(target)
     try:
-        # a rename would replace the link itself, not the file that it points to
-        target = target.resolve()
-        if target.exists() and not target.is_file():
-            raise StorageError(f"{target}: is not a regular file; choose another path")
-        # in the same folder, because a rename is atomic only within one file system
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
+        require_replaceable(target)
+        # a rename would replace the link itself, not the file that it points to; not `resolve`,
+        # which raises a RuntimeError for a circle of links on older versions of Python
+        target = Path(os.path.realpath(target))
+        # in the same folder, because a rename is atomic only within one file system; named before
+        # it is made, so that a signal in between leaves nothing
+        temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}")
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield temporary
-        # mkstemp makes the file private; give it the permissions that `open` would have
+        # private until now; give it the permissions that `open` would have
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     except OSError as error:
@@ -57,9 +69,13 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     Raises:
         StorageError: `target` already exists or cannot be written.
     """
-    if target.exists():
-        raise StorageError(f"{target}: already exists; remove it or choose another folder")
+    _require_name(target)
     try:
+        # also a link that leads nowhere, whose name is taken
+        if os.path.lexists(target):
+            raise StorageError(
+                f"{shown(target)}: already exists; remove it or choose another folder"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as outer:
             # a folder inside, because the outer one is removed at the end in any case
@@ -71,10 +87,38 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         raise _cannot_write(target, error) from None
 
 
+def names_open_file(target: str | os.PathLike[str]) -> bool:
+    """Returns whether a path is the system's name of a file that a process has open already."""
+    return _OPEN_FILE.fullmatch(os.path.normpath(target)) is not None
+
+
+def require_replaceable(target: Path) -> None:
+    """Checks that a file of this name can be made or replaced.
+
+    Raises:
+        StorageError: the path is a folder, a pipe, a device, or the standard output.
+        OSError: the path cannot be looked up.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        # follows links also to files without a name, such as a pipe behind /dev/stdout
+        if names_open_file(target) or not stat.S_ISREG(target.stat().st_mode):
+            raise StorageError(f"{shown(target)}: is not a regular file; choose another path")
+
+
+def _require_name(target: Path) -> None:
+    """Refuses a path that no file can have: with a null character or half a surrogate pair."""
+    try:
+        possible = b"\0" not in os.fsencode(target)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise StorageError(f"{shown(target)}: is not the name of a file; choose another path")
+
+
 def _cannot_write(target: Path, error: OSError) -> StorageError:
     reason = error.strerror or error
     return StorageError(
-        f"{target}: cannot be written ({reason}); choose another path or free some space"
+        f"{shown(target)}: cannot be written ({reason}); choose another path or free some space"
     )
 
 

@@ -8,22 +8,32 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from typing import Any, NoReturn
 
+from lame_runtime.errors import shown
 from lame_runtime.files.regular import read_regular
 
 MAX_JSON_BYTES = 256 << 20
 """Largest JSON file that is read; tokenizers of large vocabularies take about 12 MB."""
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, strict: bool = False) -> Any:
     """Returns the value of a JSON text.
+
+    Args:
+        text: the text, or its bytes in UTF-8.
+        strict: refuse objects that hold a key twice, of which Python would take the last and other
+            readers the first. NaN and the infinities are then read, because what is read strictly
+            goes through `contract.strict_json`, which refuses them by the name of their field.
 
     Raises:
         ValueError: the text is not JSON, not UTF-8, nested too deeply, or holds NaN, an infinity or
             a number with thousands of digits.
     """
     try:
+        if strict:
+            return json.loads(text, object_pairs_hook=_unique)
         return json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -45,3 +55,11 @@ def read_json(path: str | os.PathLike[str], most: int = MAX_JSON_BYTES) -> Any:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number in JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {shown(repeated)!r} occurs twice")
+    return unique

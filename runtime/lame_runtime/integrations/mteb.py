@@ -15,17 +15,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lame_runtime.arguments import folder_path, optional_text
 from lame_runtime.bundle.manifest import read_manifest
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import InputError
 from lame_runtime.inputs import as_input
-from lame_runtime.options import EncodeKeywords
+from lame_runtime.options import EncodeKeywords, EncodeOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -56,16 +56,19 @@ class LameModel:
         name: str | None = None,
         **options: Unpack[EncodeKeywords],
     ) -> None:
+        # validated here, because a benchmark may run for hours before it first embeds
+        EncodeOptions(**options)
         self.options = options
         self.revision: str | None = None
         folder_name = "model"
         if isinstance(model, Encoder):
             self.encoder = model
         else:
-            self.encoder = Encoder.load(model, graph=graph)
-            self.revision = read_manifest(Path(model)).sha256
-            folder_name = Path(model).resolve().name
-        self.name = name or f"lame/{folder_name}-{self.encoder.graph}"
+            folder = folder_path("model", model)
+            self.encoder = Encoder.load(folder, graph=graph)
+            self.revision = read_manifest(folder).sha256
+            folder_name = folder.resolve().name
+        self.name = optional_text("name", name) or f"lame/{folder_name}-{self.encoder.graph}"
 
     @cached_property
     def mteb_model_meta(self) -> Any:

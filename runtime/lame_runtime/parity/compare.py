@@ -72,7 +72,7 @@ def graph_rows(encoder: Embeds, graph: str, golden: Golden, note: str = "") -> l
                 graph,
                 modality,
                 len(indices),
-                gates.GRAPH_VS_PYTORCH[graph],
+                gates.bounds(gates.GRAPH_VS_PYTORCH, graph),
                 similarity(vectors[indices], golden.embeddings[indices]),
                 reason,
             )
@@ -80,7 +80,7 @@ def graph_rows(encoder: Embeds, graph: str, golden: Golden, note: str = "") -> l
     figures = (
         (
             "alone vs in a batch",
-            gates.ALONE_VS_BATCH[graph],
+            gates.bounds(gates.ALONE_VS_BATCH, graph),
             {"min_cosine": similarity(vectors, alone)["min_cosine"]},
         ),
         ("finite", gates.FINITE, {"non_finite": int((~np.isfinite(vectors)).sum())}),
@@ -110,7 +110,7 @@ def profile_row(encoder: Embeds, golden: Golden, note: str, batch_size: int) -> 
         encoder.graph,
         "mixed",
         len(vectors),
-        gates.GRAPH_VS_PYTORCH[encoder.graph],
+        gates.bounds(gates.GRAPH_VS_PYTORCH, encoder.graph),
         similarity(vectors, golden.embeddings),
         reason,
     )

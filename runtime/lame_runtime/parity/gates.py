@@ -14,10 +14,10 @@ A gate is a set of bounds on named figures. Figures:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
-from lame_runtime.bundle.certificate import Bounds, Result
+from lame_runtime.bundle.certificate import Bounds, Result, holds
+from lame_runtime.errors import BundleError, shown
 
 # 4-bit weights leave the largest error, FP32 only that of another order of summation.
 GRAPH_VS_PYTORCH: dict[str, Bounds] = {
@@ -75,14 +75,23 @@ def judge(
         figure: the figures by name. A figure that is NaN or missing fails its bound.
         reason: reason why the graph did not run.
     """
-    passed = None
-    if gate is not None:
-        passed = all(
-            _holds(figure.get(name, math.nan), sign, bound) for name, (sign, bound) in gate.items()
-        )
+    passed = None if gate is None else holds(figure, gate)
     return Result(comparison, graph, modality, inputs, gate, dict(figure), passed, reason)
 
 
-def _holds(value: float, sign: str, bound: float) -> bool:
-    # comparisons with NaN are false, so a figure that could not be measured never passes
-    return value >= bound if sign == ">=" else value <= bound
+def bounds(table: Mapping[str, Bounds], graph: str) -> Bounds:
+    """Returns the gate of a graph.
+
+    Args:
+        table: `GRAPH_VS_PYTORCH` or `ALONE_VS_BATCH`.
+        graph: name of the graph.
+
+    Raises:
+        BundleError: there is none: a newer exporter wrote the graph, or somebody made up its name.
+    """
+    if graph not in table:
+        raise BundleError(
+            f"graph {shown(graph)} has no gates here (known: {', '.join(table)}); "
+            "upgrade lame-runtime, or verify the other graphs by name"
+        )
+    return table[graph]

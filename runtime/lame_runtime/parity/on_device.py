@@ -19,7 +19,8 @@ from lame_runtime.backends.base import Backend, Part, ProfiledBackend
 from lame_runtime.backends.tensorrt.plans import Build
 from lame_runtime.bundle.bundle import Bundle
 from lame_runtime.bundle.certificate import Result
-from lame_runtime.bundle.golden import Golden, read_golden
+from lame_runtime.bundle.engine_files import read_device_report
+from lame_runtime.bundle.golden import Golden
 from lame_runtime.contract.batch import assemble
 from lame_runtime.errors import BackendError, ProofError, StorageError
 from lame_runtime.files.atomic import atomic_text
@@ -96,7 +97,7 @@ def prove(encoder: Embeds, bundle: Bundle, build: Build) -> Proof:
     backend = _profiled(encoder.backend)
     # a manipulated golden file could make wrong plans pass
     bundle.check_golden()
-    golden = read_golden(bundle.folder)
+    golden = bundle.golden()
     fitting, by_profile = _fitting(golden, encoder, backend)
     rows = graph_rows(encoder, encoder.graph, golden.subset(fitting))
     rows += _profile_rows(encoder, backend, golden, by_profile)
@@ -224,13 +225,11 @@ def _passed_before(build: Build, bundle: Bundle, backend: ProfiledBackend) -> bo
     """Returns whether the newest certificate of these plans on this device has passed."""
     newest: tuple[str, bool] | None = None
     for path in _certificate_files(build, bundle, backend):
-        try:
-            report = json.loads(path.read_text(encoding="utf-8"))
-            if report["device"] == device_of(backend) and report["files"] == build.facts.files:
-                # if two have the same date, the failed one counts
-                outcome = (str(report["date"]), report["passed"] is not True)
-                newest = outcome if newest is None else max(newest, outcome)
-        except (OSError, ValueError, KeyError, TypeError):
-            # treat a damaged certificate as missing, so that the golden vectors run again
+        report = read_device_report(path)
+        if report is None or report.files != build.facts.files:
             continue
+        if report.device == device_of(backend):
+            # if two have the same date, the failed one counts
+            outcome = (report.date, not report.passed)
+            newest = outcome if newest is None else max(newest, outcome)
     return newest is not None and not newest[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import platform
 from collections.abc import Iterable
@@ -10,17 +11,24 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from lame_runtime.arguments import folder_path, name_list
 from lame_runtime.backends.select import graphs_for
 from lame_runtime.bundle.bundle import Bundle
-from lame_runtime.bundle.certificate import Result, read_certificate
-from lame_runtime.bundle.golden import Golden, read_golden
+from lame_runtime.bundle.certificate import Certificate, Result, read_certificate
+from lame_runtime.bundle.golden import Golden
+from lame_runtime.bundle.members import COPY_AGAIN
 from lame_runtime.encoder import Encoder
-from lame_runtime.errors import BackendError
+from lame_runtime.errors import BackendError, BundleError, UsageError, printable
 from lame_runtime.loading import load
 from lame_runtime.options import LoadOptions
+from lame_runtime.parity import gates
 from lame_runtime.parity.compare import contract_rows, graph_rows
-from lame_runtime.parity.gates import GRAPH_VS_PYTORCH, judge
+from lame_runtime.parity.gates import judge
 from lame_runtime.parity.on_device import prove
+
+REPEATED = ("contract vs golden", "graph vs PyTorch", "alone vs in a batch", "finite")
+"""Beginnings of the names of comparisons that are measured on the golden inputs and need no
+PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +64,31 @@ def verify(
         The rows, each with the matching row of the certificate.
 
     Raises:
-        BundleError: a file is missing or changed.
+        BundleError: a file is missing or changed, is not part of the bundle, or there is less to
+            verify than was certified.
         BackendError: no graph runs; the message is that of the first graph.
         UsageError: the bundle has no such graph, or an option is out of range.
     """
+    folder, graphs = folder_path("folder", folder), name_list("graphs", graphs)
     options = options or LoadOptions()
     bundle = Bundle.open(folder)
     bundle.check_all()
-    certified = {row.key: row for row in read_certificate(folder).rows}
+    certificate = read_certificate(folder)
+    certified = {row.key: row for row in certificate.rows}
     # read once for all graphs, because decoding pictures takes longer than running a small graph
-    golden = read_golden(folder)
+    golden = bundle.golden()
+    require_as_certified(bundle, certificate, golden)
+    notes = _other_graph_files(bundle, certificate)
+    if leftovers := bundle.leftovers():
+        notes.append(f"not part of the bundle, neither hashed nor read: {', '.join(leftovers)}")
     rows: list[VerifiedRow] = []
     failures: list[tuple[str, BackendError]] = []
-    for graph in graphs or graphs_for(bundle, options):
+    selected = graphs_for(bundle, options) if graphs is None else graphs
+    if not selected:
+        # an empty list must not read as "0 of 0 rows hold"
+        raise UsageError("`graphs` names no graph, so nothing would be verified")
+    for graph in selected:
+        gates.bounds(gates.GRAPH_VS_PYTORCH, graph)
         # all hashes were checked above; plans are proved below, even if they passed earlier
         loaded = replace(options, graph=graph, check_hashes=False, prove_plans=False)
         try:
@@ -86,8 +106,42 @@ def verify(
         # if nothing ran, the reason is more useful than a table of failures
         raise failures[0][1]
     rows += [VerifiedRow(_failed_row(graph, error), None) for graph, error in failures]
+    rows[0] = replace(rows[0], note="; ".join(filter(None, [rows[0].note, *notes])))
     # the key ignores whether the exporting machine used the emulation
     return [replace(row, certified=certified.get(row.today.key)) for row in rows]
+
+
+def require_as_certified(bundle: Bundle, certificate: Certificate, golden: Golden) -> None:
+    """Checks that nothing was taken out of a bundle since its certificate was written.
+
+    Raises:
+        BundleError: a certified golden file has another hash or is gone, golden inputs are fewer
+            or more than a row of the certificate was measured on, or a graph has no such row.
+    """
+    files = bundle.manifest.files
+    for name, sha256 in certificate.hashes.items():
+        # graphs are not compared: the golden vectors judge whatever is there
+        if name.startswith("golden/") and files.get(name) != sha256:
+            raise BundleError(
+                f"{bundle.folder / name}: is not the file that was certified; {COPY_AGAIN}"
+            )
+    sizes = {modality: len(golden.of(modality)) for modality in golden.modalities}
+    # rows on graphs that were left out of a copy are not repeated
+    for row in certificate.rows:
+        repeated = row.comparison.startswith(REPEATED) and row.graph in ("", *bundle.graphs)
+        size = len(golden.inputs) if row.modality == "mixed" else sizes.get(row.modality, 0)
+        if repeated and size != row.inputs:
+            raise BundleError(
+                f"{bundle.folder}: {row.comparison}, {row.modality}, was certified on "
+                f"{row.inputs} golden inputs, {size} are left; {COPY_AGAIN}"
+            )
+    certified = {(row.graph, row.modality) for row in certificate.rows}
+    for graph, modality in itertools.product(bundle.graphs, golden.modalities):
+        if (graph, modality) not in certified:
+            raise BundleError(
+                f"{bundle.folder}: the certificate has no row for graph {graph}, {modality}; "
+                f"{COPY_AGAIN}"
+            )
 
 
 def report(rows: list[VerifiedRow]) -> dict[str, Any]:
@@ -98,6 +152,7 @@ def report(rows: list[VerifiedRow]) -> dict[str, Any]:
         "rows": [row.today.to_json() for row in rows],
         "backend": ", ".join(_unique(row.backend for row in rows)),
         "certificates": files,
+        "notes": _unique(row.note for row in rows),
         "machine": f"{platform.system()} {platform.machine()}",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
@@ -120,7 +175,8 @@ def table(rows: list[VerifiedRow]) -> str:
     files = (row.device_file for row in rows if row.device_file is not None)
     notes = _unique(row.note for row in rows)
     notes += _unique(f"this device's certificate: {file}" for file in files)
-    return "\n".join(aligned + notes)
+    # names of files and of graphs come from the bundle
+    return "\n".join(printable(line) for line in aligned + notes)
 
 
 def _graph_rows(encoder: Encoder, bundle: Bundle, golden: Golden) -> list[VerifiedRow]:
@@ -135,9 +191,19 @@ def _graph_rows(encoder: Encoder, bundle: Bundle, golden: Golden) -> list[Verifi
     return [VerifiedRow(row, None, name, proof.file, note) for row in proof.rows]
 
 
+def _other_graph_files(bundle: Bundle, certificate: Certificate) -> list[str]:
+    """Returns a note for each file of a graph that is not the one that was certified."""
+    return [
+        f"{name} is not the file that was certified; the rows above are those of the file here"
+        for graph in bundle.graphs
+        for name, sha256 in bundle.graph_hashes(graph).items()
+        if certificate.hashes.get(name, sha256) != sha256
+    ]
+
+
 def _failed_row(graph: str, error: BackendError) -> Result:
     """Returns the row of a graph that did not run; its figures are NaN, which fail every gate."""
-    gate = GRAPH_VS_PYTORCH[graph]
+    gate = gates.bounds(gates.GRAPH_VS_PYTORCH, graph)
     figure = dict.fromkeys(gate, math.nan)
     return judge("graph vs PyTorch", graph, "mixed", 0, gate, figure, str(error))
 

@@ -45,6 +45,7 @@ def add(commands: Any) -> None:
 
 def _ablation(options: argparse.Namespace) -> int:
     # deferred: the trials import PyTorch, and the report matplotlib
+    from lame_training.folder_lock import locked_folder
     from lame_training.studies.ablation.ablation_report import write_report
     from lame_training.studies.ablation.ablation_runner import arms_of, run
     from lame_training.studies.digit_rows import write_reasoning
@@ -56,9 +57,11 @@ def _ablation(options: argparse.Namespace) -> int:
     # an unknown arm is refused before the data is written
     arms = arms_of(options.arms)
     data = options.data or options.out / "data"
-    if options.data is None and not data.is_dir():
-        write_reasoning(data)
-    # takes hours, and writes every trial when it is finished
-    run(options.out, data, arms, options.seeds, options.processes)
-    print(write_report(options.out))
+    # two ablations in one folder would run the same trials
+    with locked_folder(options.out, "ablation", "out"):
+        if options.data is None and not data.is_dir():
+            write_reasoning(data)
+        # takes hours, and writes every trial when it is finished
+        run(options.out, data, arms, options.seeds, options.processes)
+        print(write_report(options.out))
     return 0

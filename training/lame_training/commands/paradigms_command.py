@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from lame_runtime.cli.grammar import add_command, add_output, path
@@ -135,15 +136,19 @@ def _add_protocol(parser: argparse.ArgumentParser) -> None:
 def _paradigms(options: argparse.Namespace) -> int:
     # before PyTorch is imported
     _check(options)
+    from lame_training.folder_lock import locked_folder
     from lame_training.studies.paradigms.benchmark import Run
     from lame_training.studies.paradigms.goals import goals
 
-    run = Run(_setup(options), options.output, resume=options.resume)
-    try:
-        run.measure()
-    finally:
-        # after ctrl-C, what was measured until then is shown and written
-        _show(run.report, options)
+    output = options.output
+    # two measurements in one folder would lose each other's cells
+    with nullcontext() if output is None else locked_folder(output, "measurement"):
+        run = Run(_setup(options), output, resume=options.resume)
+        try:
+            run.measure()
+        finally:
+            # after ctrl-C, what was measured until then is shown and written
+            _show(run.report, options)
     # all goals are evaluated, as the table shows them, before the exit code is known
     met = [goal.met for goal in goals(run.report.cells, run.report.settings["n_reason"])]
     return int(options.check and not all(met))

@@ -54,6 +54,11 @@ def add(commands: Any) -> None:
         help="YAML file that lists the data sets (default: the recipe's, or those found in --data)",
     )
     parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="follow paths and links of the data that lead out of --data",
+    )
+    parser.add_argument(
         "--backbone",
         type=path,
         metavar="DIR",
@@ -162,6 +167,7 @@ def _train_options(options: argparse.Namespace) -> TrainOptions:
         backbone=options.backbone,
         decoder=options.decoder,
         mixture=options.mixture,
+        allow_outside=options.allow_outside,
         steps=options.steps,
         seed=options.seed,
         matryoshka=options.matryoshka,

@@ -11,6 +11,7 @@ Rows are read one by one and lazily; none is left out without being counted.
     collate         from the drawn rows to the batch of a step
     prepared_cache  inputs prepared in threads and kept for later steps
     step_batch      the batch of a step: items, chunks of one forward pass, and their tensors
+    sources         folder: the data root, its files, and where a row is from
     formats         folder: MMEB-train, ColPali, VisRAG, LLaVA-Hound, and our own JSONL
     digits          folder: the embedded data set of handwritten digits
 """

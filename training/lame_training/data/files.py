@@ -17,17 +17,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lame_runtime.errors import InputError, StorageError, UsageError, first_line
+from lame_runtime.errors import (
+    InputError,
+    LameError,
+    StorageError,
+    UsageError,
+    first_line,
+    shown,
+)
+from lame_runtime.files.json_file import read_json
 
 from lame_training.data.formats.registry import FORMATS
 from lame_training.data.pairs import DataSet, Format
+from lame_training.data.sources.data_root import DataRoot
+from lame_training.data.sources.row_places import MAX_JSON_LIST_BYTES
+from lame_training.data.sources.saved_folder import check_saved_folder, check_table
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".arrow")
 TEXT = "text"
 """The only column of a table that was read line by line: one JSON object per row."""
 
 
-def row_files(data: Path, data_set: DataSet) -> list[Path]:
+def row_files(data: Path, data_set: DataSet, *, allow_outside: bool = False) -> list[Path]:
     """Returns the files that hold a data set's rows, whose sha256 sums identify the rows.
 
     They are sorted by path within each entry of `data_set.path`. A data set without a path lies in
@@ -36,51 +47,46 @@ def row_files(data: Path, data_set: DataSet) -> list[Path]:
     Args:
         data: the root folder of the data.
         data_set: the data set.
+        allow_outside: whether paths and links may lead out of `data`.
 
     Raises:
-        StorageError: there are no such files.
-        UsageError: the files have different suffixes, or one that is not in `SUFFIXES`.
+        StorageError: there are no such files, or one cannot be read or is no regular file.
+        UsageError: a path or a link leads out of `data`, or the files have different suffixes, or
+            one that is not in `SUFFIXES`.
     """
+    root = DataRoot(data.absolute(), allow_outside)
     # The digits have one file per task, MMEB-train a folder of shards per subset.
     if not data_set.path:
-        single = data / f"train/{data_set.name}.parquet"
-        shards = sorted((data / data_set.name).glob("original-*.parquet"))
-        files = [single] if single.is_file() else shards
+        single = root.join(f"train/{data_set.name}.parquet", "name")
+        # Whatever is there: that a pipe or a link is no file is to be reported, not passed over.
+        if single.exists() or single.is_symlink():
+            files = [single]
+        else:
+            files = root.matching(f"{glob.escape(data_set.name)}/original-*.parquet")
         if not files:
             places = f"train/{data_set.name}.parquet or {data_set.name}/original-*.parquet"
             raise StorageError(f"{single}: no such file; `data` must name a folder with {places}")
-        return files
-    files = [file for pattern in data_set.path for file in _matching_files(data, pattern)]
+    else:
+        files = [file for pattern in data_set.path for file in _matching_files(root, pattern)]
     if len({_kind(file) for file in files}) > 1:
         raise UsageError(
             f"{data_set.name}: has files of several kinds ({files[0].name}, {files[-1].name}); "
             "make one data set of each kind"
         )
-    return files
+    return [root.require_file(file) for file in files]
 
 
-def _matching_files(data: Path, pattern: str) -> list[Path]:
+def _matching_files(root: DataRoot, pattern: str) -> list[Path]:
     """Returns the files that one entry of `DataSet.path` names: a file, a folder, or a glob."""
-    path = data / pattern
+    literal = root.folder / pattern
     # A path that exists is no pattern: names of real folders may hold "[" and "*".
-    if path.is_dir():
-        # `DatasetDict.save_to_disk` writes one folder per split.
-        folder = path / "train" if (path / "dataset_dict.json").is_file() else path
-        files = sorted(
-            file
-            for file in folder.iterdir()
-            # `save_to_disk` writes these two beside its Arrow files; they hold no rows.
-            if file.suffix in SUFFIXES and file.name not in ("state.json", "dataset_info.json")
-        )
-    elif path.exists():
-        files = [path]
+    if glob.has_magic(pattern) and not _exists(literal):
+        files = [file for file in root.matching(pattern) if not file.is_dir()]
     else:
-        names = glob.glob(pattern, root_dir=data, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-        matches = sorted(Path(name) for name in names)
-        files = [data / match for match in matches if (data / match).is_file()]
+        files = _files_of(root.join(pattern, "path"))
     if not files:
         raise StorageError(
-            f"{path}: no such file; "
+            f"{shown(literal)}: no such file; "
             "a path names files, a folder of them, or a glob such as data/train-*.parquet"
         )
     unknown = [file for file in files if _kind(file) is None]
@@ -89,18 +95,46 @@ def _matching_files(data: Path, pattern: str) -> list[Path]:
     return files
 
 
+def _exists(path: Path) -> bool:
+    """Returns whether there is anything of this name, a link that leads nowhere included."""
+    try:
+        return path.exists() or path.is_symlink()
+    except (OSError, ValueError):
+        return False
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Returns a file, or the files of rows in a folder; an empty list if there are none."""
+    try:
+        if not path.is_dir():
+            return [path] if _exists(path) else []
+        # `DatasetDict.save_to_disk` writes one folder per split.
+        folder = path / "train" if (path / "dataset_dict.json").is_file() else path
+        return sorted(
+            file
+            for file in folder.iterdir()
+            # `save_to_disk` writes these two beside its Arrow files; they hold no rows.
+            if file.suffix in SUFFIXES and file.name not in ("state.json", "dataset_info.json")
+        )
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from None
+
+
 def _kind(file: Path) -> str | None:
     suffix = file.suffix.lower()
     return suffix if suffix in SUFFIXES else None
 
 
-def open_files(files: list[Path], data_set: DataSet, cache: Path) -> Any:
+def open_files(files: list[Path], data_set: DataSet, cache: Path, root: DataRoot) -> Any:
     """Opens files as one `datasets.Dataset` whose items are Arrow tables of one row.
 
     Args:
         files: files of one kind, from `row_files`.
         data_set: its format says which columns are needed.
         cache: the folder for Arrow files.
+        root: the root folder of the data.
 
     Raises:
         InputError: a file is damaged or lacks a column, or no file holds a row.
@@ -114,7 +148,9 @@ def open_files(files: list[Path], data_set: DataSet, cache: Path) -> Any:
         kind = _kind(files[0])
         if kind == ".arrow":
             # The folder is opened as a whole: its state.json says which Arrow files belong to it.
+            check_saved_folder(files[0].parent, root)
             saved = datasets.load_from_disk(str(files[0].parent))
+            check_table(saved, files[0].parent)
             columns = _columns(files[0], saved.column_names, data_set, row_format)
             return saved.select_columns(columns).with_format("arrow")
         if kind == ".parquet":
@@ -162,7 +198,8 @@ def _check_footers(
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk refused; `_translated` reports it
             raise InputError(
-                f"{file}: not a readable parquet file ({first_line(error)}); write it again"
+                f"{file}: not a readable parquet file ({shown(first_line(error), 160)}); "
+                "write it again"
             ) from None
         columns = _columns(file, names, data_set, row_format)
         # `datasets` fails on a shard without rows, even if the others have some.
@@ -194,12 +231,12 @@ def _patterns(files: list[Path]) -> list[str]:
 def _json_records(stamps: list[tuple[str, int]]) -> Iterator[dict[str, str]]:
     """Yields the objects of JSON files that each hold a list, as lines of JSON."""
     for name, _ in stamps:
-        # "utf-8-sig" also reads UTF-8 with the mark that Windows programs put at its beginning.
-        records = json.loads(Path(name).read_text(encoding="utf-8-sig"))
+        records = read_json(name, MAX_JSON_LIST_BYTES)
         if not isinstance(records, list):
             raise ValueError(f"{name} holds no list of objects")
         for record in records:
-            yield {TEXT: json.dumps(record, ensure_ascii=False)}
+            # Escaped: half an emoji is no UTF-8, and would cost the file rather than its row.
+            yield {TEXT: json.dumps(record)}
 
 
 @contextmanager
@@ -223,23 +260,25 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _translated(files: list[Path], cache: Path) -> Iterator[None]:
     """Translates what goes wrong inside the library into one line that names the file."""
-    import pyarrow as pa
     from datasets.exceptions import DatasetsError
 
     try:
         yield
-    except (OSError, ValueError, pa.ArrowException, DatasetsError) as error:
+    except LameError:
+        raise
+    # Damaged files raise errors of any class in `datasets` and pyarrow, a KeyError among them.
+    except Exception as error:
         cause: BaseException = error
         # The reason may be wrapped several times.
         while isinstance(cause, DatasetsError) and cause.__cause__ is not None:
             cause = cause.__cause__
-        reason = getattr(cause, "strerror", None) or first_line(cause)
+        reason = getattr(cause, "strerror", None) or shown(first_line(cause), 160)
         if _is_about_cache(cause, files):
             raise StorageError(
                 f"{cache}: cannot be written ({reason}); choose another folder or free some space"
             ) from None
         others = f" (or one of the {len(files) - 1} beside it)" if len(files) > 1 else ""
-        message = f"{files[0]}{others}: cannot be read ({first_line(cause)}); "
+        message = f"{files[0]}{others}: cannot be read ({reason}); "
         # pyarrow reports damaged files as OSError, too, but without an error number.
         if isinstance(cause, OSError) and cause.errno is not None:
             raise StorageError(f"{message}check the disk and the file's permissions") from None

@@ -42,9 +42,9 @@ class DataSet:
     format: str = "mmeb"
     """A key of `formats.registry.FORMATS`."""
     path: tuple[str, ...] = ()
-    """Files, folders or globs below the data root, or absolute. If empty, see `files.row_files`."""
+    """Files, folders or globs below the data root. If empty, see `files.row_files`."""
     images: str = ""
-    """Folder that the rows' paths are relative to, below the data root, or absolute."""
+    """Folder that the rows' paths are relative to, below the data root."""
     max_rows: int | None = None
     """Maximum number of rows, spread evenly over the usable ones. None takes all of them."""
 
@@ -69,7 +69,7 @@ class SkipRow(Exception):  # noqa: N818 - not an error: MMEB's readers drop such
         super().__init__(reason)
         self.reason = reason
         self.example = example
-        """The file that is missing, if that is the reason."""
+        """The file that is missing or unusable, if that is the reason."""
 
 
 # A mapping, not a dataclass: which columns a row has is the format's business.

@@ -6,25 +6,41 @@ while opening, one hash of the positive are kept in memory per row.
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import shutil
 import tempfile
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
 from lame_runtime.contract.prompts import Input
-from lame_runtime.errors import InputError, UsageError
+from lame_runtime.errors import InputError, UsageError, printable, shown
 
 from lame_training.data.files import TEXT, open_files, row_files
 from lame_training.data.formats.registry import FORMATS
-from lame_training.data.pairs import DataSet, Format, Pair, RawRow, SkipRow
-from lame_training.data.scanning import SourceCheck, outlines
+from lame_training.data.pairs import DataSet, Pair, RawRow, SkipRow, parts_of
+from lame_training.data.scanning import (
+    NOT_UNICODE,
+    Hashes,
+    SourceCheck,
+    check_texts,
+    outlines,
+    shared_queries,
+)
+from lame_training.data.sources.data_root import DataRoot
+from lame_training.data.sources.json_lines import parse_line
+from lame_training.data.sources.row_places import RowPlaces
+
+logger = logging.getLogger(__name__)
+
+NAMED_ROWS = 1_000
+"""Number of left-out rows of a data set that are named; all are counted."""
+EQUAL_SHARE = 0.25
+"""Share of rows with one query from which on it is worth a warning."""
 
 
 class Rows(Sequence[Pair]):
@@ -34,41 +50,46 @@ class Rows(Sequence[Pair]):
 
     Args:
         data_set: the data set.
-        location: its file, or its files in words, for messages.
+        files: its files.
         table: the rows, from `files.open_files`.
         images: the folder that the paths in the rows are relative to.
+        root: the root folder of the data.
 
     Attributes:
         data_set: the data set.
+        places: names the file and line of a row.
         skipped: the number of rows that were left out, by reason.
-        first: the first missing file, by reason.
+        named: row (0-based, in the table), reason and file of the first `NAMED_ROWS` of them.
         usable: the number of rows without the limit `max_rows`.
+        shared: the number of rows whose query is that of another row with another positive.
     """
 
-    def __init__(self, data_set: DataSet, location: str, table: Any, images: Path) -> None:
+    def __init__(
+        self, data_set: DataSet, files: list[Path], table: Any, images: Path, root: DataRoot
+    ) -> None:
         self.data_set = data_set
+        self.places = RowPlaces(files, data_set.name)
         self.skipped: Counter[str] = Counter()
-        self.first: dict[str, str] = {}
-        self._location, self._table, self._images = location, table, images
-        indices, hashes = self._scan()
+        self.named: list[tuple[int, str, str]] = []
+        self._table, self._images = table, images
+        indices, queries, positives = self._scan(SourceCheck(images, root))
         self.usable = len(indices)
         count = self.usable
         if data_set.max_rows is not None:
             count = min(data_set.max_rows, count)
         # Evenly spread, because files are often sorted by class.
         spread = np.arange(count, dtype=np.int64) * self.usable // max(1, count)
-        self._indices: npt.NDArray[np.int64] = indices[spread]
+        self._indices: Hashes = indices[spread]
         # Both are checked here, within seconds, not hours into a run that learns nothing.
         if not count:
+            raise InputError(self._nothing_left())
+        hashes = positives[spread]
+        if np.all(hashes == hashes[0]) and self._has_one_positive():
             raise InputError(
-                f"{location}: holds no row that can be trained on{self.left_out()}; "
-                "check the file, and the folder of its pictures"
+                f"{self.places.everything}: all {count:,} positives are the same, so a "
+                f"contrastive loss has nothing to tell apart; leave {data_set.name} out"
             )
-        if np.all(hashes[spread] == hashes[spread[0]]) and self._has_one_positive():
-            raise InputError(
-                f"{location}: all {count:,} positives are the same, so a contrastive loss has "
-                f"nothing to tell apart; leave {data_set.name} out"
-            )
+        self.shared, self._most_shared = shared_queries(queries[spread], hashes)
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -86,9 +107,13 @@ class Rows(Sequence[Pair]):
             return self._read(self._table[row].to_pylist()[0], row)
         except SkipRow as skip:  # the row was usable when the data set was opened
             raise InputError(
-                f"{self._location}, row {row + 1}: {skip.reason} ({skip.example}); "
+                f"{self.places.of(row)}: {skip.reason} ({shown(skip.example)}); "
                 "do not change the data while training"
             ) from None
+
+    def place(self, index: int) -> str:
+        """Returns file and line of a row, 0-based among the usable ones, for messages."""
+        return self.places.of(int(self._indices[index]))
 
     def __str__(self) -> str:
         return describe(self)
@@ -111,34 +136,39 @@ class Rows(Sequence[Pair]):
         try:
             row = values
             if TEXT in values:  # the file was read line by line
-                row = _parse_line(values[TEXT], row_format, self.data_set)
+                row = parse_line(values[TEXT], row_format, self.data_set)
             pair = row_format.read(row, self.data_set, self._images)
             if check is not None:
+                check_texts(pair)
                 for item in (pair.query, pair.positive, *pair.negatives):
                     check(item)
             return pair
         except InputError as error:
-            raise InputError(f"{self._location}, row {index + 1}: {error}") from None
+            raise InputError(f"{self.places.of(index)}: {error}") from None
 
-    def _scan(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Returns the indices of the usable rows and the hashes of their positives, int64 each."""
-        check = SourceCheck(self._images)
+    def _scan(self, check: SourceCheck) -> tuple[Hashes, Hashes, Hashes]:
+        """Returns the indices of the usable rows and the hashes of their queries and positives."""
         # Arrays of the full length: a list of Python ints would take several times the memory.
-        indices = np.empty(len(self._table), np.int64)
-        hashes = np.empty(len(self._table), np.int64)
+        indices, queries, positives = np.empty((3, len(self._table)), np.int64)
         count = 0
         for index, values in enumerate(outlines(self._table)):
             try:
+                if values is None:
+                    raise SkipRow(NOT_UNICODE)
                 pair = self._read(values, index, check)
             except SkipRow as skip:
                 self.skipped[skip.reason] += 1
-                if skip.example:
-                    self.first.setdefault(skip.reason, skip.example)
+                if len(self.named) < NAMED_ROWS:
+                    self.named.append((index, skip.reason, skip.example))
                 continue
-            # A hash is enough to see that positives differ, and it is all that is kept of them.
-            indices[count], hashes[count] = index, hash(pair.positive)
+            # A hash is enough to see that inputs differ, and it is all that is kept of them.
+            indices[count], positives[count] = index, hash(pair.positive)
+            queries[count] = hash(pair.query)
+            # Embedded pictures are known by their size here, so equal hashes may be two pictures.
+            if any(not isinstance(part, str) for part in parts_of(pair.query)):
+                queries[count] ^= index
             count += 1
-        return indices[:count].copy(), hashes[:count].copy()
+        return indices[:count].copy(), queries[:count].copy(), positives[:count].copy()
 
     def _has_one_positive(self) -> bool:
         """Returns whether positives with equal hashes are in fact equal."""
@@ -148,15 +178,57 @@ class Rows(Sequence[Pair]):
         # Embedded pictures were hashed by their size. Reading stops at the first that differs.
         return all(self[index].positive == first for index in range(1, len(self)))
 
+    def exclude(self, reasons: Mapping[int, str]) -> None:
+        """Leaves out rows that turned out to be unusable, by their 0-based index.
+
+        Raises:
+            InputError: no row is left.
+        """
+        for index, reason in sorted(reasons.items()):
+            self.skipped["cannot be prepared"] += 1
+            self.named.append((int(self._indices[index]), "cannot be prepared", reason))
+        self._indices = np.delete(self._indices, list(reasons))
+        self.usable -= len(reasons)
+        if not len(self._indices):
+            raise InputError(self._nothing_left())
+
+    def _nothing_left(self) -> str:
+        return (
+            f"{self.places.everything}: holds no row that can be trained on{self.left_out()}; "
+            "check the file, and the folder of its pictures"
+        )
+
     def left_out(self) -> str:
-        """Returns " (N skipped: …)" by descending count, or "" if no row was left out."""
+        """Returns " (N left out: …)" by descending count, or "" if no row was left out."""
         if not self.skipped:
             return ""
-        reasons = []
-        for reason, count in sorted(self.skipped.items(), key=lambda item: (-item[1], item[0])):
-            example = f" (first: {self.first[reason]})" if reason in self.first else ""
-            reasons.append(f"{count:,} {reason}{example}")
-        return f" ({self.skipped.total():,} skipped: {', '.join(reasons)})"
+        first: dict[str, str] = {}
+        for row, reason, example in self.named:
+            if reason not in first:
+                file = f": {shown(example)}" if example else ""
+                first[reason] = f" (first: {self.places.of(row, short=True)}{file})"
+        reasons = [
+            f"{count:,} {reason}{first.get(reason, '')}"
+            for reason, count in sorted(self.skipped.items(), key=lambda item: (-item[1], item[0]))
+        ]
+        return f" ({self.skipped.total():,} left out: {', '.join(reasons)})"
+
+    def shared_queries(self) -> str:
+        """Returns a line about rows with equal queries and different positives, or ""."""
+        if not self.shared:
+            return ""
+        return (
+            f"{self.data_set.name}: {self.shared:,} of {len(self):,} rows have the query of "
+            "another row with another positive; their positives are no negatives of each other"
+        )
+
+    def warn(self) -> None:
+        """Logs what is worth a look before a run begins: rows left out, and equal queries."""
+        if self.skipped:
+            logger.warning("%s", printable(describe(self)))
+        # A few equal queries are usual; with many, most of a batch teaches a row nothing.
+        if self._most_shared >= EQUAL_SHARE * len(self):
+            logger.warning("%s", printable(self.shared_queries()))
 
 
 def describe(rows: Rows) -> str:
@@ -167,60 +239,44 @@ def describe(rows: Rows) -> str:
     return f"{rows.data_set.name}: {count} rows{rows.left_out()}"
 
 
-def open_rows(data: Path, data_set: DataSet, cache: Path | None = None) -> Rows:
+def open_rows(
+    data: Path, data_set: DataSet, cache: Path | None = None, *, allow_outside: bool = False
+) -> Rows:
     """Opens a data set and looks at every row once, without decoding anything.
 
     Args:
         data: the root folder that `data_set.path` and `data_set.images` are relative to.
         data_set: the data set to open.
         cache: a folder for Arrow copies of parquet and JSONL files, which the next run uses again.
-        It
-            is created if it does not exist. None keeps the copies in a temporary folder for as long
-            as the rows are in use.
+            It is created if it does not exist. None keeps the copies in a temporary folder for as
+            long as the rows are in use.
+        allow_outside: whether paths of the data set, and links, may lead out of `data`.
 
     Raises:
-        InputError: a file cannot be read as rows of the format, a path in a row leaves `images`, no
-            row is usable, or all positives are the same.
+        InputError: a file cannot be read as rows of the format, a path in a row leaves `images` or
+            leads out of `data`, no row is usable, or all positives are the same.
         StorageError: a file is missing, or the disk refuses.
-        UsageError: the format is unknown, or the files are of several kinds.
+        UsageError: the format is unknown, the files are of several kinds, or a path of the data set
+            leads out of `data`.
     """
     if data_set.format not in FORMATS:
         raise UsageError(
-            f"{data_set.name}: unknown format {data_set.format!r}; formats are {', '.join(FORMATS)}"
+            f"{data_set.name}: unknown format {shown(data_set.format)!r}; "
+            f"formats are {', '.join(FORMATS)}"
         )
-    data = data.absolute()
-    files = row_files(data, data_set)
-    location = str(files[0])
-    if len(files) > 1:
-        location = f"{data_set.name} ({len(files)} files from {files[0]})"
+    root = DataRoot(data.absolute(), allow_outside)
+    files = row_files(data, data_set, allow_outside=allow_outside)
     # Normalized as text: `Path.resolve` would follow links, and the rows' paths do not.
-    images = Path(os.path.normpath(data / data_set.images))
+    images = Path(os.path.normpath(root.join(data_set.images, "images")))
     if cache is not None:
-        return Rows(data_set, location, open_files(files, data_set, cache), images)
+        table = open_files(files, data_set, cache, root)
+        return Rows(data_set, files, table, images, root)
     # A context manager would end before the rows are read, so the folder follows their lifetime.
     temporary = Path(tempfile.mkdtemp(prefix="lame-rows-"))
     try:
-        rows = Rows(data_set, location, open_files(files, data_set, temporary), images)
+        rows = Rows(data_set, files, open_files(files, data_set, temporary, root), images, root)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     weakref.finalize(rows, shutil.rmtree, temporary, ignore_errors=True)
     return rows
-
-
-def _parse_line(line: str, row_format: Format, data_set: DataSet) -> RawRow:
-    """Parses one line of JSONL; raises `SkipRow` if it is blank, `InputError` if it is no row."""
-    # A blank line is no damage, but it is counted like every row that is left out.
-    if not line.strip():
-        raise SkipRow("blank line")
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # RecursionError: thousands of brackets
-        raise InputError(f"not JSON ({error}); write one object per line") from None
-    if not isinstance(row, dict):
-        raise InputError(f"a {type(row).__name__}; write one JSON object per line")
-    missing = [column for column in row_format.columns if column not in row]
-    if missing:
-        columns = ", ".join(row_format.columns)
-        raise InputError(f"lacks {missing[0]!r}; rows of format {data_set.format} have {columns}")
-    return row

@@ -39,7 +39,10 @@ class Dropped:
 
     data_set: str
     number: int
+    """Index among the usable rows of the data set; -1 for a row that never was usable."""
     reason: str
+    place: str = ""
+    """File and line of the row, if they are known."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lame_runtime.errors import StorageError, UsageError
+from lame_runtime.errors import StorageError, UsageError, shown
 from lame_runtime.files.atomic import atomic_text
+from lame_runtime.files.json_file import read_json
 
 from lame_training.evaluation.embedding.embedder import EmbeddingCounts, KeyedInputs
 from lame_training.evaluation.embedding.identity import digest
@@ -74,21 +75,23 @@ class ResultFolder:
             return
         path = self.folder / "report.json"
         try:
-            metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+            metadata = read_json(path)["metadata"]
             before = (metadata["suite"], metadata.get(self.suite.convention_key, ""))
+            if not all(isinstance(text, str) for text in before):
+                raise TypeError("suite and convention are texts")
         except FileNotFoundError:
             # A new folder, or a run that was stopped before its report. `read` checks the
             # convention of each result again.
             return
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise StorageError(
                 f"{path}: is not a report of lame-train evaluate; choose another `output`"
             ) from None
         now = (self.suite.name, self.suite.convention)
         if before != now:
             raise UsageError(
-                f"{self.folder}: holds results of {' '.join(before).strip()}, which are never put "
-                f"together with {' '.join(now).strip()}; choose another `output`"
+                f"{self.folder}: holds results of {shown(' '.join(before).strip())}, which are "
+                f"never put together with {' '.join(now).strip()}; choose another `output`"
             )
 
     def _path(self, spec: TaskSpec) -> Path | None:
@@ -102,7 +105,7 @@ class ResultFolder:
         if path is None:
             return None
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
+            result: dict[str, Any] = read_json(path)
             settings = result["run"]
             counts = (
                 settings["version"] == RESULT_VERSION
@@ -110,8 +113,9 @@ class ResultFolder:
                 and settings[self.suite.convention_key] == self.suite.convention
                 and settings["model"] == self.identity
                 and settings["max_pixels"] == self.max_pixels
+                and _is_whole(result, spec)
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             # Unreadable counts as absent: the task is measured again and the file replaced.
             return None
         return result if counts else None
@@ -157,6 +161,40 @@ class ResultFolder:
                 "data": data,
             },
         }
+
+
+def _is_whole(result: dict[str, Any], spec: TaskSpec) -> bool:
+    """Returns whether a result has everything that a report reads, in its type and range.
+
+    Raises:
+        KeyError, TypeError, AttributeError: a value is missing, or of a wrong type.
+    """
+    facts = result["run"]
+    parts = facts["parts"]
+    figures = [metrics[spec.metric] for metrics in parts.values()] if parts else []
+    counts = [result["num_pred"], result["num_data"], facts["cut_texts"]]
+    for left_out in (facts["skipped_queries"], facts["missing_documents"]):
+        counts.append(left_out["count"])
+        first = left_out["first"]
+        if not isinstance(first, list) or not all(isinstance(reason, str) for reason in first):
+            return False
+        # a note quotes the first
+        if left_out["count"] and not first:
+            return False
+    return (
+        isinstance(facts["data"], str)
+        and set(parts) <= set(spec.parts)
+        and all(_is_count(count) for count in counts)
+        and all(_is_share(value) for value in (result[spec.metric], facts["chance"], *figures))
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def data_digest(task: Task, queries: KeyedInputs, documents: KeyedInputs) -> str:

@@ -6,12 +6,11 @@ same rows. Published benchmarks run in `runner`, which caches, resumes and repor
 
     ROOT/SPLIT/TASK.jsonl    qry_inst qry_text qry_img_path tgt_inst tgt_text[] tgt_img_path[]
 
-The paths of pictures are relative to ROOT.
+The paths of pictures are relative to ROOT, and must not lead out of it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +18,17 @@ from pathlib import Path
 import numpy as np
 from lame_runtime.contract.batch import Floats
 from lame_runtime.contract.prompts import Input, InputKey, clean, distinct_inputs, input_key
-from lame_runtime.errors import InputError, StorageError
+from lame_runtime.errors import InputError, StorageError, shown
+from lame_runtime.files.json_file import parse_json
+from lame_runtime.files.regular import read_regular
 
 from lame_training.evaluation.ranking import best_first
+from lame_training.evaluation.suites.tables import place_below
 
 Embed = Callable[[list[Input], str], Floats]
 """Embeds inputs in a role, "query" or "document"; returns float32 (n, dim) with unit rows."""
+MAX_ROW_BYTES = 4 << 30
+"""Largest file of rows that is read; it is read as a whole."""
 TOP = 5
 """Number of best candidates that a result lists per query."""
 
@@ -81,9 +85,9 @@ def read_rows(root: Path, task: str, split: str = "eval") -> list[RankedPool]:
     path = root / split / f"{task}.jsonl"
     try:
         # Not `splitlines`: JSON strings may contain U+2028, which it splits at.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = read_regular(path, MAX_ROW_BYTES).decode("utf-8-sig").split("\n")
     except OSError as error:
-        raise StorageError(f"{path}: cannot be read ({error}); check the path") from None
+        raise StorageError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 ({error}); copy the file again") from None
     rows = []
@@ -95,7 +99,8 @@ def read_rows(root: Path, task: str, split: str = "eval") -> list[RankedPool]:
             row = _parse_row(root, line)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{path}, line {number}: not an MMEB evaluation row ({error!r}); correct the line"
+                f"{path}, line {number}: not an MMEB evaluation row ({shown(repr(error))}); "
+                "correct the line"
             ) from None
         if not row.candidates:
             raise InputError(
@@ -109,8 +114,11 @@ def read_rows(root: Path, task: str, split: str = "eval") -> list[RankedPool]:
 
 def _parse_row(root: Path, line: str) -> RankedPool:
     """Returns a row; raises `ValueError`, `KeyError` or `TypeError` if the line is not one."""
-    raw = json.loads(line)
+    raw = parse_json(line)
     query = _input(root, raw["qry_inst"], raw["qry_text"], raw["qry_img_path"])
+    # a text is a sequence as well: its characters would be candidates
+    if not isinstance(raw["tgt_text"], list) or not isinstance(raw["tgt_img_path"], list):
+        raise TypeError("tgt_text and tgt_img_path must be lists")
     pool = zip(raw["tgt_text"], raw["tgt_img_path"], strict=True)
     # MMEB repeats candidates; a repeated right one would otherwise compete with itself.
     candidates = distinct_inputs(_input(root, raw["tgt_inst"], text, path) for text, path in pool)
@@ -121,8 +129,9 @@ def _input(root: Path, instruction: str | None, text: str | None, path: str | No
     # Null means that there is none; any other type is an error of the file.
     for value in (instruction, text, path):
         if not isinstance(value, str | None):
-            raise TypeError(f"{value!r} is not a string")
-    return Input(clean(text or ""), str(root / path) if path else None, clean(instruction or ""))
+            raise TypeError(f"{shown(repr(value))} is not a string")
+    picture = str(place_below(root, path)) if path else None
+    return Input(clean(text or ""), picture, clean(instruction or ""))
 
 
 class Vectors:

@@ -120,7 +120,7 @@ def run_suite(
 def _open_embedder(encoder: Encoder, identity: str, options: EvaluationOptions) -> Embedder:
     # 16 of the 64 hex digits keep paths short, and 64 bits are enough to tell models apart.
     folder = options.cache / "embeddings" / identity[:16] if options.keep_embeddings else None
-    cache = EmbeddingCache(folder)
+    cache = EmbeddingCache(folder, encoder.preparer.contract.dim)
     for path in cache.unreadable:
         logger.warning("%s: unreadable; its inputs are embedded again", path)
     return Embedder(encoder, cache, ContentHasher(), options.batch_size, options.max_pixels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from lame_runtime.errors import UsageError
+from lame_runtime.errors import UsageError, shown
 
 from lame_training.data import data_sets
 from lame_training.recipes.digits_recipes import (
@@ -52,12 +52,14 @@ def find_recipe(name: str) -> Recipe:
         >>> find_recipe("digits").n_reason
         4
     """
-    if name not in RECIPES:
-        raise UsageError(f"unknown recipe {name!r}: there are {', '.join(RECIPES)}")
+    if not isinstance(name, str) or name not in RECIPES:
+        raise UsageError(f"unknown recipe {shown(repr(name))}: there are {', '.join(RECIPES)}")
     return RECIPES[name]
 
 
-def with_tasks(recipe: Recipe, data: Path, mixture: Path | None = None) -> Recipe:
+def with_tasks(
+    recipe: Recipe, data: Path, mixture: Path | None = None, *, allow_outside: bool = False
+) -> Recipe:
     """Returns the recipe with data sets in every stage.
 
     A mixture replaces the data sets of all stages. Without one, only the stages that name no data
@@ -67,13 +69,14 @@ def with_tasks(recipe: Recipe, data: Path, mixture: Path | None = None) -> Recip
         recipe: the recipe.
         data: root of the training data.
         mixture: a YAML file that lists data sets; see `lame_training.data.mixture`.
+        allow_outside: whether paths and links may lead out of `data`.
 
     Raises:
         InputError: the mixture or the data cannot be read.
         UsageError: a stage has no data set that its first step could draw from.
     """
     if not all(stage.tasks for stage in recipe.stages) or mixture is not None:
-        tasks = data_sets(data, mixture)
+        tasks = data_sets(data, mixture, allow_outside=allow_outside)
         stages = tuple(
             stage if stage.tasks and mixture is None else replace(stage, tasks=tasks)
             for stage in recipe.stages

@@ -8,10 +8,20 @@ from typing import Any, Literal
 from lame_runtime.contract.rules import ImageRules, PromptLayout
 from lame_runtime.errors import UsageError
 
+from lame_training.arguments import real_number, whole_number, whole_numbers
 from lame_training.contract_from.budget import Budget
 from lame_training.model.adapters import LoRA
 from lame_training.model.lame import EmbedAttends, Pooling, RecFrom
 from lame_training.recipes.stages import Stage
+
+SMALLEST = 1e-9
+"""Smallest value of a number that must be above 0."""
+_WHOLE_NUMBERS = {
+    **{"n_reason": 0, "dim": 1, "chunk": 1, "picture_cache_mib": 0},
+    # NumPy's seed sequences, which order the rows, take no negative numbers
+    **{"save_every": 1, "seed": 0},
+}
+"""Fields that are whole numbers, with their smallest values."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,8 @@ class Recipe:
         from_paper: names of the values that arXiv 2606.13061 states; all others are ours.
 
     Raises:
-        UsageError: `seed` is negative, or a length in `matryoshka` is not between 1 and `dim` - 1.
+        UsageError: a number is out of range, or a length in `matryoshka` is not between 1 and
+            `dim` - 1.
 
     Example:
         >>> import dataclasses
@@ -109,9 +120,21 @@ class Recipe:
     from_paper: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        # NumPy's seed sequences, which order the rows, take no negative numbers
-        if self.seed < 0:
-            raise UsageError(f"`seed` is {self.seed}: use 0 or more")
+        # Python's own numbers: a recipe is recorded as JSON, which has none of NumPy's
+        values: dict[str, Any] = {
+            name: whole_number(name, getattr(self, name), least)
+            for name, least in _WHOLE_NUMBERS.items()
+        }
+        values |= {
+            name: real_number(name, getattr(self, name), SMALLEST)
+            for name in ("temperature", "clip_norm")
+        }
+        if self.false_negative_margin is not None:
+            margin = real_number("false_negative_margin", self.false_negative_margin, 0.0)
+            values["false_negative_margin"] = margin
+        values["matryoshka"] = whole_numbers("matryoshka", self.matryoshka, 1)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
         # the whole vector is always trained, so its own length is no prefix
         for length in self.matryoshka:
             if not 0 < length < self.dim:

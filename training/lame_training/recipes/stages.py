@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from lame_runtime.errors import UsageError
 
+from lame_training.arguments import real_number, whole_number
 from lame_training.data import DataSet
 from lame_training.model.adapters import is_adapter
 from lame_training.model.components import PARTS, part_of
@@ -40,6 +41,9 @@ class Stage:
             a tenth of its peak.
         rec_until: share of the steps after which L_rec ends: λ is `rec_weight` before and 0
             afterwards, and the decoder no longer runs.
+
+    Raises:
+        UsageError: a number is out of range.
     """
 
     name: str
@@ -52,6 +56,23 @@ class Stage:
     tasks: tuple[DataSet, ...]
     warmup: float = 0.05
     rec_until: float = 1.0
+
+    def __post_init__(self) -> None:
+        # 0 steps leave the stage out
+        values: dict[str, object] = {
+            name: whole_number(name, getattr(self, name), least)
+            for name, least in (("steps", 0), ("batch_size", 1), ("sub_batch", 1))
+        }
+        for name, most in (
+            *(("nce_weight", math.inf), ("rec_weight", math.inf)),
+            *(("warmup", 1.0), ("rec_until", 1.0)),
+        ):
+            values[name] = real_number(name, getattr(self, name), 0.0, most)
+        values["rates"] = {
+            part: real_number("rates", rate, 0.0) for part, rate in self.rates.items()
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     def at(self, step: int) -> Stage:
         """Returns the stage with its loss weights at `step` (0-based within the stage)."""

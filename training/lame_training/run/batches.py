@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lame_training.data import DataSet, Pair, Rows, describe, open_rows
+from lame_training.data import DataSet, Pair, Rows, open_rows
 from lame_training.data.collate import Collator
 from lame_training.data.collate import prefetch as prefetch_batches
 from lame_training.data.sampler import Sampler
-from lame_training.data.step_batch import BatchRow, StepBatch
+from lame_training.data.step_batch import BatchRow, Dropped, StepBatch
 from lame_training.distributed.processes import ProcessGroup
 from lame_training.recipes.recipe import Recipe
-
-logger = logging.getLogger(__name__)
 
 StageRows = dict[str, Rows]
 """The rows of a stage, by the name of the data set."""
 
 
 def open_stage_rows(
-    recipe: Recipe, data: Path, cache: Path, processes: ProcessGroup
+    recipe: Recipe,
+    data: Path,
+    cache: Path,
+    processes: ProcessGroup,
+    *,
+    allow_outside: bool = False,
 ) -> list[StageRows]:
     """Opens the rows of every stage.
 
@@ -31,6 +33,7 @@ def open_stage_rows(
         data: root of the training data.
         cache: folder for Arrow copies of the rows.
         processes: the processes of the run.
+        allow_outside: whether paths and links may lead out of `data`.
 
     Returns:
         The rows of each stage by data set. A data set of several stages is opened once.
@@ -49,16 +52,28 @@ def open_stage_rows(
             # weight and begins say how a stage draws; the rows are the same
             key = replace(task, weight=1.0, begins=0.0)
             if key not in opened:
-                opened[key] = open_rows(data, task, cache)
+                opened[key] = open_rows(data, task, cache, allow_outside=allow_outside)
             stage_rows[task.name] = opened[key]
         stages.append(stage_rows)
     if processes.is_main_process:
         # every process has counted the same rows
         for rows in opened.values():
-            if rows.skipped:
-                logger.warning("%s", describe(rows))
+            rows.warn()
         processes.barrier()
     return stages
+
+
+def unusable_rows(stage_rows: list[StageRows]) -> list[Dropped]:
+    """Returns the rows that were left out when the data sets were opened, as far as they are named.
+
+    All of them are counted in `Rows.skipped`.
+    """
+    data_sets = {name: rows for by_name in stage_rows for name, rows in by_name.items()}
+    return [
+        Dropped(name, -1, f"{reason}: {file}" if file else reason, rows.places.of(row))
+        for name, rows in data_sets.items()
+        for row, reason, file in rows.named
+    ]
 
 
 def check_shares(recipe: Recipe, processes: ProcessGroup) -> None:
@@ -124,9 +139,17 @@ class StageBatches:
         contrastive = self._stage.nce_weight > 0
         reconstructing = self._stage.at(step).rec_weight > 0
         batch = self._collator(rows, contrastive=contrastive, reconstructing=reconstructing)
+        if batch.dropped:
+            batch = replace(batch, dropped=[self._placed(entry) for entry in batch.dropped])
         # in both cases rows, so that the log's unit is the same in every stage
         count = len(batch.query_N) if contrastive else _decoding_rows(rows, batch)
         return DrawnBatch(step, batch, count)
+
+    def _placed(self, dropped: Dropped) -> Dropped:
+        """Adds the file and line of a row that was left out."""
+        rows = self._rows[dropped.data_set]
+        place = rows.place(dropped.number) if isinstance(rows, Rows) else ""
+        return replace(dropped, place=place)
 
     def iterate(self, steps: range, *, prefetch: bool) -> Iterator[DrawnBatch]:
         """Yields the batches of some steps.

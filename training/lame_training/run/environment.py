@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from lame_runtime.files.atomic import atomic_text
+from lame_runtime.files.json_file import read_json
 
 from lame_training.distributed.processes import ProcessGroup
 
@@ -42,9 +43,11 @@ def write_environment(folder: Path, processes: ProcessGroup, rows: list[str]) ->
     path = folder / "environment.json"
     # a list: a run may be continued on another machine or with another version
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = read_json(path)
     except (OSError, ValueError):
-        # a record for people: a damaged one must not stop the run
+        entries = []
+    # a record for people: a damaged one must not stop the run
+    if not isinstance(entries, list):
         entries = []
     entry = {**environment(processes), "rows": rows}
     atomic_text(path, json.dumps([*entries, entry], indent=2) + "\n")

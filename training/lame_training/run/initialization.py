@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from lame_runtime.contract import Contract, Preparer
 from lame_runtime.contract.tokens import TextTokenizer
-from lame_runtime.errors import TrainingError, UsageError
+from lame_runtime.errors import BundleError, TrainingError, UsageError, first_line, shown
 from lame_runtime.files.atomic import atomic_path
 from transformers import PreTrainedModel
 
@@ -87,7 +87,7 @@ def starting_point(
     torch.manual_seed(recipe.seed)
     if states:
         newest = states[-1]
-        model = rebuild(architecture, recipe.lora)
+        model = rebuild(architecture, recipe.lora, output)
         moments = load_state(newest, model)
         return StartingPoint(model, Preparer.load(output), moments, step_of(newest))
     # the main process writes the tokenizer that the others then read
@@ -101,6 +101,7 @@ def starting_point(
         options.backbone_folder,
         options.decoder_folder,
         write=processes.is_main_process,
+        allow_outside=options.allow_outside,
     )
     if processes.is_main_process:
         processes.barrier()
@@ -166,6 +167,7 @@ def initialize_run(
     decoder: Path | None,
     *,
     write: bool = True,
+    allow_outside: bool = False,
 ) -> tuple[LaMEModel, Preparer]:
     """Initializes the model and contract of step 0.
 
@@ -179,6 +181,7 @@ def initialize_run(
         backbone: the backbone's folder; None trains the recipe's own from random weights.
         decoder: the latent decoder's folder; None starts it from random weights.
         write: whether to write; False if another process has already written the folder.
+        allow_outside: whether paths and links may lead out of `data`.
 
     Raises:
         UsageError: the recipe needs a backbone, or has no latent decoder.
@@ -212,7 +215,7 @@ def initialize_run(
         run_folder.write_contract(output, contract)
         # without data there are no rows whose hashes could be recorded
         if data is not None:
-            run_folder.write_data(output, data, recipe)
+            run_folder.write_data(output, data, recipe, allow_outside=allow_outside)
         run_folder.write_architecture(output, model, from_folder=backbone is not None)
         # last: its presence says that the folder holds a run that can be resumed
         write_recipe(output, recipe)
@@ -228,9 +231,7 @@ def _from_scratch(
     run_folder.make_output_folder(output)
     file = output / "tokenizer.json"
     if write:
-        # sorted: the same rows give the same tokenizer, whatever the order of the data sets
-        texts = sorted({text for pairs in rows for pair in pairs for text in _texts(pair)})
-        train_tokenizer(texts, recipe.scratch.vocab_size, file)
+        train_tokenizer(training_texts(rows), recipe.scratch.vocab_size, file)
     tokenizer = TextTokenizer(file)
     contract = scratch_contract(recipe, recipe.scratch, tokenizer)
     return contract, tokenizer, FAMILIES[FAMILY].model(scratch_config(recipe.scratch, tokenizer))
@@ -254,6 +255,12 @@ def _from_folder(
     return contract, TextTokenizer(file)
 
 
+def training_texts(rows: Iterable[Sequence[Pair]]) -> list[str]:
+    """Returns the texts of all rows, each once, on which a tokenizer is trained."""
+    # sorted: the same rows give the same tokenizer, whatever the order of the data sets
+    return sorted({text for pairs in rows for pair in pairs for text in _texts(pair)})
+
+
 def _texts(pair: Pair) -> Iterator[str]:
     """Yields every text of a row, including texts that are only decoded."""
     for item in (pair.query, pair.positive, *pair.negatives):
@@ -261,16 +268,27 @@ def _texts(pair: Pair) -> Iterator[str]:
     yield from (text for text in (pair.query_decodes, pair.positive_decodes) if text)
 
 
-def rebuild(architecture: dict[str, Any], lora: LoRA | None) -> LaMEModel:
+def rebuild(architecture: dict[str, Any], lora: LoRA | None, folder: Path) -> LaMEModel:
     """Builds the model of a run in progress; its weights are still to be loaded.
 
     Args:
         architecture: from `run_folder.read_architecture`.
         lora: the recipe's adapters.
+        folder: the output folder, for the message.
+
+    Raises:
+        BundleError: no model can be built from these values.
     """
-    model = described_model(architecture)
-    if lora is not None:
-        add_lora(model.backbone, lora)
+    try:
+        model = described_model(architecture)
+        if lora is not None:
+            add_lora(model.backbone, lora)
+    # several libraries validate configs, each with its own exceptions
+    except Exception as error:
+        raise BundleError(
+            f"{folder / 'architecture.json'}: describes no model "
+            f"({shown(first_line(error), 160)}); train again in another folder"
+        ) from None
     return model
 
 

@@ -16,8 +16,11 @@ Columns of `losses.csv`, one row per step:
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
+import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -26,8 +29,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from lame_runtime.errors import StorageError
+from lame_runtime.errors import StorageError, printable
 from lame_runtime.files.atomic import atomic_text
+from lame_runtime.files.json_file import parse_json
+from lame_runtime.files.regular import read_regular
 from lame_runtime.progress import progress_bar
 
 from lame_training.data.step_batch import Dropped
@@ -35,6 +40,9 @@ from lame_training.objective.gradcache import Losses
 
 logger = logging.getLogger(__name__)
 
+MAX_LOG_BYTES = 4 << 30
+"""Largest log that is read; a step takes about 80 bytes."""
+_STEP = re.compile(r"[1-9][0-9]{0,11}")
 COLUMNS = ("step", "stage", "loss", "nce", "rec", "rate", "norm", "samples", "seconds")
 
 
@@ -92,15 +100,16 @@ class Progress:
         self._bar = progress_bar(
             total=total, initial=first, unit="step", disable=not (show and write)
         )
-        self._dropped: dict[tuple[str, int, str], Dropped] = {}
+        self._dropped: dict[tuple[str, int, str, str], Dropped] = {}
         self._reported: set[str] = set()
         """Data sets of which a left-out row has been reported on the screen."""
         if write:
             # a run that was killed may have logged steps that its last state does not have
             _cut_log(folder / "losses.csv", first)
             for row in read_dropped(folder / "skipped.jsonl"):
-                self._dropped[row.data_set, row.number, row.reason] = row
-                self._reported.add(row.data_set)
+                self._dropped[_key(row)] = row
+                if row.number >= 0:
+                    self._reported.add(row.data_set)
 
     def __enter__(self) -> Progress:
         if self._write:
@@ -116,7 +125,7 @@ class Progress:
                     )
                 self._file = (self._folder / "losses.csv").open("a", newline="", encoding="utf-8")
             # csv, because a name of a stage may hold a comma
-            self._rows = csv.writer(self._file)
+            self._rows = csv.writer(self._file, lineterminator="\n")
         return self
 
     def __exit__(
@@ -167,26 +176,32 @@ class Progress:
         self._bar.set_postfix_str(f"{shown} rate {record.rate:.1e} {per_second:.0f} samples/s")
         self._bar.update()
 
-    def dropped(self, rows: Iterable[Dropped]) -> None:
-        """Records rows that were left out, each once; the first of a data set is reported."""
+    def dropped(self, rows: Iterable[Dropped], *, report: bool = True) -> None:
+        """Records rows that were left out, each once.
+
+        Args:
+            rows: the rows.
+            report: whether to report the first of a data set on the screen.
+        """
         lines = []
         for row in rows:
             # a row is drawn again in every epoch
-            key = row.data_set, row.number, row.reason
+            key = _key(row)
             if key in self._dropped:
                 continue
             # one line per data set, not thousands if a whole folder of pictures is missing
-            if row.data_set not in self._reported and self._write:
+            if report and row.data_set not in self._reported and self._write:
                 logger.warning(
-                    "%s, row %d: left out: %s; further ones go to %s",
-                    row.data_set,
-                    row.number,
-                    row.reason,
+                    "%s, %s: left out: %s; further ones go to %s",
+                    printable(row.data_set),
+                    printable(row.place or f"row {row.number}"),
+                    printable(row.reason),
                     self._folder / "skipped.jsonl",
                 )
-            self._reported.add(row.data_set)
+                self._reported.add(row.data_set)
             self._dropped[key] = row
-            lines.append(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+            # escaped: half an emoji in a path has no UTF-8
+            lines.append(json.dumps(asdict(row)) + "\n")
         # opened for each write: most runs drop no row, and their folder then has no such file
         if self._write and lines:
             with (
@@ -196,27 +211,45 @@ class Progress:
                 file.writelines(lines)
 
     def flush(self) -> None:
-        """Hands the log to the operating system, so that it is never behind the newest state."""
+        """Writes the log to the disk, so that it is never behind the newest state."""
         if self._write:
             with _translated(self._folder):
                 self._file.flush()
+                os.fsync(self._file.fileno())
 
     def left_out(self) -> dict[str, int]:
-        """Returns how many rows were left out of each data set that lost any."""
-        return dict(Counter(row.data_set for row in self._dropped.values()))
+        """Returns how many rows of each data set were drawn and left out, if any were."""
+        rows = (row for row in self._dropped.values() if row.number >= 0)
+        return dict(Counter(row.data_set for row in rows))
+
+
+def _key(row: Dropped) -> tuple[str, int, str, str]:
+    return row.data_set, row.number, row.reason, row.place
 
 
 def read_dropped(path: Path) -> list[Dropped]:
     """Reads a `skipped.jsonl`; returns [] if there is no such file.
 
-    A line without an end is a write that a kill interrupted, and is removed from the file.
+    A line that is none, such as one that a kill interrupted, is removed from the file.
+
+    Raises:
+        StorageError: the file cannot be read, or is not a regular file.
     """
-    if not path.is_file():
+    if not path.exists():
         return []
-    *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    if rest:
-        atomic_text(path, "".join(f"{line}\n" for line in lines))
-    return [Dropped(**json.loads(line)) for line in lines]
+    rows: list[Dropped] = []
+    lines = _read_text(path).split("\n")
+    for line in lines:
+        with suppress(ValueError, TypeError):
+            row = Dropped(**parse_json(line))
+            if isinstance(row.number, int) and all(
+                isinstance(text, str) for text in (row.data_set, row.reason, row.place)
+            ):
+                rows.append(row)
+    # a last line without an end would be joined with the next one
+    if len(rows) != len(lines) - 1:
+        atomic_text(path, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    return rows
 
 
 def read_losses(path: Path) -> Iterator[dict[str, str]]:
@@ -225,19 +258,39 @@ def read_losses(path: Path) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(file)
 
 
+def _read_text(path: Path) -> str:
+    """Returns the text of a log; raises `StorageError` if it cannot be read."""
+    try:
+        # damage shows as a row that is none
+        return read_regular(path, MAX_LOG_BYTES).decode("utf-8", "replace")
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be read ({error.strerror}); move it away, or train in another folder"
+        ) from None
+
+
 def _cut_log(path: Path, steps: int) -> None:
-    """Keeps the first `steps` steps of a `losses.csv`, and writes its header if it is not there."""
-    lines = [",".join(COLUMNS)]
-    if path.is_file():
-        lines += [
-            line
-            for line in path.read_text(encoding="utf-8").splitlines()[1:]
-            if _step_of(line) in range(1, steps + 1)
-        ]
-    atomic_text(path, "\n".join(lines) + "\n")
+    """Keeps the first `steps` steps of a `losses.csv`, and writes its header if it is not there.
 
-
-def _step_of(line: str) -> int:
-    """Returns the step of a line; 0 for a line that a kill interrupted."""
-    first = line.split(",", 1)[0]
-    return int(first) if first.isdigit() else 0
+    Rows that are damaged or stand there twice are removed; a warning names the steps that are then
+    missing.
+    """
+    rows: dict[int, list[str]] = {}
+    if path.exists():
+        # a row of the form of this file has neither quotes nor line breaks but in the stage's name
+        text = _read_text(path).replace("\0", "")
+        with suppress(csv.Error):
+            for row in csv.reader(io.StringIO(text, newline="")):
+                if len(row) == len(COLUMNS) and _STEP.fullmatch(row[0]):
+                    rows[int(row[0])] = row
+    kept = [rows[step] for step in sorted(rows) if step <= steps]
+    if len(kept) < steps:
+        logger.warning(
+            "%s: lacks %d of the first %d steps; it was damaged or changed",
+            path,
+            steps - len(kept),
+            steps,
+        )
+    log = io.StringIO(newline="")
+    csv.writer(log, lineterminator="\n").writerows([COLUMNS, *kept])
+    atomic_text(path, log.getvalue())

@@ -14,7 +14,8 @@ import shutil
 from pathlib import Path
 
 import torch
-from lame_runtime.errors import BundleError, StorageError
+from lame_runtime.errors import BundleError, StorageError, first_line, shown
+from lame_runtime.files.regular import open_regular
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,6 +26,9 @@ from lame_training.model.lame import LaMEModel
 
 Moments = dict[str, dict[str, Tensor]]
 """The state of AdamW by parameter name: first and second moment, and the count of steps."""
+
+MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
+"""Keys of the state of one parameter."""
 
 
 def save_fixed(folder: Path, model: LaMEModel, trained: set[str]) -> None:
@@ -107,7 +111,8 @@ def save_state(
         ) from None
     # last: until the new state is complete, an older one is what a killed run goes back to
     for state in complete_states(folder)[:-keep]:
-        shutil.rmtree(state)
+        # a file or a link of this name is no state of ours
+        shutil.rmtree(state, ignore_errors=True)
 
 
 def _named_moments(model: LaMEModel, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
@@ -155,25 +160,62 @@ def load_state(state: Path, model: LaMEModel) -> Moments:
     Raises:
         BundleError: a file of the state is missing, truncated or of another model.
     """
+    weights = _read_tensors(state, state / "model.safetensors")
+    recorded = _read_tensors(state, state / "optimizer.safetensors")
     fixed = state.parent / "fixed.safetensors"
-    try:
-        weights = load_file(state / "model.safetensors")
-        recorded = load_file(state / "optimizer.safetensors")
-        if fixed.is_file():
-            weights |= load_file(fixed)
-    except (OSError, SafetensorError) as error:
-        raise BundleError(
-            f"{state}: cannot be read ({error}); "
-            "remove this state, or train again in another folder"
-        ) from None
+    if os.path.lexists(fixed):
+        weights |= _read_tensors(state, fixed)
     # it raises if a weight is missing, so a fixed.safetensors that was removed is noticed
     load_weights(model, weights, str(state))
+    parameters = dict(model.named_parameters())
     moments: Moments = {}
     for name, value in recorded.items():
         # from the right: names of parameters come from transformers and PEFT
-        parameter, key = name.rsplit("|", 1)
+        parameter, _, key = name.rpartition("|")
+        # the count of steps is a scalar, a moment has the shape of its parameter
+        shape = torch.Size() if key == "step" else None
+        if parameter in parameters and key in ("exp_avg", "exp_avg_sq"):
+            shape = parameters[parameter].shape
+        if parameter not in parameters or value.shape != shape:
+            raise BundleError(
+                f"{state}: the optimizer's {shown(name)} fits no weight of the model; "
+                "remove this state, or train again in another folder"
+            )
         moments.setdefault(parameter, {})[key] = value
+    for parameter, values in moments.items():
+        if set(values) != MOMENTS:
+            raise BundleError(
+                f"{state}: the optimizer's state of {parameter} is incomplete; "
+                "remove this state, or train again in another folder"
+            )
     return moments
+
+
+def _read_tensors(state: Path, path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a file of a state.
+
+    Raises:
+        BundleError: the file is missing, no regular file or damaged, or a tensor of it holds other
+            numbers than finite ones in floating point.
+    """
+    try:
+        # safetensors would wait forever for a pipe
+        open_regular(path).close()
+        tensors: dict[str, Tensor] = load_file(path)
+    # safetensors wraps what is wrong with a header in errors of several classes
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        raise BundleError(
+            f"{state}: cannot be read ({path.name}: {shown(first_line(error), 160)}); "
+            "remove this state, or train again in another folder"
+        ) from None
+    for name, value in tensors.items():
+        # resuming would come to a loss that is not finite, and blame the recipe
+        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+            raise BundleError(
+                f"{state}: {shown(name)} in {path.name} holds values that are no finite numbers; "
+                "remove this state, or train again in another folder"
+            )
+    return tensors
 
 
 def restore_moments(model: LaMEModel, optimizer: torch.optim.AdamW, moments: Moments) -> None:

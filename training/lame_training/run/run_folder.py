@@ -3,13 +3,14 @@
     model.safetensors  config.json  recipe.json  contract.json  tokenizer.json   the model
     adapter/              a LoRA adapter in PEFT's form, if the recipe trains one
     losses.csv            the log: one row per step (see `progress`)
-    skipped.jsonl         rows that were left out, and why
+    skipped.jsonl         rows that were left out, where they stand, and why
     tensorboard/          curves
     data.json             sha256 of the training rows
     architecture.json     what a resumed run builds its model from
     environment.json      versions, machine, processes (see `environment`)
     state/                states to resume from (see `resume`)
     cache/                Arrow copies of the rows, removed when the run is complete
+    .lame-lock            held while a run writes to the folder (see `folder_lock`)
 
 A file appears under its name only when it is complete. `config.json` makes a folder a checkpoint:
 it is removed first and written last, so that a killed run never leaves a model of mixed parts.
@@ -25,8 +26,9 @@ from typing import Any
 
 from lame_runtime.bundle.manifest import sha256_file
 from lame_runtime.contract import Contract
-from lame_runtime.errors import BundleError, StorageError, UsageError
+from lame_runtime.errors import BundleError, StorageError, UsageError, shown
 from lame_runtime.files.atomic import atomic_text
+from lame_runtime.files.json_file import read_json
 
 from lame_training.data import row_files
 from lame_training.model.checkpoint import architecture_of
@@ -37,7 +39,14 @@ ARCHITECTURE_KEYS = {"backbone", "decoder", "n_reason", "dim", "from_folder"}
 """Keys that every `architecture.json` has."""
 
 
-def check_folder(recipe: Recipe, data: Path | None, folder: Path, *, resume: bool) -> None:
+def check_folder(
+    recipe: Recipe,
+    data: Path | None,
+    folder: Path,
+    *,
+    resume: bool,
+    allow_outside: bool = False,
+) -> None:
     """Checks that a folder may become, or already is, the output folder of a run.
 
     Args:
@@ -45,13 +54,15 @@ def check_folder(recipe: Recipe, data: Path | None, folder: Path, *, resume: boo
         data: root of the training data; None if it does not exist yet.
         folder: the output folder.
         resume: whether the folder must hold a run of this recipe on these rows.
+        allow_outside: whether paths and links may lead out of `data`.
 
     Raises:
         StorageError: the folder already holds a run.
         UsageError: the folder holds no run to resume, or a run of another recipe or other rows.
+        BundleError: a file of the run to resume is damaged.
     """
     # written last when a run is started, and before any training
-    occupied = (folder / "recipe.json").is_file()
+    occupied = os.path.lexists(folder / "recipe.json")
     if not resume:
         if occupied:
             raise StorageError(
@@ -68,7 +79,7 @@ def check_folder(recipe: Recipe, data: Path | None, folder: Path, *, resume: boo
             "resume with that one, or choose another `output`"
         )
     # the tokenizer was trained on the rows, so other rows would give its ids another meaning
-    if data is not None and not same_data(folder, data, recipe):
+    if data is not None and not same_data(folder, data, recipe, allow_outside=allow_outside):
         raise UsageError(
             f"{folder}: was started with other training rows than {data}; "
             "resume with the same `data`"
@@ -137,32 +148,56 @@ def differs_from(folder: Path, recipe: Recipe) -> str:
 
 
 def steps_of(folder: Path) -> int | None:
-    """Returns how many steps a complete checkpoint was trained for; None if it is not complete."""
+    """Returns how many steps a complete checkpoint was trained for; None if it is not complete.
+
+    Raises:
+        BundleError: `config.json` is damaged.
+    """
     config = _read_json(folder / "config.json")
-    return config.get("steps") if isinstance(config, dict) else None
+    if config is None:
+        return None
+    steps = config.get("steps") if isinstance(config, dict) else None
+    # a damaged file must not look like an unfinished run, which would be begun again
+    if not isinstance(steps, int) or isinstance(steps, bool):
+        raise BundleError(
+            f"{folder / 'config.json'}: names no number of steps; restore it, or train again in "
+            "another folder"
+        )
+    return steps
 
 
-def write_data(folder: Path, data: Path, recipe: Recipe) -> None:
+def write_data(folder: Path, data: Path, recipe: Recipe, *, allow_outside: bool = False) -> None:
     """Writes `data.json`, the hashes of the rows that the run is started with."""
-    atomic_text(folder / "data.json", json.dumps(_row_hashes(data, recipe), indent=2) + "\n")
+    hashes = _row_hashes(data, recipe, allow_outside=allow_outside)
+    atomic_text(folder / "data.json", json.dumps(hashes, indent=2) + "\n")
 
 
-def same_data(folder: Path, data: Path, recipe: Recipe) -> bool:
+def same_data(folder: Path, data: Path, recipe: Recipe, *, allow_outside: bool = False) -> bool:
     """Returns whether a run was started with the rows of `data`; pictures are not compared."""
     recorded = _read_json(folder / "data.json")
-    hashes = _row_hashes(data, recipe)
+    hashes = _row_hashes(data, recipe, allow_outside=allow_outside)
     return bool(recorded == hashes)
 
 
 def _read_json(path: Path) -> Any:
-    """Returns a file's value; None if it is missing or not JSON."""
+    """Returns a file's value; None if it is missing.
+
+    Raises:
+        BundleError: the file cannot be read, or is not JSON.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BundleError(
+            f"{path}: cannot be read ({shown(reason, 160)}); restore it, or train again in another "
+            "folder"
+        ) from None
 
 
-def _row_hashes(data: Path, recipe: Recipe) -> dict[str, str]:
+def _row_hashes(data: Path, recipe: Recipe, *, allow_outside: bool) -> dict[str, str]:
     """Returns the sha256 of each data set's files, by data set and path below the data root.
 
     The path is part of the key: shards of one name in two folders are two files.
@@ -171,5 +206,5 @@ def _row_hashes(data: Path, recipe: Recipe) -> dict[str, str]:
     return {
         f"{name}: {os.path.relpath(path, data)}": sha256_file(path)
         for name in sorted(data_sets)
-        for path in row_files(data, data_sets[name])
+        for path in row_files(data, data_sets[name], allow_outside=allow_outside)
     }

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from lame_runtime.errors import UsageError
+from lame_runtime.errors import StorageError, UsageError, first_line
 
 from lame_training.contract_from.tokenizer_training import END
 from lame_training.data import describe
 from lame_training.data.collate import Collator
 from lame_training.data.digits import write_digits
 from lame_training.distributed.processes import ProcessGroup
+from lame_training.folder_lock import locked_folder
 from lame_training.model.checkpoint import save_model
 from lame_training.model.packed_attention import use_packed_attention
 from lame_training.objective.gradcache import ForwardContext
 from lame_training.recipes.catalog import with_tasks
 from lame_training.recipes.recipe import Recipe
 from lame_training.recipes.stages import trained_names
-from lame_training.run.batches import check_shares, open_stage_rows
+from lame_training.run.batches import check_shares, open_stage_rows, unusable_rows
 from lame_training.run.environment import write_environment
 from lame_training.run.initialization import (
     StartingPoint,
@@ -62,10 +66,36 @@ def train_recipe(
     """
     # first: what is compared with an earlier run, and recorded, is the recipe as it is trained
     recipe = options.applied_to(recipe)
-    backbone = options.backbone_folder
     # before data is written or opened; a resumed run has its architecture in its folder
-    if recipe.scratch is None and backbone is None and not options.resume:
+    if recipe.scratch is None and options.backbone is None and not options.resume:
         raise UsageError(needs_backbone(recipe))
+    # one process writes, so one holds the lock: the others would refuse each other
+    lock = locked_folder(output) if processes.is_main_process else nullcontext()
+    with _translated(output), lock:
+        return _locked(recipe, data, output, options, processes)
+
+
+@contextmanager
+def _translated(output: Path) -> Iterator[None]:
+    """Turns an `OSError` that nothing closer to its cause has translated into a `StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{error.filename or output}: {error.strerror or first_line(error)}; check the disk "
+            "and the permissions, and continue with `resume=True`"
+        ) from None
+
+
+def _locked(
+    recipe: Recipe,
+    data: Path | None,
+    output: Path,
+    options: TrainOptions,
+    processes: ProcessGroup,
+) -> dict[str, int]:
+    """Trains a recipe in a folder that no other run writes to."""
+    backbone = options.backbone_folder
     if data is None and options.steps == 0 and backbone is not None:
         # nothing is trained, and the tokenizer is the backbone's: no row is needed
         if processes.is_main_process:  # all processes would write the same files
@@ -104,14 +134,15 @@ def _train(
 ) -> dict[str, int]:
     """Trains a recipe on data that exists."""
     # with its data sets the recipe says everything that recipe.json must record
-    recipe = with_tasks(recipe, data, options.mixture_file)
+    outside = options.allow_outside
+    recipe = with_tasks(recipe, data, options.mixture_file, allow_outside=outside)
     if processes.is_main_process:
-        check_folder(recipe, data, output, resume=options.resume)
+        check_folder(recipe, data, output, resume=options.resume, allow_outside=outside)
     # before anything is opened: an unsuitable number of processes is noticed at once
     check_shares(recipe, processes)
     # no process may go on to write into a folder that is still being checked
     processes.barrier()
-    stage_rows = open_stage_rows(recipe, data, output / "cache", processes)
+    stage_rows = open_stage_rows(recipe, data, output / "cache", processes, allow_outside=outside)
     all_rows = [rows for by_name in stage_rows for rows in by_name.values()]
     start = starting_point(recipe, data, output, all_rows, options, processes)
     total = _last_step(recipe, output, options, start)
@@ -138,8 +169,12 @@ def _train(
     with Progress(
         output, start.step, total, show=options.progress, write=processes.is_main_process
     ) as progress:
+        # those of opening first, so that skipped.jsonl names all rows that the run does not use
+        progress.dropped(unusable_rows(stage_rows), report=False)
         train_stages(training, stage_rows, start.step, start.moments, progress)
-        left_out = progress.left_out()
+        left_out = Counter(progress.left_out())
+    opened = {name: rows for by_name in stage_rows for name, rows in by_name.items()}
+    left_out.update({name: rows.skipped.total() for name, rows in opened.items()})
 
     # after the log is closed: config.json, written last, says that the folder is complete
     save_model(output, model, recipe, total, write=processes.is_main_process)
@@ -149,7 +184,8 @@ def _train(
         shutil.rmtree(output / "cache", ignore_errors=True)
     # nobody may close the process group while another process still works
     processes.barrier()
-    return left_out
+    # without those that lost none
+    return dict(+left_out)
 
 
 def _last_step(recipe: Recipe, output: Path, options: TrainOptions, start: StartingPoint) -> int:

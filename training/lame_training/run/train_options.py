@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from lame_runtime.errors import UsageError
+from lame_runtime.errors import UsageError, shown
 
+from lame_training.arguments import optional_path, switch, whole_number, whole_numbers
 from lame_training.recipes.recipe import Recipe
 
 FolderLike = str | os.PathLike[str]
@@ -21,6 +22,7 @@ class TrainKeywords(TypedDict, total=False):
     backbone: FolderLike | None
     decoder: FolderLike | None
     mixture: FolderLike | None
+    allow_outside: bool
     steps: int | None
     seed: int | None
     matryoshka: Sequence[int] | None
@@ -44,6 +46,8 @@ class TrainOptions:
             random weights.
         mixture: a YAML file that lists the data sets (see `lame_training.data.mixture`); None takes
             the recipe's, or those found in the data root.
+        allow_outside: follow paths of the mixture, and links, that lead out of the data root.
+            Otherwise they are refused, since they may come with downloaded data.
         steps: number of steps, over all stages and from the start of the run, after which to stop
             and write the model as it is then. 0 writes the initialized model; None runs all stages.
         seed: replaces the recipe's seed.
@@ -65,6 +69,7 @@ class TrainOptions:
     backbone: FolderLike | None = None
     decoder: FolderLike | None = None
     mixture: FolderLike | None = None
+    allow_outside: bool = False
     steps: int | None = None
     seed: int | None = None
     matryoshka: Sequence[int] | None = None
@@ -77,16 +82,28 @@ class TrainOptions:
     shard: bool = False
 
     def __post_init__(self) -> None:
-        # seed and matryoshka are checked by the recipe that they become part of
+        values: dict[str, Any] = {}
         for name, least in (("steps", 0), ("threads", 0), ("save_every", 1), ("keep", 1)):
             value = getattr(self, name)
-            if value is not None and not _is_count(value, least):
-                raise UsageError(f"`{name}` is {value!r}: use {least} or more")
+            if value is not None or name == "keep":
+                values[name] = whole_number(name, value, least)
+        # range and length are checked by the recipe that they become part of
+        if self.seed is not None:
+            values["seed"] = whole_number("seed", self.seed, 0)
+        if self.matryoshka is not None:
+            values["matryoshka"] = whole_numbers("matryoshka", self.matryoshka, 1)
+        for name in ("resume", "progress", "shard", "allow_outside"):
+            values[name] = switch(name, getattr(self, name))
+        for name in ("backbone", "decoder", "mixture"):
+            optional_path(name, getattr(self, name))
         if self.device not in (None, "cpu"):
             raise UsageError(
-                f"`device` is {self.device!r}: use 'cpu', or leave it out to take a GPU "
+                f"`device` is {shown(repr(self.device))}: use 'cpu', or leave it out to take a GPU "
                 "if there is one"
             )
+        # Python's own numbers from here on: a recipe is recorded as JSON
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     @property
     def backbone_folder(self) -> Path | None:
@@ -117,8 +134,3 @@ class TrainOptions:
             # one order for one set of lengths: a run is resumed by comparing recipes
             changes["matryoshka"] = tuple(sorted(set(self.matryoshka), reverse=True))
         return replace(recipe, **changes)
-
-
-def _is_count(value: object, least: int) -> bool:
-    """Returns whether a value is an integer of at least `least`; bool is an int and no count."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -17,14 +17,23 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 from lame_runtime.backends.tensorrt.signature import sign
 from lame_runtime.bundle.bundle import PARTS, Bundle
-from lame_runtime.bundle.manifest import sha256_file
-from lame_runtime.contract.strict_json import from_json_object
-from lame_runtime.errors import BackendError, BundleError, StorageError
+from lame_runtime.bundle.engine_files import (
+    PlanHashes,
+    matching_files,
+    read_device_report,
+    read_engine_file,
+)
+from lame_runtime.bundle.manifest import FileName, GraphName, sha256_file
+from lame_runtime.errors import BackendError, StorageError
+from lame_runtime.files.constraints import Between, Length, Line, Name, Sha256, Text
 
 FORMAT_VERSION = 2
+VERSION = r"\d{1,9}(\.\d{1,9}){0,2}|\d{1,9}(\.\d{1,9}){2}(\.[\w+-]+)+"
+Size = Annotated[int, Between(0, 1 << 40)]
 AS_EXPORTED = "as exported"
 """The fallback level at which nothing is changed; see `lame_export.engine.fallback_levels`."""
 AMPERE = 80
@@ -47,34 +56,34 @@ class DeviceKey:
 class PlanFacts:
     """Everything that `build.json` says about two plans."""
 
-    graph: str
+    graph: GraphName
     """The graph that the plans stand for."""
-    built_graph: str
+    built_graph: GraphName
     """The graph they were built from; the last fallback level builds "fp32" instead."""
-    graph_files: dict[str, str]
+    graph_files: Annotated[dict[FileName, Sha256], Length(1000)]
     """sha256 of the graph's files when the plans were built."""
-    module: str
-    version: str
+    module: Name
+    version: Annotated[str, Text(50, pattern=VERSION)]
     """TensorRT's module and version."""
-    gpu: str | None
+    gpu: Name | None
     """Name of the GPU; None for plans that TensorRT-RTX built for a compute capability."""
-    capability: str
-    profile: str
+    capability: Name
+    profile: Line
     """Name of the kind of profiles, or of the file that they were read from."""
-    profiles: dict[str, list[dict[str, list[int]]]]
+    profiles: Annotated[dict[Name, list[dict[Name, list[Size]]]], Length(10)]
     """Ranges of each dimension (least, usual, most), per part and profile."""
-    flags: list[str]
+    flags: Annotated[list[Name], Length(100)]
     """Builder flags: "version-compatible", "hardware-compatible", "weight-stripped"."""
-    optimization_level: int | None
-    workspace: int | None
+    optimization_level: Annotated[int, Between(0, 100)] | None
+    workspace: Annotated[int, Between(0, 1 << 50)] | None
     """Bytes that a layer may use; None for all."""
-    level: str
+    level: Line
     """The fallback level."""
-    files: dict[str, str]
+    files: PlanHashes
     """sha256 of "vision.plan" and "encoder.plan"."""
-    date: str = ""
-    signature: str = ""
-    format_version: int = FORMAT_VERSION
+    date: Annotated[str, Text(100, printable=True)] = ""
+    signature: Annotated[str, Text(64, pattern="[0-9a-f]*")] = ""
+    format_version: Annotated[int, Between(FORMAT_VERSION, FORMAT_VERSION)] = FORMAT_VERSION
 
     @property
     def fallback(self) -> str:
@@ -109,15 +118,11 @@ class Build:
     def failed_somewhere(self, bundle: Bundle) -> bool:
         """Whether the golden vectors were not met on some device; such builds are tried last."""
         for folder in self.certificate_folders(bundle):
-            for path in folder.glob("device*.json"):
-                try:
-                    report = json.loads(path.read_text(encoding="utf-8"))
-                    if report["files"] == self.facts.files and not report["passed"]:
-                        return True
-                except (OSError, ValueError, KeyError, TypeError):
-                    # a damaged certificate says nothing; the proof is repeated before plans are
-                    # used
-                    continue
+            for path in matching_files(folder, "device*.json"):
+                report = read_device_report(path)
+                # a damaged certificate says nothing; plans are proved again before they are used
+                if report and report.files == self.facts.files and not report.passed:
+                    return True
         return False
 
     def unusable(self, bundle: Bundle, device: DeviceKey, *, trust: bool) -> str | None:
@@ -233,7 +238,7 @@ def builds(
     folders = engine_folders(bundle) if engines is None else [Path(engines)]
     readable = []
     for folder in folders:
-        for path in folder.glob("*/build.json"):
+        for path in matching_files(folder, "*/build.json"):
             facts = read_facts(path)
             if facts is not None and facts.graph == graph:
                 readable.append(Build(path.parent, facts))
@@ -249,14 +254,10 @@ def read_facts(path: Path) -> PlanFacts | None:
 
     A folder with such a file is not a build: another version of LaME may have written it.
     """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        facts: PlanFacts = from_json_object(PlanFacts, raw, str(path))
-    except (OSError, ValueError, RecursionError, BundleError):
-        return None
-    numbered = all(part.isdigit() for part in facts.version.split(".")[:3])
-    both_plans = {f"{part}.plan" for part in PARTS} <= set(facts.files)
-    return facts if facts.format_version == FORMAT_VERSION and numbered and both_plans else None
+    facts = read_engine_file(PlanFacts, path)
+    # no other name, because each is hashed below the build's folder
+    both_plans = facts is not None and set(facts.files) == {f"{part}.plan" for part in PARTS}
+    return facts if both_plans else None
 
 
 def find_build(

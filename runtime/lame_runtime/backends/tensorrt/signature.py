@@ -12,12 +12,14 @@ import hmac
 import json
 import os
 import secrets
+import stat
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lame_runtime.errors import StorageError
+from lame_runtime.files.regular import open_regular
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -50,7 +52,10 @@ def _key() -> bytes:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             _make_key(path)
-        key = path.read_bytes()
+        with open_regular(path) as file:
+            # of the open file, so that no other can take its place in between
+            _require_private(path, os.fstat(file.fileno()))
+            key = file.read(KEY_BYTES + 1)
     except OSError as error:
         raise StorageError(
             f"{path}: the key that signs plans cannot be kept ({error.strerror}); "
@@ -59,6 +64,26 @@ def _key() -> bytes:
     if len(key) != KEY_BYTES:
         raise StorageError(f"{path}: is damaged; remove it and build the plans again")
     return key
+
+
+def _require_private(path: Path, status: os.stat_result) -> None:
+    """Checks owner and mode of the key: whoever has it can pass off any plan as this account's.
+
+    Raises:
+        StorageError: another account owns the key, or others than its owner may read or write it.
+    """
+    if not hasattr(os, "geteuid"):
+        return  # Windows has neither; its accounts' folders are private
+    if status.st_uid != os.geteuid():
+        raise StorageError(
+            f"{path}: the key that signs plans belongs to another account (user {status.st_uid}); "
+            "remove it and build the plans again, or set XDG_STATE_HOME"
+        )
+    if mode := stat.S_IMODE(status.st_mode) & 0o077:
+        raise StorageError(
+            f"{path}: others may use the key that signs plans (mode {mode:03o}); "
+            f"if nobody did, chmod 600 {path}; otherwise remove it and build the plans again"
+        )
 
 
 def _make_key(path: Path) -> None:

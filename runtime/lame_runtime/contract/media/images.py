@@ -11,119 +11,93 @@ import functools
 import io
 import math
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from lame_runtime.contract.media.pages import is_pdf, render_page
+from lame_runtime.contract.media.colors import check_samples, upright_rgb
+from lame_runtime.contract.media.decoders import (
+    load_own,
+    load_shared,
+    open_header,
+    translated_errors,
+)
+from lame_runtime.contract.media.decoding_limits import MAX_ASPECT_RATIO, check_size
+from lame_runtime.contract.media.pages import PDF_MARK, is_pdf, render_bytes, render_page
 from lame_runtime.contract.rules import ImageRules
-from lame_runtime.errors import InputError
+from lame_runtime.errors import shown
+from lame_runtime.files.urls import open_media, resolved
+
+__all__ = [
+    "MAX_ASPECT_RATIO",
+    "ImageSource",
+    "fit",
+    "frame_patches",
+    "open_image",
+    "resized_pixels",
+    "smart_resize",
+]
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image
 Channels = tuple[float, float, float]
-MAX_ASPECT_RATIO = 200
-"""Longer strips are refused, as by Qwen2-VL's processor."""
 
 
 def open_image(source: ImageSource, rules: ImageRules) -> Image.Image:
     """Reads a picture as upright 8-bit RGB.
 
-    EXIF orientation is applied. Transparency is laid over white. Palettes, gray, CMYK and 16-bit
-    pictures become 8-bit RGB. Of an animation the first frame is taken.
+    EXIF orientation is applied. Transparency is laid over white. Palettes, gray and 16-bit pictures
+    become 8-bit RGB, and so does CMYK, by its color profile if it has one; profiles of RGB and gray
+    are ignored, as by the families' own processors. Of an animation the first frame is taken.
+
+    The formats are those of `decoders.FORMATS`, whatever the name says. Only regular files are
+    read. At most 1,000 MB are in memory for any picture within `max_source_pixels`: one whose
+    decoder would take more is refused by its header.
 
     Args:
-        source: a path, encoded bytes, or a PIL picture (left unchanged); `a.pdf#page=2` is a page
-            of a PDF.
+        source: a path, encoded bytes, a `data:` URI, or a PIL picture. A PIL picture that is not
+            loaded yet is loaded, otherwise it is left unchanged; threads may share it. `a.pdf` is a
+            PDF of one page, `a.pdf#page=2` a page of one.
         rules: for `max_source_pixels`.
 
+    Returns:
+        A picture of the mode RGB, to be read only: a given picture that is upright RGB is returned
+        as it is.
+
     Raises:
-        InputError: missing, unreadable, truncated or not a picture, no pixels, too many pixels, an
-            aspect ratio above 200, or 32-bit float samples.
+        InputError: missing, not a regular file, a URL, unreadable, truncated or not a picture, no
+            pixels, too many pixels, an aspect ratio above 200, samples without a fixed range, or a
+            decoder that would take too much memory.
     """
+    source = resolved(source)
     name = _name(source)
-    # Decoding is lazy in Pillow: most damage shows only when the pixels are converted to RGB, so
-    # that happens inside the `with`, too.
-    with _translated_errors(name, rules):
-        # `a.pdf#page=2` is no file's name, so pages go first.
-        if isinstance(source, str | os.PathLike) and is_pdf(name):
-            return _upright_rgb(render_page(name, rules), name, rules)
-        if isinstance(source, Image.Image):
-            return _upright_rgb(source, name, rules)
-        with (
-            io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file,
-            _open(file) as image,
-        ):
-            return _upright_rgb(image, name, rules)
+    if isinstance(source, Image.Image):
+        check_size(source.size, name, rules)
+        check_samples(source, name)
+        load_shared(source, name, rules)
+        with translated_errors(name):
+            return upright_rgb(source, name)
+    if isinstance(source, bytes):
+        if source.startswith(PDF_MARK):
+            return render_bytes(source, name, rules)
+        return _decoded(io.BytesIO(source), name, rules)
+    path = os.fsdecode(source)
+    # `a.pdf#page=2` is no file's name, so pages go first
+    if is_pdf(path):
+        return render_page(path, rules)
+    with open_media(path, "picture") as file:
+        return _decoded(file, name, rules)
 
 
-@contextmanager
-def _translated_errors(name: str, rules: ImageRules) -> Iterator[None]:
-    """Turns the errors of Pillow and of the file system into `InputError`."""
-    try:
-        yield
-    except Image.DecompressionBombError:
-        # Pillow raises this at twice its own limit, before `_upright_rgb` can see the size.
-        raise _too_large(name, None, rules) from None
-    except FileNotFoundError:
-        raise InputError(f"{name}: no such file; check the path") from None
-    except IsADirectoryError:
-        raise InputError(f"{name}: is a folder, not a picture; name the files in it") from None
-    except UnidentifiedImageError:
-        raise InputError(
-            f"{name}: not a picture in a format Pillow reads; convert it to PNG or JPEG"
-        ) from None
-    # Pillow reports damage with any of these, depending on the format.
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError(
-            f"{name}: the picture cannot be decoded ({error}); it may be truncated or damaged"
-        ) from None
-
-
-def _open(file: IO[bytes]) -> Image.Image:
-    """Reads the header; the contract's limit on the size replaces Pillow's warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(file)
-
-
-def _upright_rgb(image: Image.Image, name: str, rules: ImageRules) -> Image.Image:
-    # Nothing is decoded before these checks: Pillow reads the pixels when they are first used.
-    width, height = image.size
-    if width * height == 0:
-        raise InputError(
-            f"{name}: the picture has no pixels ({width}×{height}); give one of at least 1×1"
-        )
-    if width * height > rules.max_source_pixels:
-        raise _too_large(name, width * height, rules)
-    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise InputError(
-            f"{name}: {width}×{height} is more than {MAX_ASPECT_RATIO} times longer than wide; "
-            "crop it"
-        )
-    return _to_rgb(ImageOps.exif_transpose(image), name)
-
-
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "F":
-        raise InputError(
-            f"{name}: 32-bit float samples have no fixed range; convert the picture to 8 or 16 bits"
-        )
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow's own conversion would clip 16-bit samples at 255 instead of scaling them.
-        samples = np.asarray(image).astype(np.int64)
-        return Image.fromarray((np.clip(samples, 0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        # Dropping the alpha channel would show whatever color transparent pixels hide.
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+def _decoded(file: IO[bytes], name: str, rules: ImageRules) -> Image.Image:
+    image = open_header(file, name, rules)
+    check_samples(image, name)
+    load_own(image, name)
+    # a TIFF has its upright size only now
+    check_size(image.size, name, rules)
+    with translated_errors(name):
+        return upright_rgb(image, name)
 
 
 def smart_resize(height: int, width: int, rules: ImageRules) -> tuple[int, int]:
@@ -208,16 +182,9 @@ def _normalization_table(mean: Channels, std: Channels) -> npt.NDArray[np.float3
     return table
 
 
-def _too_large(name: str, pixels: int | None, rules: ImageRules) -> InputError:
-    # Without a number if Pillow refused the picture by itself.
-    size = f"{pixels / 1e6:.0f} megapixels" if pixels else "an enormous picture"
-    return InputError(
-        f"{name}: {size}, the limit is {rules.max_source_pixels / 1e6:.0f}; scale it down first"
-    )
-
-
 def _name(source: ImageSource) -> str:
     if isinstance(source, Image.Image):
         # Pillow keeps the path of a picture that was opened from a file.
-        return str(getattr(source, "filename", "") or "the given picture")
-    return "the given bytes" if isinstance(source, bytes) else str(os.fspath(source))
+        name = getattr(source, "filename", "")
+        return shown(os.fsdecode(name)) if name else "the given picture"
+    return "the given bytes" if isinstance(source, bytes) else shown(os.fsdecode(source))

@@ -8,9 +8,10 @@ frames needs nothing.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,15 +19,21 @@ import numpy.typing as npt
 from PIL import Image
 
 from lame_runtime.contract.media.images import MAX_ASPECT_RATIO, ImageSource, fit, open_image
-from lame_runtime.contract.media.video_file import (
+from lame_runtime.contract.media.videos.video_file import (
+    OpenVideo,
     VideoFile,
-    count_decoded,
-    count_packets,
     decoded_frames,
     file_name,
+    open_video,
+    survey_frames,
+    survey_packets,
 )
+from lame_runtime.contract.media.videos.video_frames import ShownFrame
+from lame_runtime.contract.media.videos.video_timeline import Timeline
 from lame_runtime.contract.rules import ImageRules, VideoRules
-from lame_runtime.errors import InputError
+from lame_runtime.errors import InputError, shown
+
+logger = logging.getLogger(__name__)
 
 VideoSource = VideoFile | Sequence[ImageSource | npt.NDArray[np.uint8]]
 """A path, the bytes of a file, or frames: pictures or uint8 arrays (height, width, 3), in order."""
@@ -48,97 +55,145 @@ class Clip:
 
 
 def read_video(
-    source: VideoSource, fps: float | None, videos: VideoRules, images: ImageRules
+    source: VideoSource,
+    fps: float | None,
+    videos: VideoRules,
+    images: ImageRules,
+    require_patches: Callable[[int], object] | None = None,
 ) -> Clip:
     """Reads and samples one video.
+
+    A file that is damaged inside is read as players do, and a warning names it.
 
     Args:
         source: see `VideoSource`. All frames of a list are used; those of a file are sampled.
         fps: frames per second of a list; None takes the rate that the family samples at.
         videos: the contract's video rules.
         images: for the patch geometry and `max_source_pixels`.
+        require_patches: called with the number of patches before frames are kept; may raise.
 
     Raises:
-        InputError: missing, unreadable, without frames, frames of different sizes, PyAV not
-            installed.
+        InputError: missing, unreadable, truncated, without frames, frames that are too large or of
+            different sizes, too many patches, PyAV not installed.
     """
     if isinstance(source, str | os.PathLike | bytes):
         if fps is not None:
             raise InputError(
                 f"{file_name(source)}: `fps` belongs to a list of frames; a file has its own"
             )
-        return _read_file(source, videos, images)
+        with open_video(source) as video:
+            return _read_file(video, videos, images, require_patches)
     # A list is used whole, so it has to fit; a file is sampled down to `max_frames`.
-    if not source:
+    if not len(source):
         raise InputError("the video has no frames; give at least one")
     if len(source) > videos.max_frames:
         raise InputError(
-            f"the video has {len(source)} frames, the limit is {videos.max_frames}; leave some out"
+            f"the video has {len(source):,} frames, the limit is {videos.max_frames:,}; "
+            "leave some out"
         )
     rate = videos.fps if fps is None else fps
     if not 1e-3 <= rate <= 1e4:
-        raise InputError(f"the video's `fps` is {rate}; use 0.001 to 10,000")
+        raise InputError(f"the video's `fps` is {shown(rate)}; use 0.001 to 10,000")
     indices = list(range(len(source)))
-    frames = _resized((_still(frame, images) for frame in source), len(source), videos, images)
-    return _clip(frames, indices, rate, len(source), images)
+    stills = (_still(frame, images) for frame in source)
+    frames = (ShownFrame(still, still.width, still.height) for still in stills)
+    kept = _resized(frames, len(source), videos, images, require_patches)
+    if kept is None:
+        raise InputError("the video has no frames; give at least one")
+    return _clip(kept, indices, rate, len(source), images)
 
 
-def _read_file(source: VideoFile, videos: VideoRules, images: ImageRules) -> Clip:
-    name = file_name(source)
-    # A container may hold packets that give no frame. So packets are counted first, which decodes
-    # nothing; if fewer frames come out than were counted on, frames are counted, which decodes all.
-    for count_frames in (count_packets, count_decoded):
-        rate, total = count_frames(source, name)
+def _read_file(
+    video: OpenVideo,
+    videos: VideoRules,
+    images: ImageRules,
+    require_patches: Callable[[int], object] | None,
+) -> Clip:
+    def sampled(timeline: Timeline, *, is_strict: bool) -> Clip | None:
+        """Returns the clip, or None if the file has fewer frames than its timeline."""
+        total, rate = timeline.total, timeline.rate
         indices = sample_indices(total, rate, videos, images.temporal_patch_size) if total else []
         if not indices:
-            continue
-        frames = _resized(
-            decoded_frames(source, name, indices, images), len(indices), videos, images
+            return None
+        frames = decoded_frames(
+            video, timeline.shown(indices), images.max_source_pixels, is_strict=is_strict
         )
-        if len(frames) == len(indices):
-            return _clip(frames, indices, rate, total, images)
-    raise InputError(f"{name}: the video has no frames; give another file")
+        kept = _resized(frames, len(indices), videos, images, require_patches)
+        return _clip(kept, indices, rate, total, images) if kept is not None else None
+
+    # A container may hold packets that give no frame. So packets are counted first, which decodes
+    # nothing; if fewer frames come out than were counted on, frames are counted, which decodes all.
+    timeline = survey_packets(video)
+    try:
+        clip = sampled(timeline, is_strict=True)
+    except InputError:
+        # Players conceal damage; where they give up, so does the second attempt.
+        clip = sampled(timeline, is_strict=False)
+        logger.warning("%s: the video is damaged, its frames may be distorted", video.name)
+    clip = clip or sampled(survey_frames(video, images.max_source_pixels), is_strict=False)
+    if clip is None:
+        raise InputError(f"{video.name}: the video has no frames; give another file")
+    return clip
 
 
 def _resized(
-    frames: Iterator[Image.Image], count: int, videos: VideoRules, images: ImageRules
-) -> list[npt.NDArray[np.uint8]]:
-    """Resizes the frames of a clip of `count`, with one full frame in memory at a time."""
-    resized: list[npt.NDArray[np.uint8]] = []
-    size = target = (0, 0)
-    for number, frame in enumerate(frames):
-        if number == 0:
-            size, target = frame.size, clip_size(count, frame.height, frame.width, videos, images)
-        if frame.size != size:
+    frames: Iterator[ShownFrame],
+    count: int,
+    videos: VideoRules,
+    images: ImageRules,
+    require_patches: Callable[[int], object] | None,
+) -> npt.NDArray[np.uint8] | None:
+    """Resizes the frames of a clip of `count`, with one full frame in memory at a time.
+
+    Returns:
+        uint8 (n, height, width, 3), in which the last temporal patch is filled by repeating the
+        last frame; None if there are fewer than `count` frames.
+    """
+    temporal = images.temporal_patch_size
+    number, size, kept = 0, (0, 0), np.empty((0, 0, 0, 3), dtype=np.uint8)
+    for number, frame in enumerate(frames, 1):
+        if number == 1:
+            size = frame.picture.size
+            height, width = clip_size(count, frame.height, frame.width, videos, images)
+            times = -(-count // temporal)
+            if require_patches:
+                patch = images.patch_size
+                require_patches(times * (height // patch) * (width // patch))
+            kept = np.empty((times * temporal, height, width, 3), dtype=np.uint8)
+        if frame.picture.size != size:
             raise InputError(
-                f"frame {number} of the video is {frame.width}×{frame.height}, "
+                f"frame {number - 1} of the video is {frame.picture.width}×{frame.picture.height}, "
                 f"the first {size[0]}×{size[1]}; use one size"
             )
         # Across first, then down, as torchvision does. In one call Pillow chooses the order, and
         # the two differ where the bicubic filter overshoots and is clipped in between.
-        across = Image.fromarray(fit(frame, frame.height, target[1]))
-        resized.append(fit(across, *target))
-    return resized
+        height, width = kept.shape[1:3]
+        across = Image.fromarray(fit(frame.picture, frame.picture.height, width))
+        kept[number - 1] = fit(across, height, width)
+    if number < count:
+        return None
+    kept[count:] = kept[count - 1]
+    return kept
 
 
 def _clip(
-    frames: list[npt.NDArray[np.uint8]],
+    frames: npt.NDArray[np.uint8],
     indices: list[int],
     rate: float,
     total: int,
     images: ImageRules,
 ) -> Clip:
-    """Fills the last temporal patch by repeating the last frame, and times each temporal patch."""
+    """Times each temporal patch."""
     temporal = images.temporal_patch_size
     # A repeated frame has the time of the one it repeats, as in the processor.
-    missing = -len(frames) % temporal
+    missing = -len(indices) % temporal
     times = [index / rate for index in [*indices, *[indices[-1]] * missing]]
     seconds = tuple(
         (times[start] + times[start + temporal - 1]) / 2 for start in range(0, len(times), temporal)
     )
     # The mean rate of the samples, not the requested one: a short file gives fewer.
     sampled_rate = len(indices) / total * rate
-    return Clip(np.stack([*frames, *[frames[-1]] * missing]), seconds, temporal / sampled_rate)
+    return Clip(frames, seconds, temporal / sampled_rate)
 
 
 def sample_indices(total: int, fps: float, videos: VideoRules, temporal: int) -> list[int]:
@@ -227,8 +282,19 @@ def _still(frame: ImageSource | npt.NDArray[np.uint8], images: ImageRules) -> Im
     if isinstance(frame, np.ndarray):
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
             raise InputError(
-                f"a frame of the video is {frame.dtype} {frame.shape}; "
+                f"a frame of the video is {frame.dtype} {shown(frame.shape)}; "
                 "arrays must be uint8 (height, width, 3)"
             )
+        # before it is copied: a view of a few bytes can stand for gigabytes
+        if frame.shape[0] * frame.shape[1] > images.max_source_pixels:
+            raise InputError(
+                f"a frame of the video is {frame.shape[1]}×{frame.shape[0]}, the limit is "
+                f"{images.max_source_pixels / 1e6:.0f} megapixels; scale it down first"
+            )
         frame = Image.fromarray(frame)
+    elif not isinstance(frame, str | os.PathLike | bytes | Image.Image):
+        raise InputError(
+            f"a frame of the video is a {type(frame).__name__}; "
+            "use paths, bytes, PIL pictures or uint8 arrays"
+        )
     return open_image(frame, images)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from lame_runtime.contract.prompts import Input, Video
-from lame_runtime.errors import InputError
+from lame_runtime.errors import InputError, shown
 
 from lame_training.data.pairs import (
     DataSet,
@@ -83,7 +83,7 @@ def _video(row: RawRow, images: Path) -> Video:
     folder = path_below(images, name)
     # Checked here because the folder is listed now, before `SourceCheck` sees the frames' paths.
     if name.startswith("/") or ".." in name.split("/"):
-        raise InputError(f"the video {name} lies outside {images}; give paths below it")
+        raise InputError(f"the video {shown(name)} lies outside {images}; give paths below it")
     frames = _frames(folder)
     if not frames:
         raise SkipRow("video missing", folder)
@@ -100,14 +100,15 @@ def _frames(folder: str) -> tuple[str, ...]:
             for entry in os.scandir(folder)
             if entry.name.lower().endswith(FRAME_SUFFIXES)
         ]
-    except OSError:  # no such folder: the caller skips the row as it does for an empty one
+    # No such folder, or no path (a null character): skipped as an empty folder is.
+    except (OSError, ValueError):
         return ()
     return tuple(sorted(names, key=_numeric_key))
 
 
 def _numeric_key(name: str) -> list[Any]:
     """Sorts digits by value: frame 10 comes after frame 9 even if the names are not zero-padded."""
-    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in _NUMBER.split(name)]
+    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in _NUMBER.split(name)]
 
 
 _COLUMNS = ("video", "conversations")

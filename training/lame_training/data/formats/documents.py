@@ -20,7 +20,7 @@ from pathlib import Path
 
 from lame_runtime.contract.media.images import ImageSource
 from lame_runtime.contract.prompts import Input
-from lame_runtime.errors import InputError
+from lame_runtime.errors import InputError, shown
 
 from lame_training.data.pairs import (
     DataSet,
@@ -39,7 +39,7 @@ def _read(row: RawRow, data_set: DataSet, images: Path) -> Pair:
     # ColPali's rows also hold an answer, which is not used: it is no text of the page.
     query, image = row["query"], row["image"]
     if not isinstance(query, str | None):
-        raise InputError(f"holds {query!r} instead of the query's text; write it again")
+        raise InputError(f"holds {shown(repr(query))} instead of the query's text; write it again")
     page = Input(image=_picture(image, images))
     return make_pair(with_instruction(text_input(query or ""), data_set), page, data_set)
 

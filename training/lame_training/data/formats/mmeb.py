@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lame_runtime.contract.prompts import Input
-from lame_runtime.errors import InputError
+from lame_runtime.errors import InputError, shown
 
 from lame_training.data.pairs import (
     DataSet,
@@ -85,7 +85,8 @@ def _read_input(images: Path, text: Any, image: Any) -> Input:
     # Null stands for an empty text; a number or a list means that the columns are others.
     if not (text is None or isinstance(text, str)) or not (image is None or isinstance(image, str)):
         raise InputError(
-            f"holds {text!r} and {image!r} instead of a text and a path; write it again"
+            f"holds {shown(repr(text))} and {shown(repr(image))} instead of a text and a path; "
+            "write it again"
         )
     return text_input(text or "", path_below(images, image) if image else None)
 

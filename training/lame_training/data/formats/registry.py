@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lame_runtime.contract.prompts import Input, clean
-from lame_runtime.errors import InputError
+from lame_runtime.errors import InputError, shown
 from lame_runtime.inputs import as_input
 
 from lame_training.data.formats.conversations import CAPTION, QUESTION, VIDEO
@@ -40,7 +40,7 @@ def _read_own_line(row: RawRow, data_set: DataSet, images: Path) -> Pair:
     """
     # A misspelled key, such as "negative", would otherwise be ignored without a sign.
     if unknown := set(row) - set(_KEYS):
-        raise InputError(f"unknown key {min(unknown)!r}; keys are {', '.join(_KEYS)}")
+        raise InputError(f"unknown key {shown(repr(min(unknown)))}; keys are {', '.join(_KEYS)}")
     negatives = row.get("negatives") or []
     if not isinstance(negatives, list):
         raise InputError(f"`negatives` must be a list of inputs, not a {type(negatives).__name__}")

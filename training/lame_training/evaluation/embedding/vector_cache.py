@@ -11,49 +11,88 @@ next run embeds only what no shard holds.
 
 from __future__ import annotations
 
+import logging
+import os
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from lame_runtime.contract.batch import Floats
+from lame_runtime.errors import StorageError
 from lame_runtime.files.atomic import atomic_path
+from lame_runtime.files.regular import open_regular
 
 from lame_training.evaluation.embedding.identity import digest
 from lame_training.evaluation.suites.folders import make_folder
 
+logger = logging.getLogger(__name__)
+
 Flags = npt.NDArray[np.bool_]
 """One bool per input."""
+KEY_DTYPE = np.dtype("<U64")
+"""The dtype of keys: 64 hex digits."""
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, EOFError, TypeError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError),
+)
+"""Errors of a damaged file, from zipfile, zlib and NumPy."""
 
 
 class EmbeddingCache:
     """The embeddings of one model, by key.
 
+    Shards are files that may be damaged, or come from somebody else. One that is not of the form
+    above, to the last checksum, counts as absent: its inputs are embedded again.
+
     Args:
         folder: folder of the model's shards; None keeps vectors in memory only.
+        dim: length of the vectors; None accepts any.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, dim: int | None = None) -> None:
         self.folder = folder
         self.unreadable: list[Path] = []
         """Damaged shards; what they held counts as missing."""
+        self._dim = dim
         self._places: dict[str, tuple[Path | None, int]] = {}
         """Shard and row by key; the shard is None for vectors in memory."""
         self._cut: set[str] = set()
         self._memory: dict[str, Floats] = {}
+        self._whole: set[Path] = set()
+        """Shards whose vectors were checked."""
         # Sorted, so that runs agree on which shard wins if two hold the same key.
         for path in sorted(folder.glob("*.npz")) if folder is not None else ():
             try:
                 # Only keys and flags: the vectors of all tasks together can be large, and `get`
-                # reads those of one task. No pickles: loading one can run code.
-                with path.open("rb") as file, np.load(file, allow_pickle=False) as shard:
-                    self._index(path, shard["keys"].tolist(), shard["cut"])
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                # reads those of one task.
+                with _open_shard(path) as shard:
+                    keys, cut = shard["keys"], shard["cut"]
+                if keys.dtype != KEY_DTYPE or keys.ndim != 1 or cut.dtype != np.bool_:
+                    raise ValueError("keys or flags are of another type")
+                self._index(path, keys.tolist(), cut)
+            except _DAMAGE:
                 # A damaged shard costs time and nothing else, so it is no reason to stop.
                 self.unreadable.append(path)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
+        place = self._places.get(key)
+        if place is None:
+            return False
+        shard = place[0]
+        if shard is not None and shard not in self._whole:
+            # Now, while what is damaged can still be embedded again.
+            try:
+                self._vectors(shard)
+            except _DAMAGE:
+                self._forget(shard)
+                return False
+            self._whole.add(shard)
+        return True
 
     def was_cut(self, key: str) -> bool:
         """Returns whether an input's text was too long and had to be cut."""
@@ -77,14 +116,16 @@ class EmbeddingCache:
         # Named after its keys: embedding the same inputs again replaces the shard.
         shard = make_folder(self.folder, "cache") / f"{digest(keys)}.npz"
         with atomic_path(shard) as temporary, temporary.open("wb") as file:
-            np.savez(file, keys=np.array(keys), vectors=vectors, cut=cut)
+            np.savez(file, keys=np.array(keys, KEY_DTYPE), vectors=vectors, cut=cut)
         self._index(shard, keys, cut)
+        self._whole.add(shard)
 
     def get(self, keys: list[str]) -> Floats:
         """Returns embeddings, float32 (n, dim), in the order of `keys`; each shard is read once.
 
         Raises:
             KeyError: a key is unknown.
+            StorageError: a shard was damaged after it was looked up.
         """
         rows: list[Floats | None] = [self._memory.get(key) for key in keys]
         # Grouped by shard, because reading one row of an .npz file reads the whole array.
@@ -94,11 +135,34 @@ class EmbeddingCache:
             if shard_path is not None:
                 indices_by_shard.setdefault(shard_path, []).append(index)
         for shard_path, indices in indices_by_shard.items():
-            with shard_path.open("rb") as file, np.load(file, allow_pickle=False) as shard:
-                vectors = shard["vectors"]
+            try:
+                vectors = self._vectors(shard_path)
+            except _DAMAGE:
+                raise StorageError(
+                    f"{shard_path}: was damaged during the run; remove it and run again"
+                ) from None
             for index in indices:
                 rows[index] = vectors[self._places[keys[index]][1]]
         return np.stack([row for row in rows if row is not None])
+
+    def _vectors(self, path: Path) -> Floats:
+        """Returns the vectors of a shard; raises one of `_DAMAGE` if they are none."""
+        with _open_shard(path) as shard:
+            vectors: Floats = shard["vectors"]
+            count = len(shard["keys"])
+        if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != count:
+            raise ValueError("the vectors are of another type")
+        if self._dim not in (None, vectors.shape[1]) or not np.isfinite(vectors).all():
+            raise ValueError("the vectors are of another length, or not finite")
+        return vectors
+
+    def _forget(self, path: Path) -> None:
+        """Removes what a shard holds; its inputs then count as missing."""
+        self.unreadable.append(path)
+        logger.warning("%s: unreadable; its inputs are embedded again", path)
+        gone = {key for key, (shard, _) in self._places.items() if shard == path}
+        self._places = {key: place for key, place in self._places.items() if key not in gone}
+        self._cut -= gone
 
     def _index(self, path: Path | None, keys: list[str], cut: Flags) -> None:
         # Checked before anything is stored, so that a damaged shard leaves no half of itself.
@@ -106,3 +170,22 @@ class EmbeddingCache:
             raise ValueError("keys and flags differ in length")
         self._places |= {key: (path, row) for row, key in enumerate(keys)}
         self._cut |= {key for key, was_cut in zip(keys, cut, strict=True) if was_cut}
+
+
+@contextmanager
+def _open_shard(path: Path) -> Iterator[Any]:
+    """Opens a shard; raises one of `_DAMAGE` if it is not a file of this class.
+
+    Nothing in it is a pickle, which could run code, and nothing is compressed, so that a file of a
+    few bytes cannot take gigabytes.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+        stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+        if not stored or sum(member.file_size for member in members) > size:
+            raise ValueError("holds more than its size")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as shard:
+            yield shard

@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lame_runtime.contract.prompts import Input
-from lame_runtime.errors import InputError
+from lame_runtime.errors import InputError, shown
 
 from lame_training.evaluation.suites.collector import Collector
 from lame_training.evaluation.suites.picture_store import PictureStore
@@ -24,6 +24,8 @@ from lame_training.evaluation.suites.tables import TableRow, name_of, read_table
 
 # The benchmark's own words: instructions are part of what is measured.
 QUERY_INSTRUCTION = "Find a document image that matches the given query:"
+MAX_GRADE = 100
+"""Largest relevance; nDCG with exponential gains is two to this power."""
 PAGE_INSTRUCTION = "Understand the content of the provided document image."
 
 
@@ -76,12 +78,14 @@ def read_grades(table: Path) -> dict[str, dict[str, int]]:
         # MMEB's tables spell the columns with `-`, those of MRMR in either way.
         cells = {column.replace("_", "-"): value for column, value in row.items()}
         try:
-            query = str(cells["query-id"])
-            document = str(cells["corpus-id"])
+            query = name_of(cells, "query-id")
+            document = name_of(cells, "corpus-id")
             score = int(cells["score"])
-        except (KeyError, TypeError, ValueError) as error:
+            if abs(score) > MAX_GRADE:
+                raise ValueError(f"the score is beyond {MAX_GRADE}")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
-                f"{table}, row {number}: not a relevance judgment ({error!r}); "
+                f"{table}, row {number}: not a relevance judgment ({shown(repr(error))}); "
                 "it must have query-id, corpus-id and score"
             ) from None
         # BEIR lists judged but irrelevant documents with a score of 0.

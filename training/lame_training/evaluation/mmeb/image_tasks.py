@@ -69,7 +69,7 @@ def _parse_query(collector: Collector, pictures: Path, row: TableRow) -> Query:
     # `existing` looks for the file now, so that the row is skipped with a reason that names it.
     query = Input(
         clean(text_of(row, "qry_text")),
-        existing(pictures / path) if path else None,
+        existing(pictures, path) if path else None,
         instruction,
     )
     names = [_add_candidate(collector, pictures, row, index) for index in range(_pool_size(row))]
@@ -105,5 +105,5 @@ def _add_candidate(collector: Collector, pictures: Path, row: TableRow, index: i
     name = path if reader == "image_t2i" else path + ":" + text.strip('"')
     instruction = clean(text_of(row, "tgt_inst"))
     return collector.add_document(
-        name, lambda: Input(clean(text), existing(pictures / path), instruction)
+        name, lambda: Input(clean(text), existing(pictures, path), instruction)
     )

@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lame_runtime.errors import StorageError
+from lame_runtime.errors import StorageError, shown
 
 from lame_training.evaluation.suites.tables import (
     TableRow,
-    list_of,
     name_of,
     read_table,
     table_files,
     text_of,
+    texts_of,
 )
 
 QUESTION_INSTRUCTION = (
@@ -70,27 +70,20 @@ def _without_letter(option: str) -> str:
 def _select(options: list[str], answer: object) -> str:
     """Returns the option that an answer's number or letter refers to."""
     text = str(answer).strip()
-    if text.isdigit():
+    if text.isdecimal() and len(text) < 10:
         index = int(text)
     elif text:
         index = string.ascii_uppercase.find(text)
     else:
         index = -1  # `find("")` would be 0, the first option
     if not 0 <= index < len(options):
-        raise ValueError(f"its answer {answer!r} is none of its {len(options)} options")
+        raise ValueError(f"its answer {shown(repr(answer))} is none of its {len(options)} options")
     return options[index]
-
-
-def _options(row: TableRow, column: str) -> list[str]:
-    options = list_of(row, column)
-    if not options or not all(isinstance(option, str) for option in options):
-        raise ValueError(f"its {column} is not a list of texts")
-    return options
 
 
 def _video_mme(row: TableRow) -> Question:
     # These options come with their letters, "A. an option.", and stay as they are in the question.
-    options = _options(row, "options")
+    options = texts_of(row, "options")
     text = "\n".join([text_of(row, "question"), *options])
     return Question(
         name_of(row, "videoID"),
@@ -101,7 +94,7 @@ def _video_mme(row: TableRow) -> Question:
 
 
 def _egoschema(row: TableRow) -> Question:
-    options = _options(row, "option")
+    options = texts_of(row, "option")
     # No space after the question: the benchmark's code joins them like this.
     text = text_of(row, "question") + " ".join(options)
     return Question(
@@ -127,17 +120,17 @@ def _nextqa(row: TableRow) -> Question:
 def _activitynet(row: TableRow) -> Question:
     answer = text_of(row, "answer")
     if answer not in ("yes", "no"):
-        raise ValueError(f"its answer {answer!r} is neither yes nor no")
+        raise ValueError(f"its answer {shown(repr(answer))} is neither yes nor no")
     # The data set's questions have no question mark, and its frames lie in folders "v_NAME".
     text = text_of(row, "question") + "? (A) yes; (B) no."
     return Question(f"v_{name_of(row, 'video_name')}", text, {"yes": "yes", "no": "no"}, answer)
 
 
 def _mvbench(row: TableRow) -> Question:
-    options = _options(row, "candidates")
+    options = texts_of(row, "candidates")
     answer = text_of(row, "answer")
     if answer not in options:
-        raise ValueError(f"its answer {answer!r} is none of its candidates")
+        raise ValueError(f"its answer {shown(repr(answer))} is none of its candidates")
     # The benchmark embeds these candidates with their letters, unlike those of the other data sets.
     lettered = _with_letters(options)
     return Question(

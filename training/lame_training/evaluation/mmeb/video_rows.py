@@ -18,7 +18,15 @@ from lame_training.evaluation.mmeb.video_questions import QUESTION_INSTRUCTION, 
 from lame_training.evaluation.suites.collector import Collector
 from lame_training.evaluation.suites.picture_store import PictureStore
 from lame_training.evaluation.suites.suite import Query, TaskSpec
-from lame_training.evaluation.suites.tables import TableRow, existing, list_of, name_of, text_of
+from lame_training.evaluation.suites.tables import (
+    TableRow,
+    existing,
+    list_of,
+    name_of,
+    place_below,
+    text_of,
+    texts_of,
+)
 
 VIDEO_INSTRUCTION = "Understand the content of the provided video."
 CLIP_INSTRUCTION = "Understand the content of the provided video clip."
@@ -55,9 +63,10 @@ class VideoTaskFiles:
         """Returns a video, from its saved frames or else from its file.
 
         Raises:
-            ValueError: there is neither.
+            ValueError: there is neither, or a name leads out of its folder.
         """
-        return Video(self.store.sample_frames(self.frames / name, self.videos / file))
+        folder, video = place_below(self.frames, name), place_below(self.videos, file)
+        return Video(self.store.sample_frames(folder, video))
 
     def add_clip(self, folder: Path, instruction: str) -> str:
         """Adds a folder of frames as a document, and returns the document's name.
@@ -82,7 +91,7 @@ def parse_class_row(files: VideoTaskFiles, row: TableRow) -> Query:
     right = text_of(row, "pos_text")
     # "video_choice" rows list their candidates under `neg_text`, the right one included.
     own_pool = files.spec.reader == "video_choice"
-    labels = list_of(row, "neg_text") if own_pool else [right]
+    labels = texts_of(row, "neg_text") if own_pool else [right]
     # Known classes are there already. This adds labels that the class list lacks, if any.
     for label in labels:
         files.collector.add_document(label, functools.partial(Input, label))
@@ -106,14 +115,18 @@ def parse_caption_row(files: VideoTaskFiles, row: TableRow) -> Query:
 
 def parse_moment_row(files: VideoTaskFiles, row: TableRow) -> Query:
     """Returns a query for the clips of one video; the rows do not list them, the folder does."""
-    video = files.frames / Path(name_of(row, "video_path")).stem
+    video = place_below(files.frames, Path(name_of(row, "video_path")).stem)
     query = Input(
         text_of(row, "query"),
         instruction=MOMENT_INSTRUCTION,
         video=Video(files.store.sample_frames(video / "query")),
     )
     # Sorted, since the order of a folder differs between file systems.
-    clips = sorted(path for path in video.iterdir() if path.is_dir() and path.name != "query")
+    clips = sorted(
+        place_below(files.frames, path.relative_to(files.frames).as_posix())
+        for path in video.iterdir()
+        if path.is_dir() and path.name != "query"
+    )
     if not any(clip.name.startswith("positive") for clip in clips):
         raise ValueError(f"{video} has no clip positive…")
     # There may be several positive clips; hit@1 counts any of them.
@@ -133,7 +146,7 @@ def parse_seeker_row(files: VideoTaskFiles, row: TableRow) -> Query:
         frames = files.store.sample_frames(folder)
         query = Input(text, instruction=SEEKER_VIDEO_INSTRUCTION, video=Video(frames))
     elif source.endswith(".jpg"):
-        picture = existing(files.frames / f"query_{source}")
+        picture = existing(files.frames, f"query_{source}")
         query = Input(text, picture, SEEKER_IMAGE_INSTRUCTION)
     else:
         query = Input(text, instruction=SEEKER_TEXT_INSTRUCTION)
@@ -161,7 +174,7 @@ def parse_question_row(files: VideoTaskFiles, row: TableRow) -> Query:
 
 def _clip_folder(files: VideoTaskFiles, path: str) -> Path:
     """Returns the folder of frames of a MomentSeeker clip, `a/b.mp4` → `video_frames/a_b`."""
-    return files.frames / "video_frames" / path.split(".mp4")[0].replace("/", "_")
+    return place_below(files.frames, f"video_frames/{path.split('.mp4')[0].replace('/', '_')}")
 
 
 def _graded_query(query: Input, grades: dict[str, int]) -> Query:

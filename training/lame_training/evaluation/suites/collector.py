@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from lame_runtime.contract.prompts import Input
 
 from lame_training.evaluation.suites.suite import Query, Task, TaskSpec
-from lame_training.evaluation.suites.tables import TableRow
+from lame_training.evaluation.suites.tables import TableRow, name_of
 
 
 class Collector:
@@ -42,9 +42,10 @@ class Collector:
         if name not in self.documents:
             try:
                 self.documents[name] = make()
-            except ValueError as error:
+            except (ValueError, OSError) as error:
+                # OSError: a folder of frames that may not be listed
                 self.missing[name] = str(error)
-                raise
+                raise ValueError(self.missing[name]) from None
         return name
 
     def add_corpus(
@@ -54,7 +55,7 @@ class Collector:
         for row in rows:
             # The reason is kept in `missing`; it concerns only the queries that need the document.
             with contextlib.suppress(ValueError):
-                self.add_document(str(row[name_column]), functools.partial(make, row))
+                self.add_document(name_of(row, name_column), functools.partial(make, row))
 
     def add_queries(self, rows: Iterable[TableRow], parse: Callable[[TableRow], Query]) -> None:
         """Turns rows into queries.
@@ -70,7 +71,7 @@ class Collector:
             try:
                 query = parse(row)
                 self._check_relevant(query)
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 self._skipped.append(f"row {self._rows}: {error}")
             else:
                 self._queries.append(query)

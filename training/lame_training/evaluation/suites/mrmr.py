@@ -27,6 +27,7 @@ import re
 from pathlib import Path
 
 from lame_runtime.contract.prompts import Input, Part, Picture
+from lame_runtime.errors import shown
 
 from lame_training.evaluation.mmeb.document_tasks import read_grades
 from lame_training.evaluation.suites.collector import Collector
@@ -159,7 +160,7 @@ def _discipline(spec: TaskSpec, row: TableRow) -> str:
     for discipline, categories in DISCIPLINES[spec.name].items():
         if category in categories.split():
             return discipline
-    raise ValueError(f"its category {category!r} belongs to no sub-task")
+    raise ValueError(f"its category {shown(repr(category))} belongs to no sub-task")
 
 
 def interleaved(row: TableRow, store: PictureStore, instruction: str | None) -> Input:
@@ -183,7 +184,8 @@ def interleaved(row: TableRow, store: PictureStore, instruction: str | None) -> 
     position = 0
     # In a row without pictures a mark is ordinary text.
     for mark in _MARK.finditer(text) if pictures else ():
-        number = int(mark[1] or 1)
+        # longer numbers name no column, and Python refuses those of thousands of digits
+        number = int((mark[1] or "1")[:9])
         if mark[1] is None and single is not None:
             path: str | None = single
         else:
@@ -213,6 +215,11 @@ def _numbered_pictures(row: TableRow, store: PictureStore) -> dict[int, str]:
     for column, cell in row.items():
         number = column.removeprefix("image ")
         # Parquet gives every row all columns; those it does not use are null.
-        if column.startswith("image ") and number.isdigit() and cell is not None:
+        if (
+            column.startswith("image ")
+            and number.isdecimal()
+            and len(number) < 10
+            and cell is not None
+        ):
             paths[int(number)] = store.put_cell(cell)
     return paths

@@ -7,11 +7,18 @@ path is cheap, and a picture that occurs twice, in one data set or in two, is st
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lame_runtime.contract import ImageRules
+from lame_runtime.contract.media.videos.video_file import (
+    decoded_frames,
+    open_video,
+    survey_frames,
+)
 from lame_runtime.errors import InputError
 from lame_runtime.files.atomic import atomic_path
 
@@ -116,31 +123,27 @@ def _number_aware_key(path: Path) -> list[tuple[int, str]]:
 
 def _decode(video: Path) -> list[bytes]:
     """Returns up to 64 evenly spread frames of a video as PNG files."""
-    try:
-        import av
-    except ModuleNotFoundError:
+    if importlib.util.find_spec("av") is None:
         # Not a ValueError, which would skip this row and fail the same way in every other.
-        raise InputError(
-            f"{video}: reading videos needs PyAV; pip install 'lame-runtime[video]'"
-        ) from None
+        raise InputError(f"{video}: reading videos needs PyAV; pip install 'lame-runtime[video]'")
+    most_pixels = ImageRules.max_source_pixels
+    pictures = []
     try:
-        # Decoded twice: containers often state no frame count, or a wrong one, and holding all
-        # frames of a long video takes gigabytes.
-        with av.open(str(video)) as container:
-            total = sum(1 for _ in container.decode(video=0))
-        # The same indices as VLM2Vec's `save_frames`, so that figures match those of saved frames.
-        step = max(1.0, total / SAVED_FRAMES)
-        saved = {int(index * step) for index in range(min(total, SAVED_FRAMES))}
-        pictures = []
-        with av.open(str(video)) as container:
-            for index, frame in enumerate(container.decode(video=0)):
-                if index in saved:
-                    # PNG, because JPEG would lose detail a second time.
-                    buffer = io.BytesIO()
-                    frame.to_image().save(buffer, "PNG")
-                    pictures.append(buffer.getvalue())
-    except (av.FFmpegError, IndexError, OSError) as error:
-        raise ValueError(f"{video}: cannot be decoded ({error})") from None
+        with open_video(video) as source:
+            # Decoded twice: containers often state no frame count, or a wrong one, and holding all
+            # frames of a long video takes gigabytes.
+            total = survey_frames(source, most_pixels).total
+            # The same indices as VLM2Vec's `save_frames`, so that figures match those of saved
+            # frames.
+            step = max(1.0, total / SAVED_FRAMES)
+            saved = sorted({int(index * step) for index in range(min(total, SAVED_FRAMES))})
+            for frame in decoded_frames(source, saved, most_pixels):
+                # PNG, because JPEG would lose detail a second time.
+                buffer = io.BytesIO()
+                frame.picture.save(buffer, "PNG")
+                pictures.append(buffer.getvalue())
+    except InputError as error:
+        raise ValueError(str(error)) from None
     if not pictures:
         raise ValueError(f"{video}: has no frames")
     return pictures

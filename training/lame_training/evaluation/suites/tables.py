@@ -6,17 +6,24 @@ data set has it.
 
 from __future__ import annotations
 
-import json
+import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lame_runtime.errors import InputError, StorageError
+from lame_runtime.errors import InputError, StorageError, first_line, shown
+from lame_runtime.files.json_file import parse_json
+from lame_runtime.files.regular import open_regular, read_regular
+
+from lame_training.data.sources.data_root import lies_inside
 
 TableRow = dict[str, Any]
 """One row of a table: cell value by column name."""
 SUFFIXES = (".parquet", ".jsonl", ".json")
 """File types of a table, in the order in which they are preferred."""
+MAX_JSON_BYTES = 4 << 30
+"""Largest JSON table that is read; it is read as a whole."""
 PARQUET_ROWS = 64
 """Rows of a parquet file in memory at a time; a corpus of page images has megabytes per row."""
 
@@ -26,18 +33,26 @@ def table_files(table: Path) -> list[Path]:
 
     Args:
         table: a file, a path that becomes a file with one of the suffixes, or a folder of files.
+
+    Raises:
+        StorageError: the folder may not be looked at.
     """
-    if table.is_file():
-        return [table]
-    for suffix in SUFFIXES:
-        named = table.with_name(table.name + suffix)
-        if named.is_file():
-            return [named]
-    for suffix in SUFFIXES:
-        # One type only, or rows that a folder holds in two types would count twice.
-        files = sorted(table.rglob(f"*{suffix}"))
-        if files:
-            return files
+    try:
+        if table.is_file():
+            return [table]
+        for suffix in SUFFIXES:
+            named = table.with_name(table.name + suffix)
+            if named.is_file():
+                return [named]
+        for suffix in SUFFIXES:
+            # One type only, or rows that a folder holds in two types would count twice.
+            files = sorted(table.rglob(f"*{suffix}"))
+            if files:
+                return files
+    except OSError as error:
+        raise StorageError(
+            f"{table}: cannot be read ({error.strerror}); check its permissions"
+        ) from None
     return []
 
 
@@ -72,35 +87,38 @@ def read_table(table: Path, columns: tuple[str, ...]) -> Iterator[TableRow]:
 
 def _parquet_rows(path: Path) -> Iterator[TableRow]:
     # Deferred: pyarrow takes 0.2 s to import, and JSON tables do not need it.
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        # pyarrow would wait forever for a pipe
+        with open_regular(path) as opened, pq.ParquetFile(opened) as file:
             for batch in file.iter_batches(batch_size=PARQUET_ROWS):
                 yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        # pyarrow raises OSError for damaged content as well, so this is no StorageError. Its
-        # messages can have several lines, and users get one.
+    # pyarrow raises OSError for damaged content as well, so without a number it is no StorageError;
+    # the header of a damaged file, and a text that is not UTF-8, raise errors of many classes.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise _unreadable(path, error) from None
         raise InputError(
-            f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); copy it again"
+            f"{path}: not a readable parquet file ({shown(first_line(error), 160)}); copy it again"
         ) from None
 
 
 def _json_rows(path: Path) -> Iterator[TableRow]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, MAX_JSON_BYTES).decode("utf-8-sig")
         if path.suffix == ".json":
-            content = json.loads(text)
+            content = parse_json(text)
             rows = content if isinstance(content, list) else [content]
         else:
             # Not `splitlines`: JSON strings may contain U+2028, which it splits at.
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+            rows = [parse_json(line) for line in text.split("\n") if line.strip()]
     except OSError as error:
-        raise StorageError(f"{path}: cannot be read ({error.strerror}); copy it again") from None
+        raise _unreadable(path, error) from None
     except ValueError as error:
         raise InputError(
-            f"{path}: not readable as {path.suffix[1:].upper()} ({error}); copy it again"
+            f"{path}: not readable as {path.suffix[1:].upper()} ({shown(error, 160)}); copy it "
+            "again"
         ) from None
     for row in rows:
         if not isinstance(row, dict):
@@ -108,6 +126,10 @@ def _json_rows(path: Path) -> Iterator[TableRow]:
                 f"{path}: a row is a {type(row).__name__}, not an object; copy it again"
             )
         yield row
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{path}: cannot be read ({error.strerror}); copy it again")
 
 
 # The functions below raise ValueError with the reason for skipping a row. Reasons are stored in
@@ -138,6 +160,9 @@ def name_of(row: TableRow, column: str) -> str:
     # Not `if not value`: 0 is a valid identifier.
     if value is None or value == "":
         raise ValueError(f"its {column} is empty")
+    # a list or an object as a name would be its Python form, of any length
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"its {column} is a {type(value).__name__}, not a name")
     return str(value)
 
 
@@ -149,8 +174,49 @@ def list_of(row: TableRow, column: str) -> list[Any]:
     return list(value)
 
 
-def existing(path: Path) -> str:
-    """Returns the path of a picture as text; raises `ValueError` if there is no such file."""
+def texts_of(row: TableRow, column: str) -> list[str]:
+    """Returns a cell's list of texts; raises `ValueError` if the cell holds anything else."""
+    values = list_of(row, column)
+    if not values or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"its {column} is not a list of texts")
+    return values
+
+
+def place_below(folder: Path, name: str) -> Path:
+    """Returns the path of a file or folder that a row names.
+
+    Args:
+        folder: the folder that names of the row start from; it may itself be a link.
+        name: from the row; it comes with the data, and must not lead out of the folder.
+
+    Raises:
+        ValueError: it leads out of the folder, as text or by a link, or is no path.
+    """
+    path = folder / name
+    inside = os.path.normpath(path).startswith(f"{os.path.normpath(folder).rstrip('/')}/")
+    # most files are no links, and share a folder that was looked at before
+    followed = inside and "\0" not in name and _lies_inside(path.parent, folder)
+    if not followed or (path.is_symlink() and not lies_inside(path, folder)):
+        raise ValueError(f"the path {shown(name)} leads out of {folder}")
+    return path
+
+
+@functools.lru_cache(maxsize=4096)
+def _lies_inside(path: Path, folder: Path) -> bool:
+    return lies_inside(path, folder)
+
+
+def existing(folder: Path, name: str) -> str:
+    """Returns the path of a picture as text.
+
+    Args:
+        folder: the folder that names of the row start from.
+        name: from the row.
+
+    Raises:
+        ValueError: there is no such file, or it leads out of the folder.
+    """
+    path = place_below(folder, name)
     if not path.is_file():
         raise ValueError(f"the picture {path} is missing")
     return str(path)

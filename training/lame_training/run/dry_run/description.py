@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from lame_runtime.errors import UsageError
+from lame_runtime.errors import UsageError, printable
 
 from lame_training.data import describe as describe_rows
 from lame_training.data import open_rows
@@ -15,6 +15,7 @@ from lame_training.model.lame import LaMEModel
 from lame_training.recipes.catalog import with_tasks
 from lame_training.recipes.recipe import Recipe
 from lame_training.recipes.stages import WEIGHT_DECAY, Stage, trains
+from lame_training.run.dry_run.input_check import dry_preparer, leave_out_unusable
 from lame_training.run.dry_run.memory_estimate import TARGET, TOKENS, inputs_with_graph, memory
 from lame_training.run.dry_run.weightless_model import weightless_model
 from lame_training.run.train_options import TrainOptions
@@ -58,13 +59,13 @@ def describe(recipe: Recipe, data: Path | None, options: TrainOptions) -> str:
     """
     recipe = options.applied_to(recipe)
     if data is not None:
-        recipe = with_tasks(recipe, data, options.mixture_file)
+        recipe = with_tasks(recipe, data, options.mixture_file, allow_outside=options.allow_outside)
     elif options.mixture is not None:
         raise UsageError(
             f"{options.mixture}: its paths begin at the root of the data; name that as `data`"
         )
     # opened here as a run would open them, so that unusable data is an error before the run
-    rows = _described_rows(recipe, data)
+    rows = _described_rows(recipe, data, options)
     model = weightless_model(recipe, options.backbone_folder, options.decoder_folder)
     lines = _recipe_lines(recipe, model, options)
     for number, stage in enumerate(recipe.stages, 1):
@@ -103,7 +104,7 @@ def _recipe_lines(recipe: Recipe, model: LaMEModel, options: TrainOptions) -> li
     return lines
 
 
-def _stage_lines(number: int, stage: Stage, rows: dict[str, str]) -> list[str]:
+def _stage_lines(number: int, stage: Stage, rows: dict[str, list[str]]) -> list[str]:
     """Returns lines about a stage: length, loss, schedule and data sets."""
     ends = ""
     if stage.rec_weight > 0 and stage.rec_until < 1:
@@ -118,16 +119,30 @@ def _stage_lines(number: int, stage: Stage, rows: dict[str, str]) -> list[str]:
     ]
 
 
-def _described_rows(recipe: Recipe, data: Path | None) -> dict[str, str]:
-    """Returns a line about the rows of each data set, by name; {} without data."""
+def _described_rows(
+    recipe: Recipe, data: Path | None, options: TrainOptions
+) -> dict[str, list[str]]:
+    """Returns lines about the rows of each data set, by name; {} without data."""
     if data is None:
         return {}
     # several stages may draw from one data set, and opening it takes long
     tasks = {task.name: task for stage in recipe.stages for task in stage.tasks}
-    return {name: describe_rows(open_rows(data, task)) for name, task in tasks.items()}
+    opened = {
+        name: open_rows(data, task, allow_outside=options.allow_outside)
+        for name, task in tasks.items()
+    }
+    preparer = dry_preparer(recipe, opened.values(), options.backbone_folder)
+    lines = {}
+    for name, rows in opened.items():
+        remark = "give the backbone to look for damaged pictures and long texts"
+        if preparer is not None:
+            remark = leave_out_unusable(rows, preparer)
+        remarks = [line for line in (remark, rows.shared_queries()) if line]
+        lines[name] = [printable(line) for line in (describe_rows(rows), *remarks)]
+    return lines
 
 
-def _task_lines(stage: Stage, rows: dict[str, str]) -> list[str]:
+def _task_lines(stage: Stage, rows: dict[str, list[str]]) -> list[str]:
     """Returns a line about each data set of a stage: its rows, its share, what it decodes."""
     if not stage.tasks:
         return ["data sets: those found in the data root, or in a mixture"]
@@ -140,8 +155,9 @@ def _task_lines(stage: Stage, rows: dict[str, str]) -> list[str]:
         if task in drawn:
             share = f"{task.weight / total_weight:.1%} of the sub-batches"
         joins = f", joins at {task.begins:.0%}" if task.begins else ""
-        name = rows.get(task.name, task.name)
+        name, *remarks = rows.get(task.name, [task.name])
         lines.append(f"{name}: {share}, decodes: {task.target_side}{joins}")
+        lines += [f"  {remark}" for remark in remarks]
     return lines
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lame_runtime.errors import StorageError
 from lame_runtime.files.atomic import atomic_path, atomic_text
+from lame_runtime.files.json_file import read_json
 
 from lame_training.studies.ablation.arms import ARMS
 from lame_training.studies.digit_rows import HARDEST, TASKS
@@ -36,7 +37,7 @@ def write_report(out: Path) -> str:
         The Markdown.
 
     Raises:
-        StorageError: a file cannot be written.
+        StorageError: a file cannot be written, or a result is damaged.
     """
     trials = read_trials(out)
     tables = [_table_of_hardest(trials), _table_by_task(trials), _table_of_probes(trials)]
@@ -48,13 +49,38 @@ def write_report(out: Path) -> str:
 
 
 def read_trials(out: Path) -> TrialResults:
-    """Reads the results in `OUT/trials/`."""
+    """Reads the results in `OUT/trials/`; raises `StorageError` for a file that is none."""
     trials: TrialResults = defaultdict(list)
     # sorted by name, and so by seed within an arm and budget
     for path in sorted((out / "trials").glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_result(path)
+        if result is None:
+            raise StorageError(
+                f"{path}: is no result of a trial; remove it and run the ablation again"
+            )
         trials[result["arm"], result["budget"]].append(result)
     return trials
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """Reads the result of a trial; None if the file is damaged or something else."""
+    try:
+        result: dict[str, Any] = read_json(path)
+        hits = [result[name] for name in ("valid", "eval")]
+        hits += [result[name] for name in ("dropped", "swapped") if name in result]
+        values = [measured[task] for measured in hits for task in HARDEST]
+        values += [value for measured in hits for value in measured.values()]
+        values += [result[name] for name in ("seed", "seconds", "parameters")]
+        values += [value for value in result["losses"].values() if value is not None]
+        known = {"nce", "rec"} <= set(result["losses"]) and all(
+            isinstance(result[name], str) for name in ("arm", "budget")
+        )
+        numbers = all(isinstance(value, int | float) for value in values)
+        steps = result["steps"]
+        whole = known and numbers and isinstance(steps, int) and steps > 0
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return result if whole else None
 
 
 def mean_of_hardest(result: dict[str, Any], measured: str = "eval") -> float:

@@ -26,6 +26,7 @@ from lame_runtime.files.atomic import atomic_text
 from lame_runtime.progress import progress_bar
 
 from lame_training.evaluation.suites.folders import make_folder
+from lame_training.studies.ablation.ablation_report import read_result
 from lame_training.studies.ablation.arms import ARMS, Arm
 from lame_training.studies.ablation.calibration import (
     Costs,
@@ -118,8 +119,11 @@ def _is_complete(out: Path, job: Job) -> bool:
     path = out / job.file
     if not path.is_file():
         return False
-    steps: int = json.loads(path.read_text(encoding="utf-8"))["steps"]
-    return steps == arm_of(job).recipe(job.seed, job.joint_steps).steps
+    result = read_result(path)
+    # a damaged result is measured again
+    if result is None:
+        return False
+    return bool(result["steps"] == arm_of(job).recipe(job.seed, job.joint_steps).steps)
 
 
 def arm_of(job: Job) -> Arm:

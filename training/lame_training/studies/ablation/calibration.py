@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lame_runtime.errors import StorageError
 from lame_runtime.files.atomic import atomic_text
+from lame_runtime.files.json_file import read_json
 from lame_runtime.progress import progress_bar
 
 from lame_training.recipes.recipe import Recipe
@@ -57,10 +59,13 @@ def calibrate(out: Path, data: AblationData, arms: Sequence[Arm]) -> Costs:
 
     Returns:
         The costs of `arms`, and of all others that are known.
+
+    Raises:
+        StorageError: the file cannot be read or written, or is damaged.
     """
     # measuring again would give other figures, and with them trials of other lengths
     path = out / "calibration.json"
-    costs: Costs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    costs = _read_costs(path)
     groups: dict[tuple[object, ...], list[Arm]] = {}
     for arm in ARMS:
         groups.setdefault(_work_per_step(arm.recipe(0)), []).append(arm)
@@ -85,6 +90,30 @@ def calibrate(out: Path, data: AblationData, arms: Sequence[Arm]) -> Costs:
         shortest = {losses: min(values) for losses, values in durations[group[0].name].items()}
         costs |= {arm.name: shortest for arm in group}
     atomic_text(path, json.dumps(costs, indent=2) + "\n")
+    return costs
+
+
+def _read_costs(path: Path) -> Costs:
+    """Returns the costs in a `calibration.json`; {} if there is no such file.
+
+    Raises:
+        StorageError: the file cannot be read, or holds something else.
+    """
+    if not path.exists():
+        return {}
+    try:
+        costs: Costs = read_json(path)
+        seconds = [value for losses in costs.values() for value in losses.values()]
+        whole = all(isinstance(value, int | float) and value > 0 for value in seconds) and all(
+            "nce" in losses and set(losses) <= {"nce", "rec", "both"} for losses in costs.values()
+        )
+    except (OSError, ValueError, TypeError, AttributeError):
+        whole = False
+    # measured again, the trials that are done and those to come would differ in length
+    if not whole:
+        raise StorageError(
+            f"{path}: is no calibration; restore it, or choose another `out` for a new ablation"
+        )
     return costs
 
 

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lame_runtime.errors import StorageError, UsageError
+from lame_runtime.errors import StorageError, UsageError, shown
 from lame_runtime.files.atomic import atomic_text
+from lame_runtime.files.json_file import read_json
 from rich.console import Console
 from rich.table import Table
 
@@ -182,14 +183,16 @@ def resume_report(folder: Path, settings: dict[str, Any]) -> Report:
     """
     path = folder / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         cells = tuple(_cell_from_json(cell) for cell in content["cells"])
         previous = dict(content["settings"])
+        if not isinstance(previous["date"], str):
+            raise TypeError("the date is no text")
     except OSError as error:
         raise StorageError(
             f"{path}: cannot be read ({error.strerror}); leave `resume` out to begin"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(
             f"{path}: is no report of this command ({type(error).__name__}); "
             "choose another `output`"
@@ -198,8 +201,8 @@ def resume_report(folder: Path, settings: dict[str, Any]) -> Report:
         # figures of different machines or protocols must not stand in one table
         if name != "date" and previous.get(name) != value:
             raise UsageError(
-                f"{path}: was measured with {name} {previous.get(name)!r}, not {value!r}; "
-                "choose another `output`"
+                f"{path}: was measured with {name} {shown(repr(previous.get(name)))}, "
+                f"not {value!r}; choose another `output`"
             )
     # the date on which the run began
     return Report({**settings, "date": previous["date"]}, cells)
@@ -227,8 +230,17 @@ def _cell_from_json(content: dict[str, Any]) -> Cell:
     # medians and ratios in the file are left alone: they follow from the draws
     for name in NAMES:
         timing = content["timings"][name]
-        timings[name] = Timing(tuple(timing["draws_ms"]), timing["memory_mib"])
+        draws, memory = tuple(timing["draws_ms"]), timing["memory_mib"]
+        if not all(_is_number(value) for value in (*draws, *(() if memory is None else (memory,)))):
+            raise TypeError("a timing is no number")
+        timings[name] = Timing(draws, memory)
+    if not all(isinstance(content[name], int) for name in ("batch_size", "length")):
+        raise TypeError("a size is no number")
     return Cell(content["batch_size"], content["length"], timings)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def _three_digits(value: float) -> str:

@@ -1,0 +1,124 @@
+"""Checks that a graph takes and returns what its contract says, before it is run.
+
+ONNX Runtime would spread a single row over a batch, and NumPy an array of another type over the
+vectors. Names, types, numbers of dimensions and widths are therefore compared when a bundle is
+loaded, and the arrays themselves in every run (`contract.vectors.require_floats`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lame_runtime.bundle.members import COPY_AGAIN
+from lame_runtime.contract.rules import Contract
+from lame_runtime.errors import BundleError, shown
+from lame_runtime.files.graphs.onnx_fields import BOOL, FLOAT, INT64, TYPE_NAMES
+from lame_runtime.files.graphs.onnx_graph import Dims, GraphFacts
+
+Values = dict[str, tuple[int, Dims]]
+"""Element type and sizes by name; a size that is a name fits every symbolic size."""
+
+
+def vision_width(path: Path, facts: GraphFacts, contract: Contract | None) -> int:
+    """Returns the width of a feature row.
+
+    Args:
+        path: the vision graph, for messages.
+        facts: what the graph takes and returns.
+        contract: what it has to fit; None checks the features alone.
+
+    Raises:
+        BundleError: the graph takes or returns something else.
+    """
+    width = _last_size(path, facts, "features")
+    if contract is not None:
+        _require(path, "input", facts.inputs, vision_inputs(contract))
+    _require(path, "output", facts.outputs, {"features": (FLOAT, ("pictures", "merged", width))})
+    return width
+
+
+def encoder_dim(path: Path, facts: GraphFacts, width: int, contract: Contract | None) -> int:
+    """Returns the length P of a vector.
+
+    Args:
+        path: the encoder graph, for messages.
+        facts: what the graph takes and returns.
+        width: width of a feature row.
+        contract: what it has to fit; None takes any length.
+
+    Raises:
+        BundleError: the graph takes or returns something else.
+    """
+    dim = _last_size(path, facts, "sentence_embedding") if contract is None else contract.dim
+    _require(path, "input", facts.inputs, encoder_inputs(width))
+    _require(path, "output", facts.outputs, {"sentence_embedding": (FLOAT, ("batch", dim))})
+    return dim
+
+
+def vision_inputs(contract: Contract) -> Values:
+    """Returns the inputs of the vision graph, whose tables depend on the model's family."""
+    inputs: Values = {
+        "pixel_patches": (FLOAT, ("pictures", "patches", contract.images.patch_dim)),
+        "patch_positions": (INT64, (2, "patches")),
+    }
+    if contract.tower.window:
+        inputs |= {
+            "window_index": (INT64, ("windows", "places")),
+            "window_mask": (BOOL, ("windows", "places")),
+            "window_place": (INT64, ("patches",)),
+        }
+    if contract.tower.position_side:
+        inputs |= {
+            "interpolation_index": (INT64, (4, "patches")),
+            "interpolation_weight": (FLOAT, (4, "patches")),
+        }
+    return inputs
+
+
+def encoder_inputs(width: int) -> Values:
+    """Returns the inputs of the encoder graph for features of `width` values."""
+    return {
+        "input_ids": (INT64, ("batch", "length")),
+        "features": (FLOAT, ("rows", width)),
+        "feature_index": (INT64, ("batch", "length")),
+        "position_ids": (INT64, (3, "batch", "length")),
+        "embed_index": (INT64, ("batch",)),
+    }
+
+
+def _last_size(path: Path, facts: GraphFacts, name: str) -> int:
+    _, dims = facts.outputs.get(name, (FLOAT, ()))
+    size = dims[-1] if dims else None
+    if not isinstance(size, int) or size < 1:
+        raise BundleError(f"{path}: its output {name} has no fixed width; {COPY_AGAIN}")
+    return size
+
+
+def _require(path: Path, kind: str, values: Values, expected: Values) -> None:
+    if set(values) != set(expected):
+        raise BundleError(
+            f"{path}: has the {kind}s {shown(', '.join(sorted(values)))}; "
+            f"expected {', '.join(sorted(expected))}; {COPY_AGAIN}"
+        )
+    for name, (element, dims) in expected.items():
+        actual, sizes = values[name]
+        if actual != element or not _fits(sizes, dims):
+            raise BundleError(
+                f"{path}: its {kind} {name} is {_spelled(actual, sizes)}; "
+                f"expected {_spelled(element, dims)}; {COPY_AGAIN}"
+            )
+
+
+def _fits(sizes: Dims, expected: Dims) -> bool:
+    """Returns whether sizes agree; where a name is expected, every size will do."""
+    # a graph for one size of batch is refused by ONNX Runtime when it gets another
+    return len(sizes) == len(expected) and all(
+        size == fixed or not isinstance(fixed, int)
+        for size, fixed in zip(sizes, expected, strict=True)
+    )
+
+
+def _spelled(element: int, sizes: Dims) -> str:
+    """Returns a type as in "float32 (batch, 64)"."""
+    name = TYPE_NAMES.get(element, f"type {element}")
+    return f"{name} ({shown(', '.join('?' if size is None else str(size) for size in sizes))})"

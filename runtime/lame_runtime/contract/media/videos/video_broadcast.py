@@ -1,0 +1,116 @@
+"""MPEG program and transport streams: whether a file ends within a packet or a frame.
+
+They are made to be cut anywhere, and state no length. A file that ends within a packet is cut for
+sure. One that ends between two packets is sound, but its last packet shows whether its last frame
+is likely complete: what is left of a packet behind the end of a frame is filled up.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import IO
+
+_SNIFFED_BYTES = 1024
+_TAIL_BYTES = 1 << 19
+_SECTOR_BYTES = 2048
+_PACK, _END, _PADDING = 0xBA, 0xB9, 0xBE
+
+
+def transport_stride(head: bytes) -> int:
+    """Returns the length of a transport stream's packets, or 0 if it is none.
+
+    Args:
+        head: the first kilobyte of the file.
+    """
+    for stride, offset in ((188, 0), (192, 4), (204, 0)):
+        marks = head[offset::stride][:4]
+        if len(marks) > 1 and set(marks) == {0x47}:
+            return stride
+    return 0
+
+
+def transport_stream_is_cut(file: IO[bytes], size: int) -> bool:
+    """Returns whether a transport stream ends within a packet."""
+    file.seek(0)
+    return size % transport_stride(file.read(_SNIFFED_BYTES)) != 0
+
+
+def program_stream_is_cut(file: IO[bytes], size: int) -> bool:
+    """Returns whether a program stream ends within a packet."""
+    packs = _last_packs(file, size)
+    return bool(packs) and packs[-1].is_cut
+
+
+def ends_within_frame(file: IO[bytes], container: str, stream_id: int) -> bool:
+    """Returns whether the last frame of a stream is likely incomplete.
+
+    Args:
+        file: the file.
+        container: FFmpeg's name of the container; False for all but "mpeg" and "mpegts".
+        stream_id: the stream's number in the file.
+    """
+    size = file.seek(0, os.SEEK_END)
+    if container == "mpegts":
+        return _last_packet_is_full(file, size, stream_id)
+    if container == "mpeg":
+        # Writers fill up the last pack of a file with padding, or make it shorter.
+        *before, last = _last_packs(file, size) or [_Pack(b"")]
+        if last.is_padded or last.is_end:
+            return False
+        is_like_others = any(pack.length == last.length for pack in before)
+        return is_like_others or (last.length > 0 and last.length % _SECTOR_BYTES == 0)
+    return False
+
+
+def _last_packet_is_full(file: IO[bytes], size: int, stream_id: int) -> bool:
+    file.seek(0)
+    stride = transport_stride(file.read(_SNIFFED_BYTES))
+    start = 4 if stride == 192 else 0
+    for position in range(size - stride, max(-1, size - _TAIL_BYTES), -stride):
+        file.seek(position + start)
+        packet = file.read(12)
+        if int.from_bytes(packet[1:3], "big") & 0x1FFF != stream_id or not packet[3] & 0x10:
+            continue
+        has_field, length, flags = packet[3] & 0x20, packet[4], packet[5]
+        # a field of seven bytes with this flag is a clock, and fills nothing up
+        return not has_field or (length == 7 and flags & 0x10 != 0)
+    return False
+
+
+class _Pack:
+    """One pack of a program stream.
+
+    Args:
+        data: bytes of the file from the pack's header on.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.is_cut = self.is_padded = self.is_end = False
+        position, code = 0, _PACK
+        while code != _END:
+            if code == _PACK:  # 12 bytes in MPEG-1, in MPEG-2 14 and padding
+                is_newer = data[position + 4] >> 6 == 1 if len(data) > position + 4 else False
+                stuffing = data[position + 13 : position + 14] if is_newer else b""
+                position += 14 + ((stuffing or b"\x00")[0] & 7) if is_newer else 12
+            else:
+                self.is_padded = self.is_padded or code == _PADDING
+                position += 6 + int.from_bytes(data[position + 4 : position + 6], "big")
+            head = data[position : position + 6]
+            if position > len(data) or (0 < len(head) < 6 and head[3:4] != bytes([_END])):
+                self.is_cut = bool(data[position:].strip(b"\x00")) or position > len(data)
+                break
+            # padding, or what FFmpeg has to search in
+            if head[:3] != b"\x00\x00\x01" or head[3] < _END or head[3] == _PACK:
+                break
+            code = head[3]
+        self.is_end = code == _END
+        self.length = position
+
+
+def _last_packs(file: IO[bytes], size: int) -> list[_Pack]:
+    """Returns the last two packs, which come every few kilobytes."""
+    file.seek(max(0, size - _TAIL_BYTES))
+    tail = file.read()
+    last = tail.rfind(b"\x00\x00\x01\xba")
+    before = tail.rfind(b"\x00\x00\x01\xba", 0, max(last, 0))
+    return [_Pack(tail[start:]) for start in (before, last) if start >= 0]

@@ -1,0 +1,299 @@
+"""Frames of a video file, decoded with PyAV (`pip install 'lame-runtime[video]'`).
+
+A file is read through a file object of its own: FFmpeg opens nothing by name, speaks no protocol,
+and uses one demuxer and one decoder of short lists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from lame_runtime.contract.media.videos.video_broadcast import ends_within_frame
+from lame_runtime.contract.media.videos.video_container import (
+    MAX_FRAMES,
+    container_format,
+    require_whole,
+)
+from lame_runtime.contract.media.videos.video_frames import (
+    DECODERS,
+    ShownFrame,
+    decode,
+    require_complete,
+    shown_frame,
+)
+from lame_runtime.contract.media.videos.video_timeline import (
+    LONGEST_PAUSE,
+    LONGEST_PAUSE_OF_STREAM,
+    MAX_RATE,
+    MIN_RATE,
+    FrameTimes,
+    Timeline,
+)
+from lame_runtime.errors import InputError, first_line, shown
+from lame_runtime.files.regular import open_regular
+
+logger = logging.getLogger(__name__)
+
+VideoFile = str | os.PathLike[str] | bytes
+"""A path, or the bytes of a file."""
+
+_COVER = 0x400
+"""FFmpeg's flag of a stream that is a picture."""
+_DISCARD_ALL = 48
+"""FFmpeg's number for not reading a stream."""
+_REREAD_BYTES, _REREADS = 64 << 20, 32
+"""A file may be read this many times, and these bytes more; a damaged index can ask for ever."""
+
+
+@dataclass(frozen=True)
+class OpenVideo:
+    """An open video file that is whole, in a container that is read."""
+
+    file: IO[bytes]
+    container: str
+    """FFmpeg's name of the container."""
+    name: str
+    """How messages name the file."""
+
+
+def file_name(source: VideoFile) -> str:
+    """Returns how messages name the file."""
+    return "the given bytes" if isinstance(source, bytes) else shown(os.fspath(source))
+
+
+@contextlib.contextmanager
+def open_video(source: VideoFile) -> Iterator[OpenVideo]:
+    """Opens a file for the functions of this module; nothing is decoded yet.
+
+    Raises:
+        InputError: the file is missing, is no regular file, in a container that is not read, or
+            cut short, or PyAV is not installed.
+    """
+    name = file_name(source)
+    try:
+        import av  # noqa: F401  # an optional dependency; deferred: 0.1 s
+    except ImportError:
+        raise InputError(
+            f"{name}: reading a video file needs PyAV: pip install 'lame-runtime[video]'"
+        ) from None
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
+            container = container_format(file, name)
+            require_whole(file, container, name)
+            yield OpenVideo(file, container, name)
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file; check the path") from None
+    except IsADirectoryError:
+        raise InputError(f"{name}: is a folder, not a video; check the path") from None
+    except OSError as error:
+        raise InputError(
+            f"{name}: cannot be read ({error.strerror or first_line(error)}); give a video file"
+        ) from None
+
+
+def survey_packets(video: OpenVideo) -> Timeline:
+    """Returns the number, rate and times of the packets, which decodes nothing.
+
+    In most files these are the frames. A warning names a broadcast that ends within a frame.
+
+    Raises:
+        InputError: the file holds no video, is damaged, or has too many frames.
+    """
+    with _opened(video) as (container, stream):
+        times = _frame_times(video, stream)
+        for packet in container.demux(stream):
+            # The last packet is empty, to flush the decoder. Those to be discarded stand before the
+            # beginning that the file's edit list sets.
+            if packet.size and not packet.is_discard and _is_shown(packet, stream):
+                require_complete(packet, video.name)
+                _count(times, packet.pts, packet.dts, packet.duration, video)
+        if ends_within_frame(video.file, video.container, stream.id):
+            logger.warning("%s: the video ends within a frame; it may be truncated", video.name)
+        return _checked(times.timeline(), video)
+
+
+def survey_frames(video: OpenVideo, most_pixels: int) -> Timeline:
+    """Returns the number, rate and times of the frames that can be decoded.
+
+    Args:
+        video: the open file.
+        most_pixels: largest frame that is decoded.
+
+    Raises:
+        InputError: see `decoded_frames`.
+    """
+    with _opened(video) as (container, stream):
+        times = _frame_times(video, stream)
+        for frame in decode(container, stream, video.name, most_pixels, is_strict=False):
+            # frames come out in the order of presentation, so a clock that is reset shows in that
+            _count(times, frame.pts, frame.pts, None, video)
+        return _checked(times.timeline(), video)
+
+
+def decoded_frames(
+    video: OpenVideo, numbers: list[int], most_pixels: int, *, is_strict: bool = False
+) -> Iterator[ShownFrame]:
+    """Yields frames of the file as upright pictures, one at a time.
+
+    Args:
+        video: the open file.
+        numbers: numbers of the frames, ascending; a number may occur more than once.
+        most_pixels: largest frame that is decoded.
+        is_strict: raise an error where a decoder would conceal damage.
+
+    Raises:
+        InputError: the file cannot be decoded, or its frames are too large.
+    """
+    # Decoded from the start: seeking lands on key frames, so a frame's number would be unknown.
+    with _opened(video) as (container, stream):
+        pixel_aspect = float(stream.sample_aspect_ratio or 0)
+        position = 0
+        frames = decode(container, stream, video.name, most_pixels, is_strict=is_strict)
+        for number, frame in enumerate(frames):
+            if position < len(numbers) and numbers[position] == number:
+                picture = shown_frame(frame, pixel_aspect, video.name)
+                del frame  # the decoder needs its memory again
+                while position < len(numbers) and numbers[position] == number:
+                    yield picture
+                    position += 1
+            if position == len(numbers):
+                return
+
+
+@contextlib.contextmanager
+def _opened(video: OpenVideo) -> Iterator[tuple[Any, Any]]:
+    """Opens a PyAV container and its video stream; translates errors inside the `with`, too."""
+    import av
+
+    file = _BoundedFile(video.file)
+    options = {
+        # three guards against files that open others, beside the explicit format
+        "protocol_whitelist": "none",
+        "format_whitelist": video.container,
+        "enable_drefs": "0",
+        "use_absolute_path": "0",
+        # decoders that are tried while the file is opened
+        "codec_whitelist": ",".join(DECODERS),
+        # PyAV's default keeps packets in memory until one has a time stamp
+        "fflags": "-genpts",
+    }
+    # not as `options`: those also go to streams, which in older versions of PyAV may crash
+    arguments = {"mode": "r", "format": video.container, "container_options": options}
+    try:
+        # metadata plays no part, so it may be in any encoding
+        with av.open(file, metadata_errors="replace", **arguments) as container:
+            yield container, _video_stream(container, video.name)
+        if file.is_exhausted:
+            raise InputError(f"{video.name}: the video is damaged, reading it has no end")
+    except InputError:
+        raise
+    # FFmpeg's errors are mixed with Python's own, and PyAV raises others for absurd values.
+    except (
+        av.error.FFmpegError, ArithmeticError, AssertionError, AttributeError, EOFError,
+        LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
+    ) as error:  # fmt: skip
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise InputError(
+            f"{video.name}: the video cannot be decoded ({shown(reason)}); "
+            "it may be truncated or damaged"
+        ) from None
+
+
+def _video_stream(container: Any, name: str) -> Any:
+    """Returns the stream that a player shows; covers of albums are no videos."""
+    streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+    if not streams:
+        raise InputError(f"{name}: holds no video stream; give a video file")
+    best = container.streams.best("video")
+    stream = best if any(stream is best for stream in streams) else streams[0]
+    context = stream.codec_context
+    if context is None or context.name not in DECODERS:
+        codec = shown(context.name if context else "an unknown codec", 20)
+        raise InputError(
+            f"{name}: the video's codec ({codec}) is not read; "
+            "convert it to H.264: ffmpeg -i IN -pix_fmt yuv420p OUT.mp4"
+        )
+    # transparency that FFmpeg's decoders of VP8 and VP9 leave out
+    if stream.metadata.get("alpha_mode") == "1":
+        raise InputError(
+            f"{name}: the video's transparency is stored beside its frames and cannot be read; "
+            "lay it over a background first"
+        )
+    for other in container.streams:
+        if other is not stream and hasattr(other, "discard"):
+            other.discard = _DISCARD_ALL
+    return stream
+
+
+def _is_cover(stream: Any) -> bool:
+    # older versions of PyAV do not tell
+    return bool(int(getattr(stream, "disposition", 0)) & _COVER)
+
+
+def _is_shown(packet: Any, stream: Any) -> bool:
+    """Returns whether a packet gives a frame: VP8 stores frames that others only refer to."""
+    return stream.codec_context.name != "vp8" or bool(memoryview(packet)[0] >> 4 & 1)
+
+
+def _frame_times(video: OpenVideo, stream: Any) -> FrameTimes:
+    rate = stream.average_rate or stream.guessed_rate
+    longest = LONGEST_PAUSE_OF_STREAM if video.container.startswith("mpeg") else LONGEST_PAUSE
+    return FrameTimes(float(stream.time_base or 0), float(rate) if rate else None, longest)
+
+
+def _count(
+    times: FrameTimes, pts: int | None, dts: int | None, duration: int | None, video: OpenVideo
+) -> None:
+    times.add(pts, dts, duration)
+    if times.count > MAX_FRAMES:
+        raise InputError(
+            f"{video.name}: the video has more than {MAX_FRAMES:,} frames; cut it into pieces"
+        )
+
+
+def _checked(timeline: Timeline, video: OpenVideo) -> Timeline:
+    if not MIN_RATE <= timeline.rate <= MAX_RATE:
+        raise InputError(
+            f"{video.name}: the video has {timeline.rate:g} frames per second; "
+            f"use {MIN_RATE:g} to {MAX_RATE:g}"
+        )
+    return timeline
+
+
+class _BoundedFile:
+    """Hands a file to FFmpeg under a name that means nothing, and ends endless reading."""
+
+    name = "video"
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._left = _REREADS * file.seek(0, os.SEEK_END) + _REREAD_BYTES
+        self.is_exhausted = False
+        file.seek(0)
+
+    def read(self, size: int) -> bytes:
+        """Returns up to `size` bytes, and none once too many were read."""
+        self.is_exhausted = self.is_exhausted or self._left <= 0
+        data = b"" if self.is_exhausted else self._file.read(size)
+        self._left -= len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves the position, and returns it; FFmpeg expects errors as negative numbers."""
+        whence &= 3  # FFmpeg adds a flag
+        if whence == os.SEEK_SET and offset < 0:
+            return -22
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError):
+            return -22
+
+    def tell(self) -> int:
+        """Returns the position."""
+        return self._file.tell()

@@ -1,0 +1,6 @@
+"""Reads ONNX files without the `onnx` package, and refuses those that could do harm.
+
+protobuf     the wire format of protocol buffers, strictly
+onnx_fields  the fields and operators that a graph may have
+onnx_graph   inputs, outputs and weights of a graph
+"""

@@ -1,0 +1,233 @@
+"""Reads what an ONNX file refers to, and refuses what no exported graph holds.
+
+ONNX Runtime opens the file that a tensor names as its data, some releases any file. It runs loops
+without end, calls libraries that other operators name, and reads its own settings from a model. All
+of that lies in the file as plain fields, so they are looked at before ONNX Runtime or TensorRT sees
+the file. The bytes are read without the `onnx` package, which the runtime does not need.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lame_runtime.errors import shown
+from lame_runtime.files.graphs.onnx_fields import (
+    ATTRIBUTE,
+    DIM,
+    ENTRY,
+    GRAPH,
+    ITEM_SIZES,
+    MODEL,
+    NODE,
+    OPERATORS,
+    SHAPE,
+    TENSOR,
+    TENSOR_TYPE,
+    TYPE,
+    VALUE,
+)
+from lame_runtime.files.graphs.protobuf import Field, Message, Reader, integers
+
+MAX_GRAPH_BYTES = 256 << 20
+"""Largest ONNX file that is read; weights lie in a file of their own, a graph takes megabytes."""
+MAX_RANK = 16
+DATA_SUFFIX = ".data"
+"""The weights of `NAME.onnx` lie in `NAME.onnx.data` beside it, and nowhere else."""
+
+Dims = tuple[int | str | None, ...]
+"""Sizes of a value: fixed, symbolic, or None if nothing is known about one."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """An initializer whose values lie in the graph's data file."""
+
+    name: str
+    data_type: int
+    """ONNX's number of the element type."""
+    dims: tuple[int, ...]
+    offset: int
+    """Position in the data file, in bytes."""
+    length: int
+    """Size in bytes."""
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """What the runtime has to know about a graph before it is run."""
+
+    inputs: dict[str, tuple[int, Dims]]
+    """Element type and sizes by name; the same for `outputs`."""
+    outputs: dict[str, tuple[int, Dims]]
+    weights: tuple[Weight, ...]
+    """What has to be read from the data file; empty if the graph has no data file."""
+
+    @property
+    def data_size(self) -> int:
+        """Smallest size of the data file that holds all weights, in bytes."""
+        return max((weight.offset + weight.length for weight in self.weights), default=0)
+
+
+def read_graph(data: bytes, file_name: str) -> GraphFacts:
+    """Reads an ONNX file.
+
+    Args:
+        data: the file's content.
+        file_name: its name without a folder, which decides the name of the data file.
+
+    Raises:
+        ValueError: the file is not a graph as the exporter writes it; the text says why.
+    """
+    return _GraphReader(file_name + DATA_SUFFIX).model(memoryview(data))
+
+
+class _GraphReader:
+    def __init__(self, data_name: str) -> None:
+        self._reader = Reader()
+        self._data_name = data_name
+
+    def model(self, data: memoryview) -> GraphFacts:
+        model = self._reader.read(data, "ModelProto", MODEL)
+        for entry in model.get("metadata_props", []):
+            # ONNX Runtime can be told to take a session's settings from this entry
+            if self._entry(entry)[0] == "ort_config":
+                raise ValueError("has settings of ONNX Runtime (ort_config)")
+        if "graph" not in model:
+            raise ValueError("holds no graph")
+        graph = self._read(model["graph"][0], "GraphProto", GRAPH)
+        for node in graph.get("node", []):
+            self._check_node(node)
+        weights: dict[str, Weight | None] = {}
+        for tensor in graph.get("initializer", []):
+            name, weight = self._initializer(tensor)
+            if name in weights:
+                raise ValueError(f"has two tensors called {shown(name)}")
+            weights[name] = weight
+        inputs, outputs = (self._values(graph, kind) for kind in ("input", "output"))
+        if overridden := sorted(set(inputs) & set(weights)):
+            raise ValueError(f"has an input and a tensor called {shown(overridden[0])}")
+        stored = tuple(weight for weight in weights.values() if weight is not None)
+        return GraphFacts(inputs, outputs, stored)
+
+    def _read(self, data: object, kind: str, fields: Mapping[int, Field]) -> Message:
+        if not isinstance(data, memoryview):  # the tables allow nothing else here
+            raise ValueError(f"{kind} is a number")
+        return self._reader.read(data, kind, fields)
+
+    def _check_node(self, data: object) -> None:
+        node = self._read(data, "NodeProto", NODE)
+        domain, operator = _string(node, "domain"), _string(node, "op_type")
+        if operator not in OPERATORS.get(domain, ()):
+            name = f"{domain}::{operator}" if domain else operator
+            raise ValueError(f"has the operator {shown(name)}, which no exported graph has")
+        for attribute in node.get("attribute", []):
+            for tensor in self._read(attribute, "AttributeProto", ATTRIBUTE).get("t", []):
+                if self._initializer(tensor)[1] is not None:
+                    raise ValueError(f"has a {shown(operator)} whose value is in another file")
+
+    def _initializer(self, data: object) -> tuple[str, Weight | None]:
+        """Returns a tensor's name, and where its values lie if they are not in the graph itself."""
+        tensor = self._read(data, "TensorProto", TENSOR)
+        name, data_type = _string(tensor, "name"), _integer(tensor, "data_type")
+        dims = tuple(integers(tensor.get("dims", []), MAX_RANK))
+        size = math.prod(dims) * ITEM_SIZES.get(data_type, 0)
+        if data_type not in ITEM_SIZES or any(dim < 0 for dim in dims):
+            raise ValueError(f"tensor {shown(name)} has the type {data_type} and sizes {dims}")
+        entries = [self._entry(entry) for entry in tensor.get("external_data", [])]
+        location = _integer(tensor, "data_location")
+        if location not in (0, 1) or bool(location) != bool(entries):
+            raise ValueError(f"tensor {shown(name)} does not say where its data is")
+        stored = [key for key in tensor if key.endswith("_data") and key != "external_data"]
+        if not entries:
+            for raw in tensor.get("raw_data", []):
+                if isinstance(raw, memoryview) and len(raw) != size:
+                    raise ValueError(f"tensor {shown(name)} has {len(raw)} bytes, not {size}")
+            if len(stored) > 1:
+                raise ValueError(f"tensor {shown(name)} has its data twice")
+            return name, None
+        if stored or not name:
+            raise ValueError(f"tensor {shown(name)} has its data twice, or no name")
+        return name, self._weight(name, data_type, dims, size, entries)
+
+    def _weight(
+        self,
+        name: str,
+        data_type: int,
+        dims: tuple[int, ...],
+        size: int,
+        entries: list[tuple[str, str]],
+    ) -> Weight:
+        keys = [key for key, _ in entries]
+        if len(set(keys)) < len(keys) or not set(keys) <= {"location", "offset", "length"}:
+            raise ValueError(f"tensor {shown(name)} has the keys {shown(', '.join(keys))}")
+        values = dict(entries)
+        if values.get("location") != self._data_name:
+            raise ValueError(
+                f"tensor {shown(name)} has its data in {shown(values.get('location'))}, "
+                f"not in {self._data_name}"
+            )
+        offset, length = (
+            _decimal(values.get(key, str(default)))
+            for key, default in (("offset", 0), ("length", size))
+        )
+        if length != size or offset % ITEM_SIZES[data_type]:
+            raise ValueError(f"tensor {shown(name)} takes {size} bytes, not {length} at {offset}")
+        return Weight(name, data_type, dims, offset, length)
+
+    def _entry(self, data: object) -> tuple[str, str]:
+        entry = self._read(data, "StringStringEntryProto", ENTRY)
+        return _string(entry, "key"), _string(entry, "value")
+
+    def _values(self, graph: Message, kind: str) -> dict[str, tuple[int, Dims]]:
+        """Returns element type and sizes of the graph's inputs or outputs by name."""
+        values = {}
+        for data in graph.get(kind, []):
+            value = self._read(data, "ValueInfoProto", VALUE)
+            name = _string(value, "name")
+            if name in values:
+                raise ValueError(f"has two values called {shown(name)}")
+            values[name] = self._type(value, f"{kind} {shown(name)}")
+        return values
+
+    def _type(self, value: Message, label: str) -> tuple[int, Dims]:
+        for kind, fields in (("type", TYPE), ("tensor_type", TENSOR_TYPE)):
+            if kind not in value:
+                raise ValueError(f"{label} is not a tensor")
+            value = self._read(value[kind][0], "TypeProto", fields)
+        element = _integer(value, "elem_type")
+        if "shape" not in value:
+            raise ValueError(f"{label} has no number of dimensions")
+        shape = self._read(value["shape"][0], "TensorShapeProto", SHAPE)
+        dims: list[int | str | None] = []
+        for data in shape.get("dim", []):
+            dim = self._read(data, "Dimension", DIM)
+            if "dim_value" in dim and "dim_param" in dim:
+                raise ValueError(f"{label} has a size that is a number and a name")
+            fixed = _integer(dim, "dim_value") if "dim_value" in dim else None
+            dims.append(fixed if fixed is not None else _string(dim, "dim_param") or None)
+        return element, tuple(dims)
+
+
+def _string(message: Message, name: str) -> str:
+    """Returns a field as text, empty if it is absent; `ValueError` if it is not UTF-8."""
+    for value in message.get(name, []):
+        if isinstance(value, memoryview):
+            return str(value, "utf-8")
+    return ""
+
+
+def _integer(message: Message, name: str) -> int:
+    """Returns a field as an integer, 0 if it is absent."""
+    for value in message.get(name, []):
+        if isinstance(value, int):
+            return value
+    return 0
+
+
+def _decimal(digits: str) -> int:
+    # not `int` alone, which takes signs, spaces, underscores and digits of other scripts
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
+        raise ValueError(f"{shown(digits)} is not a number of bytes")
+    return int(digits)

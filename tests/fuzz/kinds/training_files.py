@@ -1,0 +1,252 @@
+"""Checkpoints and adapters as hostile input."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from fuzz.case import Case
+from fuzz.guard.worker import Room
+from fuzz.kinds.base import Kind, link_tree
+from fuzz.kinds.bundle_copies import replace_bytes
+from fuzz.kinds.edits import edited, edits
+from fuzz.media.damage import damaged
+from fuzz.outcome import WrongError, check_vectors
+
+_ADAPTER = {
+    "alpha_pattern": {}, "auto_mapping": None, "base_model_name_or_path": "backbone",
+    "bias": "none", "inference_mode": True, "layers_pattern": None, "layers_to_transform": None,
+    "lora_alpha": 8, "lora_dropout": 0.0, "megatron_config": None,
+    "megatron_core": "megatron.core", "modules_to_save": None, "peft_type": "LORA", "r": 4,
+    "rank_pattern": {}, "target_modules": ["q_proj"], "task_type": None, "use_dora": False,
+    "use_rslora": False, "layer_replication": None, "loftq_config": {}, "eva_config": None,
+    "corda_config": None, "lora_bias": False, "runtime_config": None,
+    "trainable_token_indices": None, "exclude_modules": None, "fan_in_fan_out": False,
+    "init_lora_weights": True, "revision": None, "use_qalora": False, "arrow_config": None,
+    "target_parameters": None,
+}  # fmt: skip
+"""Keys of an adapter's config, as PEFT writes them."""
+_HOSTILE: tuple[list[Any], ...] = (
+    ["set", ["megatron_config"], {"a": 1}], ["set", ["megatron_core"], "evil_module"],
+    ["set", ["auto_mapping"], {"base_model_class": "x", "parent_library": "evil_module"}],
+    ["set", ["target_modules"], "(x+x+)+y"], ["set", ["target_modules"], "all-linear"],
+    ["set", ["target_modules"], "("], ["set", ["peft_type"], "PROMPT_TUNING"],
+    ["set", ["peft_type"], "evil_module"], ["set", ["peft_type"], "XLORA"],
+    ["set", ["base_model_name_or_path"], "http://127.0.0.1/x"],
+    ["set", ["base_model_name_or_path"], "{elsewhere}"],
+    ["set", ["base_model_name_or_path"], "adapter"],
+    ["set", ["base_model_name_or_path"], "missing/name"],
+    ["set", ["modules_to_save"], ["lm_head"]], ["set", ["modules_to_save"], ["visual"]],
+    ["set", ["r"], 0], ["set", ["r"], 10**9], ["set", ["rank_pattern"], {"q_proj": 10**9}],
+    ["set", ["layer_replication"], [[0, 10**6]]], ["set", ["lora_alpha"], 1e308],
+    ["set", ["use_dora"], True], ["set", ["task_type"], "CAUSAL_LM"],
+    ["set", ["init_lora_weights"], "pissa"], ["set", ["init_lora_weights"], "eva"],
+    ["set", ["init_lora_weights"], "olora"], ["set", ["eva_config"], {"rho": 2}],
+    ["set", ["loftq_config"], {"loftq_bits": 4}], ["set", ["bias"], "all"],
+    ["set", ["exclude_modules"], "(x+x+)+y"], ["set", ["trainable_token_indices"], [10**9]],
+    ["set", ["target_parameters"], ["x.y"]], ["set", ["arrow_config"], {"router_seed": 1}],
+)  # fmt: skip
+_BACKBONE_HOSTILE: tuple[list[Any], ...] = (
+    ["set", ["auto_map"], {"AutoModel": "evil_module.Model"}],
+    ["set", ["model_type"], "evil_module"],
+    ["set", ["quantization_config"], {"quant_method": "gptq", "bits": 4}],
+    ["set", ["attn_implementation"], "kernels-community/x"],
+    ["set", ["_attn_implementation"], "http://127.0.0.1/x"], ["set", ["use_kernels"], True],
+    ["set", ["trust_remote_code"], True], ["set", ["dtype"], "evil_module"],
+    ["set", ["text_config", "num_hidden_layers"], 10**9],
+    ["set", ["text_config", "hidden_size"], 10**9], ["set", ["text_config", "vocab_size"], 10**12],
+    ["set", ["vision_config", "depth"], 10**9],
+    ["set", ["text_config", "rope_parameters"], {"rope_type": "yarn", "factor": 1e308}],
+    ["set", ["_name_or_path"], "http://127.0.0.1/x"],
+    ["set", ["transformers_weights"], "{elsewhere}/secret.data"],
+)  # fmt: skip
+
+
+class TrainingKind(Kind):
+    """A kind of the training group; a worker writes one checkpoint, backbone and adapter."""
+
+    group = "training"
+
+    def open(self, room: Room) -> None:
+        """Writes the folders once for all kinds of a worker."""
+        super().open(room)
+        write_training_folders(room.fixed)
+
+
+class Adapters(TrainingKind):
+    """Merges an adapter of which the config, the weights or the files were changed.
+
+    A case holds `config` and `backbone` (edits), `weights` (changes of the safetensors file) and
+    `files` ([name, bytes] to add).
+    """
+
+    name = "adapters"
+    share = 2.0
+    slice_cases = 60
+
+    def generate(self, random: Random) -> Case:
+        """Returns a case."""
+        choice = random.random()
+        if choice < 0.35:
+            return {"config": edits(random, _ADAPTER)}
+        if choice < 0.6:
+            return {"config": [random.choice(_HOSTILE) for _ in range(random.choice((1, 1, 2)))]}
+        if choice < 0.75:
+            return {"weights": header_change(random)}
+        if choice < 0.9:
+            return {"backbone": [random.choice(_BACKBONE_HOSTILE)]}
+        name = random.choice(
+            (
+                "adapter_model.bin",
+                "pytorch_model.bin",
+                "model.safetensors.index.json",
+                "modeling_evil.py",
+            )
+        )
+        index = {
+            "weight_map": {
+                "a": random.choice(("pytorch_model.bin", "../elsewhere.bin", "/dev/zero"))
+            }
+        }
+        content = (
+            json.dumps(index).encode() if name.endswith(".json") else b"\x80\x04cposix\nsystem\n."
+        )
+        return {"files": [[random.choice(("adapter", "backbone")), name, content]]}
+
+    def prepare(self, case: Case) -> None:
+        """Makes copies of the backbone and the adapter."""
+        work, fixed = self.room.work, self.room.fixed
+        for name in ("backbone", "adapter"):
+            link_tree(fixed / name, work / name)
+        for folder, file in (("adapter", "adapter_config.json"), ("backbone", "config.json")):
+            changes = case.get("config" if folder == "adapter" else "backbone", [])
+            rewrite(work / folder / file, changes)
+        if "weights" in case:
+            change_header(work / "adapter/adapter_model.safetensors", case["weights"])
+        for folder, name, content in case.get("files", []):
+            if name.endswith((".bin", "index.json")):
+                with contextlib.suppress(FileNotFoundError):
+                    (work / folder / name.replace(".bin", ".safetensors")).unlink()
+            replace_bytes(work / folder / name, content)
+
+    def run(self, case: Case) -> None:
+        """Merges the adapter and checks that weights are finite."""
+        import torch
+        from lame_training.model.backbones import load_backbone
+
+        model = load_backbone(Path("adapter"), "auto")
+        if not all(torch.isfinite(value).all() for value in model.state_dict().values()):
+            raise WrongError("weights are not finite")
+
+
+class Checkpoints(TrainingKind):
+    """Loads and embeds with a checkpoint of which a JSON file or the weights were changed."""
+
+    name = "checkpoints"
+    share = 1.5
+    slice_cases = 60
+
+    def generate(self, random: Random) -> Case:
+        """Returns a case; edits name paths, so those that do not fit are skipped."""
+        name = random.choice(
+            ("config.json", "contract.json", "architecture.json", "tokenizer.json", "weights")
+        )
+        if name == "weights":
+            return {"weights": header_change(random)}
+        return {"json": name, "seed": random.randrange(10**9)}
+
+    def prepare(self, case: Case) -> None:
+        """Makes a copy of the checkpoint."""
+        folder = self.room.work / "checkpoint"
+        link_tree(self.room.fixed / "checkpoint", folder)
+        if "weights" in case:
+            change_header(folder / "model.safetensors", case["weights"])
+        else:
+            content = json.loads((folder / case["json"]).read_text())
+            # the parent has no checkpoint whose keys it could name
+            rewrite(
+                folder / case["json"], case.get("edits") or edits(Random(case["seed"]), content)
+            )
+
+    def run(self, case: Case) -> None:
+        """Embeds a text."""
+        from lame_training import load_checkpoint
+
+        with load_checkpoint("checkpoint") as encoder:
+            check_vectors(encoder.encode("seven"), 1, encoder.dim)
+
+
+def write_training_folders(folder: Path) -> None:
+    """Writes `data`, `checkpoint`, `backbone` and `adapter`, if they are not there yet."""
+    if (folder / "adapter").exists():
+        return
+    import peft
+    from lame_training import load_checkpoint, train
+    from lame_training.__main__ import main
+    from lame_training.data.digits import TINY, write_digits
+    from lame_training.fixtures.sample_backbone import write_sample
+    from lame_training.model.backbones import load_backbone
+
+    write_digits(folder / "data", TINY)
+    train("digits-tiny", folder / "data", folder / "checkpoint", steps=1, progress=False)
+    with load_checkpoint(folder / "checkpoint") as encoder:
+        encoder.encode("seven")
+    write_sample("qwen2_vl", folder / "backbone")
+    config = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+    model = peft.get_peft_model(load_backbone(folder / "backbone", "auto"), config)
+    model.save_pretrained(folder / "adapter")
+    rewrite(
+        folder / "adapter/adapter_config.json",
+        [["set", ["base_model_name_or_path"], "backbone"]],
+    )
+    with contextlib.chdir(folder) if hasattr(contextlib, "chdir") else contextlib.nullcontext():
+        load_backbone(Path("adapter"), "auto")
+    with contextlib.redirect_stdout(None):
+        main(["run", "digits-tiny", "--data", str(folder / "data"), "--dry-run"])
+
+
+def rewrite(path: Path, changes: list[list[Any]]) -> None:
+    """Applies edits to a JSON file."""
+    if changes:
+        content = json.loads(path.read_text())
+        for operation, keys, value in changes:
+            # keys that this version does not write may be set as well
+            if operation == "set" and len(keys) == 1 and isinstance(content, dict):
+                content.setdefault(keys[0], value)
+        replace_bytes(path, edited(content, changes).encode("utf-8", "surrogatepass"))
+
+
+def header_change(random: Random) -> Case:
+    """Returns a change of a safetensors file."""
+    action = random.choice(("edit", "edit", "length", "cut", "bytes"))
+    if action == "edit":
+        return {"seed": random.randrange(10**9)}
+    if action == "length":
+        return {"length": random.choice((0, 1, 2**31, 2**63 - 1, 2**64 - 1, 100_000_001))}
+    if action == "cut":
+        return {"cut": random.random()}
+    return {"damage": random.randrange(10**9)}
+
+
+def change_header(path: Path, change: Case) -> None:
+    """Changes a safetensors file: 8 bytes of length, a JSON header, the tensors."""
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    if "length" in change:
+        data = struct.pack("<Q", change["length"]) + data[8:]
+    elif "cut" in change:
+        data = data[: int(change["cut"] * len(data))]
+    elif "damage" in change:
+        head = damaged(Random(change["damage"]), data[: 8 + length], data[:64])
+        data = head + data[8 + length :]
+    else:
+        header = json.loads(data[8 : 8 + length])
+        text = edited(header, edits(Random(change["seed"]), header)).encode(
+            "utf-8", "surrogatepass"
+        )
+        data = struct.pack("<Q", len(text)) + text + data[8 + length :]
+    replace_bytes(path, data)

@@ -1,0 +1,125 @@
+"""Locks an output folder for as long as a process writes to it.
+
+Two runs with one output folder would remove each other's files and mix their logs. The lock is
+the kernel's (`flock`), so that it ends with the process, however that ends: a run that was killed
+stops nobody.
+
+A network file system may not know such locks, and may keep them within one machine. The folder is
+then written without one, which is logged.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lame_runtime.errors import StorageError, printable
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = ".lame-lock"
+"""Name of the file that is locked; it holds the process and the machine that hold the lock."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""Errors of file systems that know no locks."""
+
+
+@contextmanager
+def locked_folder(folder: Path, work: str = "run", argument: str = "output") -> Iterator[None]:
+    """Holds the lock of an output folder; the folder is made if it does not exist.
+
+    A folder that was made here and is still empty at the end is removed again.
+
+    Args:
+        folder: the folder.
+        work: names what holds the lock in the message.
+        argument: name of the caller's argument that selects the folder, for the message.
+
+    Raises:
+        StorageError: another process holds the lock, or the folder cannot be made.
+    """
+    made = _make(folder, argument)
+    handle = -1
+    try:
+        handle = _lock(folder, work, argument)
+        yield
+    finally:
+        if handle >= 0:
+            # while it is still locked: a process that waits for the file looks whether it is gone
+            with suppress(OSError):
+                (folder / LOCK_FILE).unlink()
+            os.close(handle)
+        for path in made:
+            # one that is not empty stays
+            with suppress(OSError):
+                path.rmdir()
+
+
+def _make(folder: Path, argument: str) -> list[Path]:
+    """Makes a folder; returns the folders that did not exist before, the innermost first."""
+    try:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(
+            f"{folder}: cannot be made ({reason}); choose another `{argument}`"
+        ) from None
+    return missing
+
+
+def _lock(folder: Path, work: str, argument: str) -> int:
+    """Locks the folder's file; returns its handle, or -1 without locks."""
+    if fcntl is None:
+        return -1
+    path = folder / LOCK_FILE
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    while True:
+        try:
+            handle = os.open(path, flags, 0o666)
+        except OSError as error:
+            raise StorageError(
+                f"{folder}: cannot be written ({error.strerror}); choose another `{argument}`"
+            ) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # the file may have been removed by its former holder since it was opened
+            if not _is_same(handle, path):
+                os.close(handle)
+                continue
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            return handle
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                with suppress(OSError):
+                    holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip()
+                os.close(handle)
+                raise StorageError(
+                    f"{folder}: another {work} is writing to it"
+                    f"{f' ({printable(holder)})' if holder else ''}; "
+                    f"wait for it, or choose another `{argument}`"
+                ) from None
+            os.close(handle)
+            if error.errno in _NO_LOCKS:
+                logger.warning("%s: its file system has no locks; use it for one run only", folder)
+                return -1
+            raise StorageError(
+                f"{folder}: cannot be written ({error.strerror}); choose another `{argument}`"
+            ) from None
+
+
+def _is_same(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except OSError:
+        return False
