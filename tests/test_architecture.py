@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,12 +133,17 @@ def test_versions_are_equal() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_each_wheel_holds_its_package_and_nothing_else(package: str, tmp_path: Path) -> None:
-    """Each wheel holds every module and the type marker, and no other top-level name."""
+    """Each wheel holds every module and the type marker, and no other top-level name.
+
+    Beside them it holds the text of the license, as the archive of the sources does.
+    """
+    license_text = (ROOT / "LICENSE").read_bytes()
     command = [
         sys.executable,
         "-m",
         "build",
         "--wheel",
+        "--sdist",
         "--no-isolation",
         "--outdir",
         str(tmp_path),
@@ -147,6 +153,18 @@ def test_each_wheel_holds_its_package_and_nothing_else(package: str, tmp_path: P
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        texts = [
+            archive.read(name)
+            for name in archive.namelist()
+            if name.endswith(".dist-info/licenses/LICENSE")
+        ]
+    assert texts == [license_text]
+    (sources,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sources) as archive:
+        (name,) = (name for name in archive.getnames() if name.endswith("/LICENSE"))
+        member = archive.extractfile(name)
+        assert member is not None
+        assert member.read() == license_text
     source = ROOT / PACKAGES[package]
     expected = {
         path.relative_to(source).as_posix()

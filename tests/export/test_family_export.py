@@ -6,6 +6,7 @@ What only one family has is broken in turn, and the gates must see it.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,11 +18,13 @@ import floor
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 from lame_export.engine import fallback_levels
 from lame_export.engine.network import Options, build_plan
 from lame_export.engine.profiles import LARGEST_BATCH, Widths, derive_profiles
 from lame_export.forward import encoder as forward
 from lame_export.parity.source_rows import traced_rows
+from lame_export.parity.traced_backend import TracedBackend
 from lame_export.plan import export
 from lame_export.quantization.calibration import Scan, scan_batches
 from lame_export.quantization.smoothing import smooth
@@ -36,7 +39,7 @@ from lame_runtime.contract import batch as contract_batch
 from lame_runtime.contract.batch import assemble
 from lame_runtime.contract.tower import window_tables
 from lame_runtime.errors import ExportError
-from lame_training.model.backbones import FAMILIES
+from lame_training.model.backbones import FAMILIES, read_config
 from lame_training.model.torch_backend import load_encoder, load_encoder_and_model
 from lame_training.recipes.catalog import find_recipe
 from lame_training.run.initialization import initialize
@@ -230,19 +233,30 @@ def traced_fails(made: Made) -> set[str]:
     return {row.modality for row in rows if not row.passed}
 
 
-def test_as_many_deepstack_levels_as_layers_are_refused(
-    backbones: dict[str, Path], tmp_path: Path
+@pytest.mark.parametrize("surplus", [0, 1])
+def test_as_many_deepstack_levels_as_layers_are_exported(
+    surplus: int, backbones: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
-    """The last layer does not compute the vision rows, so no level can be added behind it."""
-    initialize(find_recipe("digits-tiny"), tmp_path / "checkpoint", backbones["qwen3_vl"])
+    """A level behind the last layer changes rows that nothing reads; others count.
+
+    The control leaves all levels out.
+    """
+    folder = Path(shutil.copytree(backbones["qwen3_vl"], tmp_path / "backbone"))
+    config = read_config(folder)
+    layers = config.text_config.num_hidden_layers
+    config.vision_config.depth = layers + 1
+    config.vision_config.deepstack_visual_indexes = list(range(layers + surplus))
+    torch.manual_seed(0)
+    FAMILIES["qwen3_vl"].model(config).save_pretrained(folder)
+    initialize(find_recipe("digits-tiny"), tmp_path / "checkpoint", folder)
     encoder, model = load_encoder_and_model(tmp_path / "checkpoint")
-    with encoder:
-        layers = len(model.backbone.language_model.layers)
-        model.levels = layers - 1
-        forward.SinglePassEncoder(model)
-        model.levels = layers
-        with pytest.raises(ExportError, match=f"{layers} levels.*up to {layers - 1}"):
-            forward.SinglePassEncoder(model)
+    backend = TracedBackend(model)
+    picture = {"image": str(data / "images/eval/3-00001.png")}
+    with encoder, Encoder(encoder.preparer, backend, "traced") as traced:
+        expected = encoder.encode(picture)
+        assert float((expected * traced.encode(picture)).sum()) > 1 - 1e-5
+        backend.module("encoder").levels = 0
+        assert float((expected * traced.encode(picture)).sum()) < 1 - 1e-4
 
 
 def test_the_traced_forward_is_transformers_own(made: Made) -> None:

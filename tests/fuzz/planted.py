@@ -46,7 +46,7 @@ FAULTS = {
     "not of unit length": "wrong",
     "another vector": "wrong",
 }
-"""What a case does, and the verdict that it must get."""
+"""The deed of a case, and the verdict that it must get."""
 
 
 class _PanicError(BaseException):

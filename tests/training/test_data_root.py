@@ -94,7 +94,7 @@ def test_without_the_check_the_link_is_read(root: Path, monkeypatch: pytest.Monk
 
 
 def test_absolute_paths_and_dots_inside_are_fine(root: Path) -> None:
-    """What counts is where a path leads, not how it is written."""
+    """A path counts by where it leads, not by how it is written."""
     for path in (str(root / "own.jsonl"), "pictures/../own.jsonl", "./own.jsonl"):
         assert row_files(root, DataSet("x", "none", format="jsonl", path=(path,)))
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name PyTorch's own documentation uses)
-from lame_runtime.errors import ExportError
 from lame_training.model.lame import LaMEModel
 from torch import Tensor, nn
 
@@ -106,9 +105,6 @@ class SinglePassEncoder(nn.Module):
     Args:
         model: the model whose weights are used, without a copy.
         table_VD: the token table, to take the place of `token_table(model)`, which is a copy.
-
-    Raises:
-        ExportError: there are as many DeepStack levels as language layers, or more.
     """
 
     def __init__(self, model: LaMEModel, table_VD: Tensor | None = None) -> None:
@@ -125,12 +121,6 @@ class SinglePassEncoder(nn.Module):
         self.reads_all: bool = model.pooling == "concat"
         self.hides_prompt: bool = model.embed_attends == "reason"
         self.levels = model.levels
-        # deepstack features are added behind blocks that compute all rows, which the last does not
-        if self.levels >= len(self.blocks):
-            raise ExportError(
-                f"vision_config.deepstack_visual_indexes has {self.levels} levels; a language model"
-                f" of {len(self.blocks)} layers can be exported with up to {len(self.blocks) - 1}"
-            )
 
     def forward(
         self,
@@ -155,6 +145,8 @@ class SinglePassEncoder(nn.Module):
             visible = (visible & (others_BL1 | latent_B1L))[:, None]
         for index, block in enumerate(self.blocks[:-1]):
             x_BLD = block(x_BLD, cos_BLd, sin_BLd, visible, None)
+            # a level behind the last block changes vision rows alone, which nothing reads any more,
+            # and transformers ignores levels beyond it
             if index < self.levels:
                 x_BLD = x_BLD + deepstack[index]  # zeros where there is no vision token
         # one vector comes out, so the last block computes only the rows it is made of: exact, and a

@@ -1,8 +1,8 @@
 """Derives the layout of a prompt, the literal texts around an input's parts, from a chat template.
 
-The template is rendered in transformers' sandbox with marks in place of the parts; the text around
-the marks is the layout. The input is the user's turn, and the latent tokens stand where the
-assistant's answer would begin.
+The template is rendered in a sandbox, in a process of its own with limits on time and memory.
+Marks stand in place of the parts; the text around the marks is the layout. The input is the user's
+turn, and the latent tokens stand where the assistant's answer would begin.
 """
 
 from __future__ import annotations
@@ -12,9 +12,15 @@ from typing import Any
 
 from lame_runtime.contract import PromptLayout
 from lame_runtime.contract.prompts import check_layout
-from lame_runtime.errors import BundleError, first_line
+from lame_runtime.errors import BundleError, shown
+from lame_runtime.files.regular import read_regular
 
-from lame_training.model.backbones import read_json
+from lame_training.contract_from import render_template
+from lame_training.model.from_disk.limited_process import run_limited
+from lame_training.model.from_disk.tensors import inside, read_object, reason
+
+MAX_TEMPLATE = 1 << 20
+"""Longest chat template in bytes; published ones take 4 kB."""
 
 # Plain words, so that no template escapes or changes them.
 FIRST_MARK, SECOND_MARK = "LAME0TEXT", "LAME1TEXT"
@@ -38,13 +44,17 @@ def read_template(folder: Path, family: str) -> str | PromptLayout:
         BundleError: a file cannot be read, or holds named templates without a default.
     """
     # newest format first: transformers writes the template to a file of its own
-    if (path := folder / "chat_template.jinja").is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(f"{path}: cannot be read ({error}); copy the folder again") from None
+    path = folder / "chat_template.jinja"
+    try:
+        return read_regular(inside(path), MAX_TEMPLATE).decode("utf-8")
+    except FileNotFoundError:
+        pass  # then the template is in one of the JSON files
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(
+            f"{path}: cannot be read ({reason(error)}); copy the folder again"
+        ) from None
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        template = read_json(folder / name).get("chat_template")
+        template = read_object(folder / name).get("chat_template")
         if isinstance(template, list):
             # a list of {"name", "template"}, one for tool use, for example
             named = {
@@ -81,7 +91,13 @@ def layout_from_template(
     """
     if isinstance(template, PromptLayout):
         return PromptLayout(template.prefix, template.suffix, template.separator, roles)
-    plain = _render(template, [FIRST_MARK], folder)
+    # two pictures with a text between them show if a template numbers pictures, moves them to the
+    # front, or puts something between parts: the texts around both must be the same
+    contents = [
+        [{"type": kind}, _text(FIRST_MARK), {"type": kind}, _text(SECOND_MARK)]
+        for kind in VISION_TOKENS
+    ]
+    plain, *mixed = _render(template, [[_text(FIRST_MARK)], *contents], folder)
     if plain.count(FIRST_MARK) != 1:
         raise BundleError(
             f"{folder}: its chat template does not print a user's text exactly once; "
@@ -89,11 +105,8 @@ def layout_from_template(
         )
     prefix, suffix = plain.split(FIRST_MARK)
     around = {}
-    for kind, vision_token in VISION_TOKENS.items():
-        # two pictures with a text between them show if a template numbers pictures, moves them to
-        # the front, or puts something between parts: the texts around both must be the same
-        parts = [{"type": kind}, FIRST_MARK, {"type": kind}, SECOND_MARK]
-        inner = _render(template, parts, folder).removeprefix(prefix).removesuffix(suffix)
+    for (kind, vision_token), rendered in zip(VISION_TOKENS.items(), mixed, strict=True):
+        inner = rendered.removeprefix(prefix).removesuffix(suffix)
         first, mark, second = inner.removesuffix(SECOND_MARK).partition(FIRST_MARK)
         if first.count(vision_token) != 1 or not mark or first != second:
             raise BundleError(
@@ -106,30 +119,29 @@ def layout_from_template(
     try:
         check_layout(layout)
     except ValueError as error:
-        raise BundleError(f"{folder}: its chat template cannot be used: {error}") from None
+        raise BundleError(f"{folder}: its chat template cannot be used: {shown(error)}") from None
     return layout
 
 
-def _render(template: str, parts: list[Any], folder: Path) -> str:
-    """Renders one user's turn, up to the beginning of the answer; raises `BundleError`.
+def _text(text: str) -> dict[str, str]:
+    """Returns a text as a part of a chat message."""
+    return {"type": "text", "text": text}
+
+
+def _render(template: str, contents: list[Any], folder: Path) -> list[str]:
+    """Renders a user's turn up to the beginning of the answer; raises `BundleError`.
 
     Args:
         template: Jinja source.
-        parts: texts, and other parts as in transformers' chat messages.
+        contents: for each text to render, the parts of the turn as in transformers' chat messages.
         folder: begins the message of the error.
     """
-    # deferred: only folders with a template of their own need Jinja
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
     try:
-        rendered, _ = render_jinja_template(
-            [[{"role": "user", "content": content}]],
-            chat_template=template,
-            add_generation_prompt=True,
+        texts: list[str] = run_limited(
+            Path(render_template.__file__), {"template": template, "contents": contents}
         )
-    except Exception as error:  # a template can raise any exception
+    except ValueError as error:
         raise BundleError(
-            f"{folder}: its chat template cannot be rendered ({first_line(error)})"
+            f"{folder}: its chat template cannot be rendered ({shown(error)})"
         ) from None
-    return str(rendered[0])
+    return texts

@@ -17,7 +17,8 @@ from transformers import PreTrainedConfig
 
 from lame_training.contract_from.budget import Budget, within_budget
 from lame_training.contract_from.published_rules import published_images, published_videos
-from lame_training.model.backbones import family_of, read_json
+from lame_training.model.backbones import family_of
+from lame_training.model.from_disk.tensors import read_object
 
 BICUBIC = 3
 """Pillow's number of the resampling filter, which processor files give."""
@@ -36,7 +37,7 @@ def image_rules(folder: Path, config: PreTrainedConfig, budget: Budget) -> Image
         ValueError: a value cannot be used; also TypeError, AttributeError, LookupError and
             ArithmeticError, because the files hold arbitrary JSON.
     """
-    raw = read_json(folder / "processor_config.json").get("image_processor") or read_json(
+    raw = read_object(folder / "processor_config.json").get("image_processor") or read_object(
         folder / "preprocessor_config.json"
     )
     defaults = published_images(family_of(config))
@@ -75,7 +76,7 @@ def video_rules(
         BundleError: the files ask for what the contract does not do.
         ValueError: as in `image_rules`.
     """
-    raw = read_json(folder / "processor_config.json").get("video_processor") or read_json(
+    raw = read_object(folder / "processor_config.json").get("video_processor") or read_object(
         folder / "video_preprocessor_config.json"
     )
     defaults = published_videos(family_of(config))

@@ -1,21 +1,16 @@
 """LoRA and DoRA adapters, through PEFT.
 
-Adapters are trained inside the language model, saved as PEFT saves them, and merged into the
-weights when a model is loaded for inference.
+Adapters are trained inside the language model, and saved as PEFT saves them. When a model is loaded
+for inference, `from_disk.merging.adapter_merge` merges them into the weights.
 """
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from lame_runtime.errors import BundleError, first_line
-
 if TYPE_CHECKING:
-    from peft import PeftModel
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -108,65 +103,3 @@ def save_adapter(backbone: PreTrainedModel, weights: dict[str, Tensor], folder: 
     save_file(named, folder / "adapter_model.safetensors")
     config = backbone.peft_config["default"]
     config.save_pretrained(folder)
-
-
-def merge_adapter(model: PreTrainedModel, folder: Path, *, widen: bool = False) -> PreTrainedModel:
-    """Adds the change that a PEFT adapter makes to the weights of `model`.
-
-    Args:
-        model: the base model; it is changed in place.
-        folder: `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes them.
-        widen: convert the adapted layers to FP32 before adding, and leave them in FP32. BF16 has 8
-            bits of precision, so a change of less than 1/256 of a weight would be rounded away.
-
-    Returns:
-        The model without adapters; it has the parameters it had before.
-
-    Raises:
-        BundleError: the adapter is pickled, unreadable, or made for another model.
-    """
-    if not (folder / "adapter_model.safetensors").is_file():
-        content = (
-            "a pickled adapter, which is never loaded"
-            if list(folder.glob("*.bin"))
-            else "no adapter_model.safetensors"
-        )
-        raise BundleError(f"{folder}: holds {content}; save the adapter as safetensors (PEFT does)")
-    before = {name for name, _ in model.named_parameters()}
-    try:
-        with warnings.catch_warnings():
-            # transformers warns about names of its own that PEFT still uses
-            warnings.simplefilter("ignore", FutureWarning)
-            adapted = _load_adapter(model, folder)
-            if widen:
-                for module in adapted.modules():
-                    if isinstance(layer := getattr(module, "base_layer", None), torch.nn.Module):
-                        layer.float()
-            # `safe_merge` refuses an adapter that makes a weight NaN
-            merged = adapted.merge_and_unload(safe_merge=True)
-    except Exception as error:  # PEFT passes on what torch, safetensors and its own checks raise
-        raise BundleError(
-            f"{folder}: the adapter cannot be merged ({first_line(error)}); is it this model's?"
-        ) from None
-    # an adapter may add whole layers (`modules_to_save`), which our checkpoints cannot hold
-    if {name for name, _ in merged.named_parameters()} != before:
-        raise BundleError(
-            f"{folder}: the adapter changes more than weights; merge it with PEFT first"
-        )
-    return merged
-
-
-def _load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """Returns the model with the adapter loaded; raises `ValueError` if the two do not fit."""
-    from peft import PeftModel
-
-    adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
-    # `from_pretrained` only warns about missing and unknown weights, so the weights are loaded a
-    # second time, by the call that returns the report
-    report = adapted.load_adapter(folder, "default", local_files_only=True)
-    if report.unexpected_keys:
-        raise ValueError(f"unknown weight {report.unexpected_keys[0]}")
-    # the other missing keys are the base model's own weights, which no adapter holds
-    if missing := [key for key in report.missing_keys if "lora_" in key]:
-        raise ValueError(f"missing weight {missing[0]}")
-    return adapted

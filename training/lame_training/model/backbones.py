@@ -6,13 +6,13 @@ safetensors are read, no code of the folder is ever run, and nothing is download
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lame_runtime.errors import BundleError, first_line
+from lame_runtime.errors import BundleError, first_line, shown
 from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
@@ -27,7 +27,11 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from lame_training.model.adapters import merge_adapter
+from lame_training.model.from_disk.config_fields import model_fields, text_fields
+from lame_training.model.from_disk.config_relations import check_model, check_text
+from lame_training.model.from_disk.merging.adapter_merge import merge_adapter
+from lame_training.model.from_disk.merging.adapter_settings import CONFIG as ADAPTER_CONFIG
+from lame_training.model.from_disk.tensors import check_finite, read_folder_tensors, read_object
 
 
 @dataclass(frozen=True)
@@ -62,74 +66,78 @@ def deepstack_levels(config: PreTrainedConfig) -> int:
     return len(getattr(config.vision_config, "deepstack_visual_indexes", ()))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object of a backbone folder; returns an empty one if there is no such file.
-
-    Raises:
-        BundleError: the file cannot be read, or holds something other than a JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    # ValueError stands for invalid UTF-8 or invalid JSON, RecursionError for JSON that is nested
-    # too deeply
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: cannot be read ({error}); copy the folder again") from None
-    if not isinstance(content, dict):
-        raise BundleError(
-            f"{path}: holds a {type(content).__name__}, not a JSON object; copy the folder again"
-        )
-    return content
-
-
 def read_config(folder: Path) -> PreTrainedConfig:
     """Reads the config of a backbone.
 
     Raises:
-        BundleError: there is no such folder or `config.json`, or the family is not supported.
+        BundleError: there is no such folder or `config.json`, the family is not supported, or a
+            setting is out of its range or contradicts another one; the message names it.
     """
-    if not (folder / "config.json").is_file():
-        raise BundleError(
-            f"{folder}: has no config.json; `backbone` takes a folder that save_pretrained wrote"
-        )
-    raw = read_json(folder / "config.json")
+    return parse_config(_read_raw(folder, "backbone"), folder / "config.json")
+
+
+def parse_config(raw: dict[str, Any], where: Path | str) -> PreTrainedConfig:
+    """Builds the config of a backbone from its JSON object.
+
+    Args:
+        raw: the object; only the settings of `from_disk.config_fields` are read.
+        where: begins the messages of errors.
+
+    Raises:
+        BundleError: as `read_config`.
+    """
     family = raw.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise BundleError(
-            f"{folder}: model_type is {family!r}; supported are {', '.join(FAMILIES)}"
+            f"{where}: model_type is {shown(repr(family))}; supported are {', '.join(FAMILIES)}"
         )
-    return _parse_config(FAMILIES[family].config, family, raw, folder)
+    config = _build(FAMILIES[family].config, family, model_fields(raw, str(where)), where)
+    check_model(config, str(where))
+    return config
 
 
 def read_decoder_config(folder: Path) -> Qwen3Config:
     """Reads the config of a latent decoder, a Qwen3 language model.
 
     Raises:
-        BundleError: there is no such folder or `config.json`, or the model is not a Qwen3.
+        BundleError: there is no such folder or `config.json`, the model is not a Qwen3, or a
+            setting is out of its range.
     """
-    if not (folder / "config.json").is_file():
-        raise BundleError(
-            f"{folder}: has no config.json; `decoder` takes a folder that save_pretrained wrote"
-        )
-    raw = read_json(folder / "config.json")
+    raw = _read_raw(folder, "decoder")
     if raw.get("model_type") != "qwen3":
         raise BundleError(
-            f"{folder}: model_type is {raw.get('model_type')!r}; "
+            f"{folder}: model_type is {shown(repr(raw.get('model_type')))}; "
             "a latent decoder is a qwen3 model, such as Qwen3-0.6B"
         )
-    return _parse_config(Qwen3Config, "qwen3", raw, folder)
+    return parse_decoder_config(raw, folder / "config.json")
 
 
-def _parse_config(
-    config_class: type[PreTrainedConfig], name: str, raw: dict[str, Any], folder: Path
+def parse_decoder_config(raw: dict[str, Any], where: Path | str) -> Qwen3Config:
+    """Builds the config of a latent decoder from its JSON object; raises `BundleError`."""
+    config = _build(Qwen3Config, "qwen3", text_fields(raw, str(where)), where)
+    check_text(config, str(where))
+    return config
+
+
+def _read_raw(folder: Path, argument: str) -> dict[str, Any]:
+    """Reads the `config.json` of a folder; raises `BundleError` if there is none."""
+    raw = read_object(folder / "config.json")
+    if not raw:
+        raise BundleError(
+            f"{folder}: has no config.json; `{argument}` takes a folder that save_pretrained wrote"
+        )
+    return raw
+
+
+def _build(
+    config_class: type[PreTrainedConfig], name: str, fields: dict[str, Any], where: Path | str
 ) -> PreTrainedConfig:
-    """Builds a config from its JSON object; raises `BundleError`."""
+    """Builds a config from checked settings; raises `BundleError`."""
     try:
-        return config_class(**raw)
+        return config_class(**fields)
     # several libraries validate configs, each with its own exceptions
     except Exception as error:
-        raise BundleError(
-            f"{folder / 'config.json'}: not a config of {name} ({first_line(error)})"
-        ) from None
+        raise BundleError(f"{where}: not a config of {name} ({shown(first_line(error))})") from None
 
 
 def load_backbone(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
@@ -161,8 +169,19 @@ def load_decoder(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
 
 
 def _is_adapter_folder(folder: Path) -> bool:
-    """Returns whether the folder holds a PEFT adapter and no model of its own."""
-    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+    """Returns whether the folder holds a PEFT adapter and no model of its own.
+
+    Some trainers write the base's `config.json` beside an adapter, but not its weights.
+
+    Raises:
+        BundleError: the folder holds both, so that it is not clear what is meant.
+    """
+    if not os.path.lexists(folder / ADAPTER_CONFIG):
+        return False
+    models = ("model.safetensors", "model.safetensors.index.json")
+    if any(os.path.lexists(folder / name) for name in models):
+        raise BundleError(f"{folder}: holds a model and an adapter; give each a folder of its own")
+    return True
 
 
 def _base_of_adapter(folder: Path) -> Path:
@@ -171,15 +190,21 @@ def _base_of_adapter(folder: Path) -> Path:
     Raises:
         BundleError: the name is not a local folder. PEFT would download the model from the hub.
     """
-    name = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    name = read_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     # PEFT records the path that training was given, which may be relative; one that is relative to
     # the adapter survives when both folders are moved
     for base in (folder / str(name), Path(str(name))):
-        if (base / "config.json").is_file():
+        # os.path, because pathlib raises for names that are too long
+        if isinstance(name, str) and name and os.path.isfile(base / "config.json"):  # noqa: PTH113
+            if _is_adapter_folder(base):
+                raise BundleError(
+                    f"{folder}: its adapter_config.json names {shown(name)!r}, which is an adapter "
+                    "as well; merge that one with PEFT first"
+                )
             return base
     raise BundleError(
-        f"{folder}: its adapter_config.json names the base {name!r}, which is no local folder; "
-        "write the path of one there"
+        f"{folder}: its adapter_config.json names the base {shown(repr(name))}, which is no local "
+        "folder; write the path of one there"
     )
 
 
@@ -199,16 +224,10 @@ def _load(
     dtype: torch.dtype | str,
 ) -> PreTrainedModel:
     """Loads a model from safetensors; raises `BundleError` unless all weights fit its config."""
-    if not list(folder.glob("*.safetensors")):
-        # unpickling runs whatever code the file holds
-        content = (
-            "pickled weights, which are never loaded"
-            if list(folder.glob("*.bin"))
-            else "no weights"
-        )
-        raise BundleError(
-            f"{folder}: holds {content}; save the model as safetensors (save_pretrained does)"
-        )
+    # The weights are read here and handed over. `from_pretrained` would look for them itself: in
+    # pickles that an index names, in files that the config names, in the base of an adapter.
+    weights = read_folder_tensors(folder)
+    check_finite(weights, str(folder))
     verbosity, progress_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     # transformers logs missing and unexpected weights and goes on with random ones; its report is
     # checked below instead
@@ -216,17 +235,22 @@ def _load(
     logging.disable_progress_bar()
     try:
         model, report = model_class.from_pretrained(
-            folder,
+            None,
             config=config,
+            state_dict=weights,
             dtype=dtype,
             local_files_only=True,
-            use_safetensors=True,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
     except Exception as error:  # from_pretrained raises what a dozen libraries raise
         raise BundleError(
-            f"{folder}: its weights cannot be read ({first_line(error)}); copy the folder again"
+            f"{folder}: its weights cannot be read ({shown(first_line(error))}); "
+            "copy the folder again"
         ) from None
+    else:
+        # as if it had looked for the weights itself; PEFT saves this name beside an adapter
+        model.name_or_path = model.config.name_or_path = str(folder)
     finally:
         logging.set_verbosity(verbosity)
         if progress_bars:
@@ -241,7 +265,7 @@ def _load(
     ):
         if names:
             raise BundleError(
-                f"{folder}: {fault} {sorted(names)[0]} ({len(names)} in all); "
+                f"{folder}: {fault} {shown(sorted(names)[0])} ({len(names)} in all); "
                 "its config.json belongs to another model"
             )
     return model

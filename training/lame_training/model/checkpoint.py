@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,25 +21,22 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from lame_runtime.contract import Preparer
-from lame_runtime.errors import BundleError, StorageError, first_line
+from lame_runtime.errors import BundleError, StorageError, first_line, shown
 from lame_runtime.files.atomic import atomic_path, atomic_text
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
-from transformers import Qwen3Config
 
 from lame_training.distributed.sharding import full_tensors
-from lame_training.model.adapters import (
-    is_adapter,
-    merge_adapter,
-    name_without_adapter,
-    save_adapter,
-)
-from lame_training.model.backbones import FAMILIES
+from lame_training.model.adapters import is_adapter, name_without_adapter, save_adapter
+from lame_training.model.backbones import parse_config, parse_decoder_config
+from lame_training.model.from_disk.checkpoint_checks import check_contract, check_files
+from lame_training.model.from_disk.config_fields import SIZES, checked
+from lame_training.model.from_disk.merging.adapter_merge import merge_adapter
+from lame_training.model.from_disk.tensors import check_finite, read_object, read_tensors
 from lame_training.model.lame import LaMEModel
 from lame_training.recipes.recipe import Recipe
 
-MODEL_FILES = ("model.safetensors", "recipe.json", "contract.json", "tokenizer.json", "config.json")
 SWITCHES = ("embed_attends", "rec_from", "pooling")
 """Arguments of `LaMEModel` that `config.json` holds beside the sizes."""
 
@@ -143,21 +141,17 @@ def load_model(
         decoder: whether to build connector and latent decoder, which inference does not need.
 
     Raises:
-        BundleError: the folder is no checkpoint, or its weights do not fit its config.
+        BundleError: the folder is no checkpoint, or a setting or a weight cannot be used; the
+            message names it.
     """
-    _check_files(folder)
+    check_files(folder)
     # first, because a contract of another version is refused without reading the weights
     preparer = Preparer.load(folder)
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        # safetensors maps the file; a weight is read from the disk when it is used
-        weights = load_file(folder / "model.safetensors")
-        model = empty_model(config, decoder=decoder)
-    # several libraries validate configs, each with its own exceptions
-    except Exception as error:
-        raise BundleError(
-            f"{folder}: cannot be read ({first_line(error)}); copy or train the checkpoint again"
-        ) from None
+    config = read_object(folder / "config.json")
+    model = empty_model(config, decoder=decoder, source=f"{folder / 'config.json'}")
+    check_contract(preparer.contract, model.backbone.config, model.dim, model.n_reason, folder)
+    # safetensors maps the file; a weight is read from the disk when it is used
+    weights = read_tensors(folder / "model.safetensors")
     if not decoder:
         # `load_weights` refuses weights that the model does not have
         weights = {
@@ -165,61 +159,68 @@ def load_model(
             for name, value in weights.items()
             if not name.startswith(("connector.", "decoder."))
         }
+    check_finite(weights, f"{folder / 'model.safetensors'}")
     load_weights(model, weights, str(folder))
-    if (folder / "adapter").is_dir():
+    if os.path.lexists(folder / "adapter"):
         # widened, because training added base and adapter in FP32
         model.backbone = merge_adapter(model.backbone, folder / "adapter", widen=True)
     return (model if dtype is None else model.to(dtype)).eval(), preparer
 
 
-def _check_files(folder: Path) -> None:
-    """Raises `BundleError` if the folder is no complete checkpoint."""
-    if not (folder / "config.json").is_file():
-        kind = (
-            "a bundle, not a checkpoint"
-            if (folder / "manifest.json").is_file()
-            else "not a complete checkpoint (no config.json)"
-        )
-        raise BundleError(f"{folder}: is {kind}; give the folder that lame-train wrote")
-    if missing := [name for name in MODEL_FILES if not (folder / name).is_file()]:
-        raise BundleError(f"{folder}: {missing[0]} is missing; copy or train the checkpoint again")
-
-
-def empty_model(config: dict[str, Any], *, decoder: bool = True) -> LaMEModel:
+def empty_model(
+    config: dict[str, Any], *, decoder: bool = True, source: str = "config.json"
+) -> LaMEModel:
     """Builds the model that a `config.json` describes, with parameters on the meta device.
 
     They take no memory until `load_weights` fills them. Buffers (rotary frequencies) are real,
-    because they are computed, not loaded.
+    because they are computed, not loaded. Raises `BundleError` as `described_model`.
     """
     with init_empty_weights(include_buffers=False):
-        model = described_model(config, decoder=decoder)
+        model = described_model(config, decoder=decoder, source=source)
     if model.decoder is not None:
         # accelerate replaces each parameter as it is registered, which separates tied ones
         model.decoder.tie_weights()
     return model
 
 
-def described_model(config: dict[str, Any], *, decoder: bool = True) -> LaMEModel:
+def described_model(
+    config: dict[str, Any], *, decoder: bool = True, source: str = "config.json"
+) -> LaMEModel:
     """Builds the model that a `config.json` or an `architecture.json` describes, newly initialized.
 
+    Args:
+        config: the object of the file.
+        decoder: whether to build connector and latent decoder.
+        source: begins the messages of errors.
+
     Raises:
-        BundleError: the backbone is of another family.
+        BundleError: the backbone is of another family, or a setting is missing or out of its range;
+            the message names it.
     """
-    family = config["backbone"].get("model_type")
-    if family not in FAMILIES:
-        raise BundleError(f"its backbone is a {family!r}; supported are {', '.join(FAMILIES)}")
-    decoder_config = None
-    if decoder and config["decoder"] is not None:
-        decoder_config = Qwen3Config(**config["decoder"])
+    remedy = "copy or train the checkpoint again"
+    for name in ("backbone", "decoder"):
+        # a model without a decoder has null
+        if not isinstance(part := config.get(name), dict) and (part or name == "backbone"):
+            raise BundleError(f"{source}: {name} is {shown(repr(part))}, not an object; {remedy}")
+    for name in ("n_reason", "dim"):
+        if name not in config:
+            raise BundleError(f"{source}: lacks {name}; {remedy}")
     # a file that was written before a switch existed means the switch's default
-    switches = {name: config[name] for name in SWITCHES if name in config}
-    return LaMEModel.from_configs(
-        FAMILIES[family].config(**config["backbone"]),
-        decoder_config,
-        config["n_reason"],
-        config["dim"],
-        **switches,
-    )
+    values = {
+        name: checked(name, config[name], check, source)
+        for name, check in SIZES.items()
+        if name in config
+    }
+    backbone = parse_config(config["backbone"], f"{source}: backbone")
+    decoder_config = None
+    if decoder and config.get("decoder") is not None:
+        decoder_config = parse_decoder_config(config["decoder"], f"{source}: decoder")
+    try:
+        return LaMEModel.from_configs(backbone, decoder_config, **values)
+    except Exception as error:  # torch and transformers raise what they like for unusual shapes
+        raise BundleError(
+            f"{source}: describes no model ({shown(first_line(error))}); {remedy}"
+        ) from None
 
 
 def load_weights(model: LaMEModel, weights: dict[str, Tensor], source: str) -> None:
@@ -236,12 +237,12 @@ def load_weights(model: LaMEModel, weights: dict[str, Tensor], source: str) -> N
     expected = named_weights(model)
     if missing := sorted(set(expected) - set(weights)):
         raise BundleError(
-            f"{source}: the weight {missing[0]} is missing ({len(missing)} in all); "
+            f"{source}: the weight {shown(missing[0])} is missing ({len(missing)} in all); "
             "this is another model's file"
         )
     if extra := sorted(set(weights) - set(expected)):
         raise BundleError(
-            f"{source}: the weight {extra[0]} is unknown ({len(extra)} in all); "
+            f"{source}: the weight {shown(extra[0])} is unknown ({len(extra)} in all); "
             "this is another model's file"
         )
     for name, value in expected.items():

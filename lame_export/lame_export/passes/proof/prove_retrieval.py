@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from lame_runtime.encoder import Encoder
 from lame_training.evaluation.retrieval import RankedPool, Vectors, embed_rows, read_rows, tasks
+from lame_training.model.from_disk.checkpoint_checks import steps_of
 
 from lame_export.parity.judged import judged_encoder, note_of
 from lame_export.parity.retrieval_rows import retrieval_rows, vector_rows
@@ -34,9 +34,8 @@ class ProveRetrieval(Pass):
         # PyTorch's vectors are the same for every graph, so they are computed once
         reference = _embed(state.reference, rows)
         state.add(vector_rows(reference, rows, state.golden))
-        config = json.loads((state.checkpoint / "config.json").read_text(encoding="utf-8"))
         # the neighbors of an untrained model are random, so a gate on them would be meaningless
-        trained = config["steps"] > 0
+        trained = steps_of(state.checkpoint) > 0
         for graph in state.graphs:
             with judged_encoder(state, graph) as encoder:
                 vectors = _embed(encoder, rows)
