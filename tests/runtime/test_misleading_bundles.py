@@ -167,8 +167,9 @@ def test_a_golden_input_that_misleads_is_refused(
     (tiny / "golden/unlisted.png").write_bytes((tiny / "golden/images/0000.png").read_bytes())
     first, *others = golden_rows(tiny)
     write_golden_rows(tiny, [{**first, **change}, *others])
+    rehash(tiny)
     with pytest.raises(BundleError, match=rf"input 1:? .*{message}"):
-        read_golden(tiny, Bundle.open(TINY).manifest.files)
+        Bundle.open(tiny).golden()
 
 
 def test_without_the_check_of_names_a_picture_elsewhere_is_read(
