@@ -249,7 +249,7 @@ def test_published_models_are_in_range_with_ample_room() -> None:
 
 
 def test_a_contract_out_of_range_is_not_written(contract: Contract) -> None:
-    """A training that would write a contract which no runtime reads ends before it begins."""
+    """A contract that no runtime would read ends a training before it begins."""
     wrong = replace(contract, tokens=replace(contract.tokens, max_length=0))
     with pytest.raises(BundleError, match=r"tokens.max_length is 0: .*; choose other settings"):
         wrong.to_json()

@@ -22,6 +22,7 @@ from lame_runtime.bundle.certificate import read_certificate
 from lame_runtime.bundle.engine_files import read_device_report
 from lame_runtime.bundle.golden import read_golden
 from lame_runtime.bundle.vector_file import read_vectors
+from lame_runtime.contract.batch import Batch, Floats
 from lame_runtime.errors import StorageError
 from lame_runtime.parity import verify as verification
 from lame_runtime.parity.verify import verify
@@ -166,8 +167,9 @@ def test_a_golden_input_that_misleads_is_refused(
     (tiny / "golden/unlisted.png").write_bytes((tiny / "golden/images/0000.png").read_bytes())
     first, *others = golden_rows(tiny)
     write_golden_rows(tiny, [{**first, **change}, *others])
+    rehash(tiny)
     with pytest.raises(BundleError, match=rf"input 1:? .*{message}"):
-        read_golden(tiny, Bundle.open(TINY).manifest.files)
+        Bundle.open(tiny).golden()
 
 
 def test_without_the_check_of_names_a_picture_elsewhere_is_read(
@@ -228,6 +230,49 @@ def test_a_file_that_is_no_array_is_refused_before_it_is_read(content: bytes, ti
 def test_vectors_are_read_as_numpy_reads_them() -> None:
     """The bundle's own file gives the same array as `numpy.load`."""
     assert np.array_equal(read_vectors(TINY, VECTORS), np.load(TINY / VECTORS))
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("images", "patch_size", 8),
+        ("images", "temporal_patch_size", 1),
+        ("images", "merge_size", 4),
+        ("tower", "window", 4),
+        ("tower", "position_side", 4),
+        ("tokens", "first_latent", 321),
+        ("tokens", "n_reason", 5),
+    ],
+)
+def test_a_contract_of_another_graph_gives_no_vector(
+    part: str, field: str, value: int, tiny: Path
+) -> None:
+    """Values that are in their range, but not those of the graphs; the message names the field."""
+    edit_file(tiny, "contract.json", lambda raw: raw[part].update({field: value}))
+    rehash(tiny)
+    picture = {"image": tiny / "golden/images/0000.png"}
+    with pytest.raises(LameError, match=field), Encoder.load(tiny, threads=1) as encoder:
+        encoder.encode([picture])
+
+
+def test_without_the_count_of_features_pictures_get_those_of_other_places(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: with the guard taken out, another merge size gives another vector in silence."""
+    picture = {"image": TINY / "golden/images/0000.png"}
+    with Encoder.load(TINY, threads=1) as encoder:
+        expected = encoder.encode([picture])
+    edit_file(tiny, "contract.json", lambda raw: raw["images"].update(merge_size=4))
+    rehash(tiny)
+
+    def unchecked(batch: Batch, features_FD: Floats) -> dict[str, npt.NDArray[Any]]:
+        feeds = original(batch, features_FD[:0])
+        return {**feeds, "features": features_FD}
+
+    original = Batch.encoder_feeds
+    monkeypatch.setattr(Batch, "encoder_feeds", unchecked)
+    with Encoder.load(tiny, threads=1) as encoder:
+        assert np.abs(encoder.encode([picture]) - expected).max() > 1e-3
 
 
 FACTS = PlanFacts(
