@@ -12,9 +12,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from lame_runtime.bundle.certificate import Result
-from lame_runtime.errors import StorageError
+from lame_runtime.errors import StorageError, UsageError, shown
+from lame_training.arguments import folder_path, real_number, texts, whole_number
 
 from lame_export.parity.calibration_inputs import CALIBRATION
 from lame_export.parity.golden_set import PER_MODALITY
@@ -96,14 +98,25 @@ def export(
         True
     """
     options = ExportOptions(
-        graphs=tuple(graphs),
-        per_modality=per_modality,
-        calibration=calibration,
-        strengths=tuple(strengths),
+        graphs=tuple(texts("graphs", graphs)),
+        per_modality=whole_number("per_modality", per_modality, 1),
+        calibration=whole_number("calibration", calibration, 1),
+        strengths=tuple(real_number("strengths", value, 0, 1) for value in _listed(strengths)),
     )
-    return run_export(
-        ExportState(Path(checkpoint), Path(data), Path(bundle), options), PLAN, on_pass
+    request = ExportState(
+        folder_path("checkpoint", checkpoint),
+        folder_path("data", data),
+        folder_path("bundle", bundle),
+        options,
     )
+    return run_export(request, PLAN, on_pass)
+
+
+def _listed(strengths: Any) -> list[Any]:
+    """Returns strengths as a list; raises `UsageError` if there is no list of them."""
+    if isinstance(strengths, Iterable) and not isinstance(strengths, str | bytes | dict):
+        return list(strengths)
+    raise UsageError(f"`strengths` is {shown(repr(strengths))}: use a list of values from 0 to 1")
 
 
 def run_export(
@@ -111,7 +124,9 @@ def run_export(
 ) -> list[Result]:
     """Runs a plan in a temporary folder that becomes `request.folder`; raises as `export` does."""
     bundle = request.folder
-    if bundle.exists():
+    # a link that leads nowhere is there as well: it could not be replaced at the end. False without
+    # an error if the folder above may not be searched, which `mkdtemp` reports
+    if os.path.lexists(bundle):
         raise StorageError(f"{bundle}: already exists; remove it or choose another folder")
     try:
         bundle.parent.mkdir(parents=True, exist_ok=True)

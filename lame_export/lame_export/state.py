@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lame_runtime.bundle.certificate import Island, Result
-from lame_runtime.errors import ExportError, UsageError
+from lame_runtime.errors import ExportError, UsageError, shown
 
 from lame_export.parity.calibration_inputs import CALIBRATION
 from lame_export.parity.golden_set import PER_MODALITY
@@ -45,7 +45,7 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.graphs) - set(GRAPHS)):
-            raise UsageError(f"unknown graph {unknown[0]!r}: use {', '.join(GRAPHS)}")
+            raise UsageError(f"unknown graph {shown(repr(unknown[0]))}: use {', '.join(GRAPHS)}")
         if not self.graphs:
             raise UsageError(f"`graphs` is empty: name some of {', '.join(GRAPHS)}")
         for name in ("per_modality", "calibration"):

@@ -17,7 +17,7 @@ from lame_runtime.bundle.bundle import PARTS, Bundle
 from lame_runtime.bundle.golden import read_golden
 from lame_runtime.contract import Preparer
 from lame_runtime.contract.batch import Batch, Floats, assemble
-from lame_runtime.errors import UsageError
+from lame_runtime.errors import UsageError, shown
 from lame_runtime.parity.compare import similarity
 
 from lame_export.bisect.bisection_result import (
@@ -31,6 +31,7 @@ from lame_export.bisect.instrumented_plans import InstrumentedPlans
 from lame_export.bisect.island_search import Subject, error_jumps, find_islands
 from lame_export.bisect.module_outputs import ModuleOutput, find_module_outputs, torch_values
 from lame_export.engine.build import BUILDABLE
+from lame_export.lint.foreign_graphs import check_graphs, translated
 from lame_export.parity.traced_backend import TracedBackend
 from lame_export.rewrites.scopes import SCALED
 from lame_export.streamed import Feeds
@@ -54,10 +55,22 @@ def bisect(
         UsageError: `inputs` is below 1, or TensorRT cannot run the graph.
         ExportError, BackendError: TensorRT cannot build or run the graph.
     """
+    if inputs < 1:
+        raise UsageError(f"`inputs` is {inputs}: use 1 or more")
+    opened = Bundle.open(bundle)
+    if graph in opened.graphs and graph not in ERROR_LIMITS:
+        raise UsageError(f"`graph` is {shown(repr(graph))}: use one of {', '.join(ERROR_LIMITS)}")
+    check_graphs(opened)
+    with translated(bundle):
+        return _bisect(opened, checkpoint, graph, inputs, trt)
+
+
+def _bisect(opened: Bundle, checkpoint: Path, graph: str, inputs: int, trt: Any) -> BisectionResult:
+    """Compares a graph of a bundle that was opened; see `bisect`."""
     # Deferred: importing it loads PyTorch and transformers.
     from lame_training.model.torch_backend import load_encoder_and_model
 
-    opened = Bundle.open(bundle)
+    bundle = opened.folder
     paths = dict(zip(PARTS, opened.graph_paths(graph), strict=True))
     models = {part: ir.load(path) for part, path in paths.items()}
     # Only the FP32 graph has the nodes as they were traced; the others were rewritten, but most of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from typing import Any, TypeVar
 
 from lame_runtime.bundle.bundle import Bundle
 from lame_runtime.bundle.certificate import read_certificate
-from lame_runtime.errors import StorageError, UsageError
+from lame_runtime.errors import StorageError, UsageError, shown
 from lame_runtime.files.atomic import atomic_text
+from lame_runtime.files.json_file import read_json
 from lame_training.evaluation.retrieval import (
     TaskResult,
     embed_rows,
@@ -111,10 +113,12 @@ def _claim(folder: Path, recipe_name: str) -> None:
     # checked first, so that an unknown recipe leaves no folder
     find_recipe(recipe_name)
     mark = folder / "demo.json"
-    if mark.is_file():
-        owner = json.loads(mark.read_text(encoding="utf-8"))["recipe"]
+    if os.path.lexists(mark):
+        owner = _owner(mark)
         if owner != recipe_name:
-            raise UsageError(f"{folder}: holds the demo of recipe {owner}; choose another folder")
+            raise UsageError(
+                f"{folder}: holds the demo of recipe {shown(owner)}; choose another folder"
+            )
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,6 +127,17 @@ def _claim(folder: Path, recipe_name: str) -> None:
             f"{folder}: cannot be made ({error.strerror}); choose another folder"
         ) from None
     atomic_text(mark, json.dumps({"recipe": recipe_name}) + "\n")
+
+
+def _owner(mark: Path) -> str:
+    """Returns the recipe of a demo; raises `StorageError` if its file does not tell."""
+    try:
+        return str(read_json(mark, 1 << 16)["recipe"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or "it names no recipe"
+        raise StorageError(
+            f"{mark}: cannot be read ({reason}); remove it, or choose another folder"
+        ) from None
 
 
 def _write_data(data: Path, recipe_name: str) -> None:

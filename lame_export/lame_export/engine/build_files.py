@@ -23,8 +23,11 @@ from lame_runtime.backends.tensorrt.signature import sign
 from lame_runtime.bundle.manifest import sha256_file
 from lame_runtime.errors import LameError, StorageError
 from lame_runtime.files.atomic import atomic_path
+from lame_runtime.files.regular import read_regular
 
 _logger = logging.getLogger(__name__)
+MAX_TIMINGS = 1 << 30
+"""Largest timing cache in bytes; those of large models take some megabytes."""
 
 
 def find_equal_build(folder: Path, facts: PlanFacts) -> Build | None:
@@ -125,7 +128,14 @@ def read_timing_cache(path: Path | None) -> bytes | None:
     """Returns what earlier builds measured: empty bytes if there were none, None without a path."""
     if path is None:
         return None
-    return path.read_bytes() if path.is_file() else b""
+    try:
+        return read_regular(path, MAX_TIMINGS)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        # a cache only makes the build faster; what is there instead is replaced afterwards
+        _logger.warning("%s: the timing cache is not read (%s)", path, error.strerror)
+        return b""
 
 
 def write_timing_cache(path: Path, content: bytes) -> None:

@@ -8,7 +8,6 @@ which needs all attention scores at once.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lame_runtime.contract import Contract
-from lame_runtime.errors import StorageError, UsageError
+from lame_runtime.errors import BundleError, StorageError, UsageError, shown
+from lame_runtime.files.json_file import read_json
 
 from lame_export.engine.largest import largest_patches
 
@@ -41,6 +41,12 @@ LARGEST_BATCH = {"latency": 4, "throughput": 256}
 PICTURES_PER_INPUT = 4
 """The vision tower may run this many times as many pictures at once as the encoder runs inputs."""
 GIB = 1 << 30
+MAX_BYTES = 1 << 20
+"""Largest file of profiles in bytes."""
+MAX_PROFILES = 64
+MAX_WIDTH = 1 << 20
+MAX_DIMENSION = (1 << 31) - 1
+"""Largest dimension; TensorRT counts them in 32 bits."""
 _HALF_BYTES = 2
 
 
@@ -68,12 +74,23 @@ DEFAULT_WIDTHS = {"encoder": Widths(1536, 8960, 12), "vision": Widths(1280, 5120
 
 
 def widths_of(model: Mapping[str, Any]) -> dict[str, Widths]:
-    """Returns the widths of both parts from the model facts of a bundle's manifest."""
+    """Returns the widths of both parts from the model facts of a bundle's manifest.
+
+    Raises:
+        BundleError: a width is not a positive number that a model can have.
+    """
     recorded = model.get("widths", {})
-    return {
+    widths = {
         part: Widths(**recorded[part]) if part in recorded else DEFAULT_WIDTHS[part]
         for part in DIMENSIONS
     }
+    for part, own in widths.items():
+        if not all(0 < value <= MAX_WIDTH for value in (own.hidden, own.mlp, own.heads)):
+            raise BundleError(
+                f"manifest.json: model.widths.{part} is {own}, which no model has; "
+                "copy or export the bundle again"
+            )
+    return widths
 
 
 def derive_profiles(
@@ -187,16 +204,18 @@ def read_profiles(path: Path) -> Profiles:
     """
     remedy = "give `profile` latency, throughput or a JSON file of profiles"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path, MAX_BYTES)
     except OSError as error:
-        raise StorageError(f"{path}: cannot be read ({error}); {remedy}") from None
+        raise StorageError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except ValueError as error:
-        raise UsageError(f"{path}: cannot be read ({error}); {remedy}") from None
+        raise UsageError(f"{path}: cannot be read ({shown(error)}); {remedy}") from None
     profiles: Profiles = {}
     for part in DIMENSIONS:
         buckets = raw.get(part) if isinstance(raw, dict) else None
-        if not isinstance(buckets, list) or not buckets:
-            raise UsageError(f"{path}: has no list of profiles named {part!r}; add one")
+        if not isinstance(buckets, list) or not 0 < len(buckets) <= MAX_PROFILES:
+            raise UsageError(
+                f"{path}: has no list of 1 to {MAX_PROFILES} profiles named {part!r}; add one"
+            )
         profiles[part] = [_read_profile(path, part, bucket) for bucket in buckets]
     return profiles
 
@@ -217,12 +236,17 @@ def _read_profile(path: Path, part: str, bucket: Any) -> Ranges:
 
 def _read_range(path: Path, name: str, values: Any) -> tuple[int, int, int]:
     # `type(...) is int`, because isinstance would let JSON's true and false through as 1 and 0
-    numbers = isinstance(values, list) and all(type(value) is int and value > 0 for value in values)
+    numbers = isinstance(values, list) and all(
+        type(value) is int and 0 < value <= MAX_DIMENSION for value in values
+    )
     if not numbers or len(values) != 3:
-        raise UsageError(f"{path}: {name} is {values!r}; give three positive numbers")
+        raise UsageError(
+            f"{path}: {name} is {shown(repr(values))}; give three positive numbers up to "
+            f"{MAX_DIMENSION:,}"
+        )
     minimum, optimum, maximum = values
     if not minimum <= optimum <= maximum:
         raise UsageError(
-            f"{path}: {name} is {values!r}; give minimum, optimum and maximum in ascending order"
+            f"{path}: {name} is {values}; give minimum, optimum and maximum in ascending order"
         )
     return minimum, optimum, maximum

@@ -11,10 +11,12 @@ from lame_runtime.errors import ExportError
 from lame_runtime.parity import gates
 from lame_runtime.parity.compare import BATCH_SIZE, embed_golden, similarity
 from lame_runtime.parity.gates import judge
+from lame_training.arguments import folder_path
 
+from lame_export.lint.foreign_graphs import check_graphs, translated
 from lame_export.passes.proof.lint_graphs import LintGraphs
 from lame_export.passes.proof.prove_vectors import ProveVectors
-from lame_export.passes.source.load_checkpoint import SHARED_FILES, read_model
+from lame_export.passes.source.load_checkpoint import SHARED_FILES, read_model, read_shared
 from lame_export.passes.source.prove_contract import ProveContract
 from lame_export.state import ExportOptions, ExportState
 
@@ -37,10 +39,11 @@ def verify(bundle: str | os.PathLike[str], checkpoint: str | os.PathLike[str]) -
         BundleError: the bundle or the checkpoint is damaged, or is another kind of folder.
         ExportError: the checkpoint's vectors have another length than the bundle's.
     """
-    bundle, checkpoint = Path(bundle), Path(checkpoint)
+    bundle, checkpoint = folder_path("bundle", bundle), folder_path("checkpoint", checkpoint)
     opened = Bundle.open(bundle)
     # figures measured on damaged files would be misleading
     opened.check_all()
+    check_graphs(opened)
     options = ExportOptions(graphs=tuple(opened.graphs))
     # no pass below reads the data set, so the bundle's path stands in for its path
     state = ExportState(checkpoint, bundle, bundle, options, stop_on_failure=False)
@@ -54,14 +57,15 @@ def verify(bundle: str | os.PathLike[str], checkpoint: str | os.PathLike[str]) -
     for step in PASSES:
         # without the runner: failed rows are collected, and no file is written
         step.requires(state)
-        step.run(state)
+        with translated(bundle):
+            step.run(state)
     return state.rows
 
 
 def _shared_files_row(bundle: Path, checkpoint: Path) -> Result:
     # byte for byte, because a changed file need not change any golden vector
     changed = sum(
-        (bundle / name).read_bytes() != (checkpoint / name).read_bytes() for name in SHARED_FILES
+        read_shared(bundle / name) != read_shared(checkpoint / name) for name in SHARED_FILES
     )
     comparison, figure = "contract and tokenizer vs checkpoint", {"mismatches": changed}
     return judge(comparison, "", "files", len(SHARED_FILES), gates.CONTRACT, figure)

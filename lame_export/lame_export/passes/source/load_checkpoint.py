@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
+
+from lame_runtime.errors import BundleError
+from lame_runtime.files.json_file import MAX_JSON_BYTES
+from lame_runtime.files.regular import read_regular
 
 from lame_export.passes.base import Pass
 from lame_export.state import ExportState
@@ -28,7 +31,15 @@ class LoadCheckpoint(Pass):
         read_model(state)
         for name in SHARED_FILES:
             # copied rather than serialized again, because verification compares them byte for byte
-            shutil.copyfile(state.checkpoint / name, state.folder / name)
+            (state.folder / name).write_bytes(read_shared(state.checkpoint / name))
+
+
+def read_shared(path: Path) -> bytes:
+    """Returns the content of one of `SHARED_FILES`; raises `BundleError`."""
+    try:
+        return read_regular(path, MAX_JSON_BYTES)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}); copy it again") from None
 
 
 def read_model(state: ExportState) -> None:
