@@ -1,4 +1,4 @@
-"""What is killed or runs out of space.
+"""The jobs that are killed or run out of space.
 
 Each job writes into an output folder, and can be run again after it was stopped at any moment.
 """

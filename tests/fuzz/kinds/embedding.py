@@ -1,4 +1,4 @@
-"""What the kinds share that embed with the tiny bundle."""
+"""Shared by the kinds that embed with the tiny bundle."""
 
 from __future__ import annotations
 
