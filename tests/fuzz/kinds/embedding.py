@@ -1,4 +1,4 @@
-"""Shared parts of the kinds that embed with the tiny bundle."""
+"""Shared by the kinds that embed with the tiny bundle."""
 
 from __future__ import annotations
 
