@@ -94,7 +94,7 @@ def test_without_the_check_the_link_is_read(root: Path, monkeypatch: pytest.Monk
 
 
 def test_absolute_paths_and_dots_inside_are_fine(root: Path) -> None:
-    """What counts is where a path leads, not how it is written."""
+    """A path counts by where it leads, not by how it is written."""
     for path in (str(root / "own.jsonl"), "pictures/../own.jsonl", "./own.jsonl"):
         assert row_files(root, DataSet("x", "none", format="jsonl", path=(path,)))
 
@@ -306,6 +306,16 @@ def test_a_mixture_may_be_json_and_begin_with_a_mark(root: Path) -> None:
     text = "\ufeff" + json.dumps({"data_sets": [entry]}, indent=1)
     (data_set,) = read_mixture(write_mixture(root, text), root)
     assert data_set.weight == 2
+
+
+def test_a_shell_may_hand_over_a_mixture(root: Path) -> None:
+    """`--mixture <(…)` is a pipe, but one that the user made for this command."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as file:
+        file.write("data_sets: [{name: x, format: jsonl, path: own.jsonl}]")
+    (data_set,) = read_mixture(Path(f"/dev/fd/{reader}"), root)
+    os.close(reader)
+    assert data_set.name == "x"
 
 
 def test_the_command_line_names_the_flag(
