@@ -3,6 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
+# `make fuzz` takes MINUTES, SEED and KINDS (names with commas; all by default).
+MINUTES ?= 30
+SEED ?= 1
+KINDS ?=
+SOURCES := runtime:training:lame_export:tests
 PACKAGES := runtime training lame_export
 # TensorRT's Python bindings, which tests hold our use of them against. TensorRT itself needs a GPU
 # and is not installed.
@@ -10,7 +15,7 @@ BINDINGS := tensorrt_cu12_bindings==10.3.0 tensorrt_cu13_bindings==10.16.1.11 te
 # The oldest ONNX Runtime that graphs for CPUs are promised to run on.
 FLOOR := onnxruntime==1.23.2
 
-.PHONY: help demo test check docs dist tiny-bundle ablation paradigms realsize clean
+.PHONY: help demo test check docs dist tiny-bundle ablation paradigms realsize fuzz endurance clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +54,15 @@ realsize: $(VENV)/ready  ## export, plan and embed with 2 billion parameters of 
 	rm -rf runs/realsize
 	$(BIN)/python lame_export/benchmarks/realsize.py runs/realsize
 	rm -rf runs/realsize
+
+fuzz: $(VENV)/ready  ## hand hostile, damaged and odd inputs to everything; prints a table (MINUTES=30 SEED=1 KINDS=media,bundles)
+	mkdir -p runs
+	PYTHONPATH=$(SOURCES) OMP_NUM_THREADS=1 $(BIN)/python -m fuzz --minutes $(MINUTES) --seed $(SEED) --kinds "$(KINDS)" --json runs/fuzz.json
+
+endurance: $(VENV)/ready  ## kill -9 at 100 moments, 20 sizes of a small disk, 20,000 calls (an hour)
+	PYTHONPATH=$(SOURCES) OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.endurance.kill --moments 100
+	PYTHONPATH=$(SOURCES) OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.endurance.full_disk --sizes 20
+	PYTHONPATH=$(SOURCES) OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.endurance.leaks --calls 20000
 
 clean:  ## remove .venv, runs, dist and site
 	rm -rf $(VENV) runs dist site

@@ -24,6 +24,7 @@ from lame_runtime.backends.select import Selection, select, select_onnxruntime
 from lame_runtime.backends.tensorrt.backend import TrtBackend, TrtOptions
 from lame_runtime.backends.tensorrt.plans import Build
 from lame_runtime.bundle.bundle import Bundle
+from lame_runtime.bundle.members import open_member
 from lame_runtime.contract.preparer import Preparer
 from lame_runtime.contract.rules import Contract
 from lame_runtime.contract.tokens import TextTokenizer
@@ -99,6 +100,9 @@ def deserialize(
         bundle.folder / name: bundle.manifest.files[name] if options.check_hashes else None
         for name in bundle.graph_files(selection.graph)
     }
+    for name in bundle.graph_files(selection.graph):
+        # refuses a link that leads out of the bundle; what it leads to is hashed all the same
+        open_member(bundle.folder, name).close()
     parts = bundle.manifest.graphs[selection.graph]
     return onnx_backend.OrtBackend(
         bundle.folder / parts.vision,

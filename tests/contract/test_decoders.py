@@ -265,6 +265,19 @@ def test_a_jpeg_of_a_thousand_scans_is_refused(
     assert open_image(jpeg_of_scans(1000), rules).size == (64, 64)
 
 
+def test_a_large_picture_with_a_slow_decoder_is_refused(
+    rules: ImageRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow decodes some kinds of PPM in Python; without the limit it does."""
+    data = encoded("PPM").replace(b"255", b"254", 1)
+    monkeypatch.setattr(decoding_limits, "MAX_SLOW_PIXELS", 64 * 48 - 1)
+    with pytest.raises(InputError, match="too long to decode"):
+        open_image(data, rules)
+    assert open_image(encoded("PPM"), rules).size == (64, 48)
+    monkeypatch.undo()
+    assert open_image(data, rules).size == (64, 48)
+
+
 def header_of(kind: str, image: Image.Image, **options: Any) -> ImageFile.ImageFile:
     opened = Image.open(io.BytesIO(encoded(kind, image, **options)))
     assert isinstance(opened, ImageFile.ImageFile)

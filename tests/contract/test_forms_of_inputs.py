@@ -375,7 +375,7 @@ def test_a_data_uri_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("key", ["image", "video", "content"])
 def test_a_message_repeats_at_most_eighty_characters(key: str, preparer: Preparer) -> None:
-    """Of names, of keys, and of names in lists."""
+    """A long name, a long key and a long name in a list are cut."""
     long = "y" * 3000
     items: list[Any] = [
         {key: long},

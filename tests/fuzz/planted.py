@@ -46,7 +46,7 @@ FAULTS = {
     "not of unit length": "wrong",
     "another vector": "wrong",
 }
-"""What a case does, and the verdict that it must get."""
+"""Actions, and the verdict that a case with each of them must get."""
 
 
 class _PanicError(BaseException):

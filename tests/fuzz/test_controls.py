@@ -85,7 +85,7 @@ def test_cases_depend_on_the_seed_alone() -> None:
 
 
 def test_a_case_is_cut_down_while_its_fault_stays(tmp_path: Path) -> None:
-    """What the fault does not need is gone, and the seed file holds the rest."""
+    """Pieces that the fault does not need are gone, and the seed file holds the rest."""
     case = {"data": b"a" * 500 + b"!" + b"b" * 500, "edits": [1, 2, 3]}
     small = smaller(case, lambda case: b"!" in case["data"] and 2 in case["edits"])
     assert len(small["data"]) < 40

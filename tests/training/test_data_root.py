@@ -94,7 +94,7 @@ def test_without_the_check_the_link_is_read(root: Path, monkeypatch: pytest.Monk
 
 
 def test_absolute_paths_and_dots_inside_are_fine(root: Path) -> None:
-    """What counts is where a path leads, not how it is written."""
+    """A path counts by where it leads, not by how it is written."""
     for path in (str(root / "own.jsonl"), "pictures/../own.jsonl", "./own.jsonl"):
         assert row_files(root, DataSet("x", "none", format="jsonl", path=(path,)))
 
@@ -188,7 +188,16 @@ def test_what_is_no_picture_is_left_out_by_its_kind(root: Path) -> None:
     """A folder, a pipe, a device and a name that is none; a folder is not said to lie outside."""
     os.mkfifo(root / "pipe.png")
     (root / "zero.png").symlink_to("/dev/null")
-    names = (".", "./", "pictures", "pictures/..", "pipe.png", "a\0b.png", "gone\ud83d.png")
+    names = (
+        ".",
+        "./",
+        "pictures",
+        "pictures/..",
+        "pipe.png",
+        "a\0b.png",
+        "gone\ud83d.png",
+        "x" * 5000,
+    )
     rows = [{"query": "q", "positive": {"image": name}} for name in names]
     lines = [
         json.dumps(row) + "\n"
@@ -199,7 +208,7 @@ def test_what_is_no_picture_is_left_out_by_its_kind(root: Path) -> None:
     opened = open_rows(root, DataSet("x", "none", format="jsonl", path=("own.jsonl",)))
     assert time.monotonic() - start < 20  # nothing waits for the pipe
     assert opened.skipped == Counter(
-        {"picture is a folder": 4, "picture is not a regular file": 1, "picture missing": 2}
+        {"picture is a folder": 4, "picture is not a regular file": 1, "picture missing": 3}
     )
     write_own_rows(root, {"query": "q", "positive": {"image": "zero.png"}}, rows[0])
     with pytest.raises(InputError, match="is not a regular file"):

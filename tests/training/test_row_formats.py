@@ -174,7 +174,7 @@ def test_an_instruction_is_put_before_queries_that_hold_none(
             b'{"query": "a", "positive": "b", "negatives": "c"}\n',
             "row 1: `negatives` must be a list",
         ),
-        (b'{"query": 1, "positive": "b"}\n', "row 1: a int is not an input"),
+        (b'{"query": 1, "positive": "b"}\n', "row 1: an object of the type int is not an input"),
         (
             b'{"query": "a", "positive": "b", "query_decodes": 1}\n',
             "row 1: `query_decodes` must be a text",

@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lame-lock"
 """Name of the file that is locked; it holds the process and the machine that hold the lock."""
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP)
 """Errors of file systems that know no locks."""
 
 
@@ -91,6 +92,8 @@ def _lock(folder: Path, work: str, argument: str) -> int:
                 f"{folder}: cannot be written ({error.strerror}); choose another `{argument}`"
             ) from None
         try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError(errno.EEXIST, f"{LOCK_FILE} is not a regular file")
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # the file may have been removed by its former holder since it was opened
             if not _is_same(handle, path):

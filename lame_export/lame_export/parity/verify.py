@@ -7,7 +7,6 @@ from pathlib import Path
 
 from lame_runtime.bundle.bundle import Bundle
 from lame_runtime.bundle.certificate import Result
-from lame_runtime.bundle.golden import read_golden
 from lame_runtime.errors import ExportError
 from lame_runtime.parity import gates
 from lame_runtime.parity.compare import BATCH_SIZE, embed_golden, similarity
@@ -49,7 +48,7 @@ def verify(bundle: str | os.PathLike[str], checkpoint: str | os.PathLike[str]) -
     # no pass below reads the data set, so the bundle's path stands in for its path
     state = ExportState(checkpoint, bundle, bundle, options, stop_on_failure=False)
     read_model(state)
-    state.golden = read_golden(bundle)
+    state.golden = opened.golden()
     if state.reference.dim != state.golden.embeddings.shape[1]:
         raise ExportError(
             f"{bundle}: was not exported from {checkpoint} (embeddings of another length)"

@@ -10,10 +10,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from lame_runtime.bundle.members import COPY_AGAIN
-from lame_runtime.contract.rules import Contract
+from lame_runtime.contract.rules import Contract, TokenRules
 from lame_runtime.errors import BundleError, shown
 from lame_runtime.files.graphs.onnx_fields import BOOL, FLOAT, INT64, TYPE_NAMES
 from lame_runtime.files.graphs.onnx_graph import Dims, GraphFacts
+
+VISION_FIELDS = (
+    "images.patch_size",
+    "images.temporal_patch_size",
+    "tower.window",
+    "tower.position_side",
+)
+TABLES = ("table_VD", "table_VD.half", "table_VD.int8")
+"""Names of the token table in exported graphs, by the type of its values."""
 
 Values = dict[str, tuple[int, Dims]]
 """Element type and sizes by name; a size that is a name fits every symbolic size."""
@@ -32,7 +41,7 @@ def vision_width(path: Path, facts: GraphFacts, contract: Contract | None) -> in
     """
     width = _last_size(path, facts, "features")
     if contract is not None:
-        _require(path, "input", facts.inputs, vision_inputs(contract))
+        _require(path, "input", facts.inputs, vision_inputs(contract), VISION_FIELDS)
     _require(path, "output", facts.outputs, {"features": (FLOAT, ("pictures", "merged", width))})
     return width
 
@@ -51,7 +60,11 @@ def encoder_dim(path: Path, facts: GraphFacts, width: int, contract: Contract | 
     """
     dim = _last_size(path, facts, "sentence_embedding") if contract is None else contract.dim
     _require(path, "input", facts.inputs, encoder_inputs(width))
-    _require(path, "output", facts.outputs, {"sentence_embedding": (FLOAT, ("batch", dim))})
+    _require(
+        path, "output", facts.outputs, {"sentence_embedding": (FLOAT, ("batch", dim))}, ("dim",)
+    )
+    if contract is not None:
+        _require_rows(path, facts, contract.tokens)
     return dim
 
 
@@ -86,6 +99,18 @@ def encoder_inputs(width: int) -> Values:
     }
 
 
+def _require_rows(path: Path, facts: GraphFacts, tokens: TokenRules) -> None:
+    """Checks that the token table ends with the row of [EMBED]: other ids are those of no token."""
+    rows = tokens.first_latent + tokens.n_reason + 1
+    for weight in facts.weights:
+        if weight.name in TABLES and weight.dims[0] != rows:
+            raise BundleError(
+                f"{path}: its token table has {weight.dims[0]:,} rows; the contract's "
+                f"tokens.first_latent, {tokens.first_latent:,}, and tokens.n_reason, "
+                f"{tokens.n_reason}, ask for {rows:,}; {COPY_AGAIN}"
+            )
+
+
 def _last_size(path: Path, facts: GraphFacts, name: str) -> int:
     _, dims = facts.outputs.get(name, (FLOAT, ()))
     size = dims[-1] if dims else None
@@ -94,18 +119,22 @@ def _last_size(path: Path, facts: GraphFacts, name: str) -> int:
     return size
 
 
-def _require(path: Path, kind: str, values: Values, expected: Values) -> None:
+def _require(
+    path: Path, kind: str, values: Values, expected: Values, fields: tuple[str, ...] = ()
+) -> None:
+    # the fields of the contract that decide what is expected, since one of them may be wrong
+    decided = f" by the contract's {', '.join(fields)}" if fields else ""
     if set(values) != set(expected):
         raise BundleError(
             f"{path}: has the {kind}s {shown(', '.join(sorted(values)))}; "
-            f"expected {', '.join(sorted(expected))}; {COPY_AGAIN}"
+            f"expected {', '.join(sorted(expected))}{decided}; {COPY_AGAIN}"
         )
     for name, (element, dims) in expected.items():
         actual, sizes = values[name]
         if actual != element or not _fits(sizes, dims):
             raise BundleError(
                 f"{path}: its {kind} {name} is {_spelled(actual, sizes)}; "
-                f"expected {_spelled(element, dims)}; {COPY_AGAIN}"
+                f"expected {_spelled(element, dims)}{decided}; {COPY_AGAIN}"
             )
 
 

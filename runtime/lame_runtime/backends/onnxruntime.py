@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lame_runtime.bundle.graph_source import GraphSource, Hashes, open_graph
 from lame_runtime.contract.batch import Batch, Floats, PictureGroup
 from lame_runtime.contract.rules import Contract
 from lame_runtime.contract.vectors import require_finite
-from lame_runtime.errors import BackendError, first_line
+from lame_runtime.errors import BackendError, StorageError, first_line
 from lame_runtime.files.graphs.onnx_graph import DATA_SUFFIX
 
 _CUDA = "CUDAExecutionProvider"
@@ -180,11 +181,8 @@ def source_session(
         weight.name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, weight.data_type)
         for weight, array in source.arrays()
     }
-    with tempfile.TemporaryDirectory() if lean else contextlib.nullcontext() as folder:
+    with _empty_data(source.path) if lean else contextlib.nullcontext() as folder:
         if folder is not None:
-            # ONNX Runtime looks whether the data file exists, even where all weights are given.
-            # An empty one satisfies it, and shows that nothing is read by name.
-            (Path(folder) / f"{source.path.name}{DATA_SUFFIX}").touch()
             options.add_session_config_entry(_DATA_FOLDER, os.fsencode(folder))
             for name, value in values.items():
                 options.add_initializer(name, value)
@@ -196,6 +194,25 @@ def source_session(
     # A session does not own the values that it uses where they are.
     session.lame_weights = (source, values) if lean else ()
     return session
+
+
+@contextlib.contextmanager
+def _empty_data(path: Path) -> Iterator[str]:
+    """Yields a temporary folder that holds an empty data file of a graph.
+
+    ONNX Runtime looks whether the file exists, even where all weights are given. An empty one
+    satisfies it, and nothing can be read from it by name.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory()
+        (Path(folder.name) / f"{path.name}{DATA_SUFFIX}").touch()
+    except OSError as error:
+        raise StorageError(
+            f"no temporary folder for mapped weights ({error.strerror}); "
+            "set TMPDIR to a folder that can be written, or leave `map_weights` out"
+        ) from None
+    with folder as name:
+        yield name
 
 
 def _create_session(ort: Any, path: Path, model: str | bytes, options: Any, provider: str) -> Any:

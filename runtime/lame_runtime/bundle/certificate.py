@@ -89,8 +89,8 @@ class Island:
 class Int8Choice:
     """Records the configuration of each INT8 graph, and every configuration that was tried."""
 
-    chosen: dict[Name, dict[str, Any]] = field(default_factory=dict)
-    tried: Annotated[list[dict[str, Any]], Length(10_000)] = field(default_factory=list)
+    chosen: dict[Name, dict[Name, Any]] = field(default_factory=dict)
+    tried: Annotated[list[dict[Name, Any]], Length(10_000)] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ golden/embeddings.npy   float32 (n, P), computed by PyTorch in FP32
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,20 +82,25 @@ def fingerprint(prepared: Prepared, preparer: Preparer) -> tuple[list[int], str,
     return prepared.ids.tolist(), positions, patches.hexdigest() if prepared.visuals else ""
 
 
-def read_golden(folder: Path, listed: Collection[str] | None = None) -> Golden:
+def read_golden(folder: Path, listed: Mapping[str, str] | None = None) -> Golden:
     """Reads `FOLDER/golden/`.
 
     Args:
         folder: the bundle, or the folder that becomes one.
-        listed: names of the files of the bundle; a picture must be one of them. None, for a bundle
-            that is being made, takes any file below `golden/`.
+        listed: sha256 of the files of the bundle by name; a picture must be one of them. None, for
+            a bundle that is being made, takes any file below `golden/`.
 
     Raises:
         BundleError: a file is missing or cannot be read, a picture lies elsewhere, or inputs and
             embeddings differ in number.
     """
     path = folder / GOLDEN_INPUTS
-    lines = read_member(folder, GOLDEN_INPUTS, MAX_INPUTS_BYTES).split(b"\n")
+    content = read_member(folder, GOLDEN_INPUTS, MAX_INPUTS_BYTES)
+    # of the bytes that were read, because a file may change between two readings; the inputs hold
+    # hashes of what is made of their pictures
+    if listed is not None and hashlib.sha256(content).hexdigest() != listed.get(GOLDEN_INPUTS):
+        raise BundleError(f"{path}: differs from what was exported (wrong sha256); {COPY_AGAIN}")
+    lines = content.split(b"\n")
     try:
         # not `splitlines`, which also splits at U+2028, a valid character of a text
         rows = [parse_json(line, strict=True) for line in lines if line]
@@ -106,7 +111,9 @@ def read_golden(folder: Path, listed: Collection[str] | None = None) -> Golden:
     inputs = [
         _parse(row, folder, f"{path}: input {number}", listed) for number, row in enumerate(rows, 1)
     ]
-    embeddings = read_vectors(folder, GOLDEN_VECTORS)
+    # an empty hash, that of no file, for vectors that are not listed
+    sha256 = None if listed is None else listed.get(GOLDEN_VECTORS, "")
+    embeddings = read_vectors(folder, GOLDEN_VECTORS, sha256)
     # rows are compared by position, so a missing one would shift all others
     if len(inputs) != len(embeddings):
         raise BundleError(
@@ -138,7 +145,7 @@ class _Row:
 
     modality: Name
     role: Name
-    content: Annotated[list[dict[str, Any]], Length(10_000, 1)]
+    content: Annotated[list[dict[Name, Any]], Length(10_000, 1)]
     instruction: Annotated[str, Text(65_536)] | None
     ids: Annotated[list[TokenId], Length(1 << 21)]
     positions: Sha256

@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from lame_runtime.bundle.members import COPY_AGAIN
+from lame_runtime.bundle.members import COPY_AGAIN, unreadable
 from lame_runtime.errors import BackendError, BundleError
 from lame_runtime.files.graphs.onnx_fields import DATA_TYPES
 from lame_runtime.files.graphs.onnx_graph import (
@@ -87,7 +87,7 @@ class GraphSource:
 
     def require_unchanged(self) -> None:
         """Raises `BundleError` if mapped weights were written to since they were opened."""
-        if self.file is not None and _state(self.file) != self.state:
+        if self.file is not None and file_state(self.file) != self.state:
             raise BundleError(
                 f"{self.path}{DATA_SUFFIX}: was changed while it was loaded; load the bundle again"
             )
@@ -113,7 +113,7 @@ def open_graph(path: Path, listed: Hashes | None = None, *, mapped: bool = False
             return GraphSource(path, model, facts)
         return _with_weights(path, model, facts, listed, mapped)
     except OSError as error:
-        raise _unreadable(error, path) from None
+        raise unreadable(Path(error.filename or path), error) from None
     except MemoryError:
         raise BackendError(f"{path}: its weights do not fit into memory") from None
 
@@ -123,7 +123,7 @@ def check_graph(path: Path) -> None:
     try:
         graph_facts(path, read_regular(path, MAX_GRAPH_BYTES))
     except OSError as error:
-        raise _unreadable(error, path) from None
+        raise unreadable(Path(error.filename or path), error) from None
 
 
 def graph_facts(path: Path, model: bytes) -> GraphFacts:
@@ -153,7 +153,7 @@ def _with_weights(
                 f"{COPY_AGAIN}"
             )
         if mapped or size > PRIVATE_BYTES:
-            state = _settled_state(file)
+            state = settled_state(file)
             _require_hash(data_path, listed, lambda: _digest(file))
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
             return GraphSource(path, model, facts, data, file, state)
@@ -186,24 +186,19 @@ def _digest(file: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _settled_state(file: IO[bytes]) -> tuple[int, ...]:
+def settled_state(file: IO[bytes]) -> tuple[int, ...]:
     """Returns the state of a file after which every change is one of its times."""
-    state = _state(file)
+    state = file_state(file)
     # a second change right after the first would leave the time as it is
     if abs(time.time_ns() - state[-1]) < _CLOCK_STEP:
         time.sleep(2 * _CLOCK_STEP / 1e9)
-        state = _state(file)
+        state = file_state(file)
     return state
 
 
-def _state(file: IO[bytes]) -> tuple[int, ...]:
+def file_state(file: IO[bytes]) -> tuple[int, ...]:
+    """Returns size and times of an open file, which change whenever it is written to."""
     status = os.fstat(file.fileno())
-    # the last time cannot be set by programs, unlike the one before it
+    # Programs cannot set the last time, unlike the one before it. It also changes when another
+    # file takes the name of this one; that such a load is refused does no harm.
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _unreadable(error: OSError, path: Path) -> BundleError:
-    name = error.filename or path
-    if isinstance(error, FileNotFoundError):
-        return BundleError(f"{name}: is missing; {COPY_AGAIN}")
-    return BundleError(f"{name}: cannot be read ({error.strerror}); {COPY_AGAIN}")

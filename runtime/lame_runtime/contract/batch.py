@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from lame_runtime.contract.preparer import Prepared, Visual
 from lame_runtime.contract.rules import Contract
 from lame_runtime.contract.tower import tower_tables
+from lame_runtime.errors import BackendError
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -38,6 +39,8 @@ class PictureGroup:
     """The vision graph's other inputs, by name; see `contract.tower`."""
     grid: tuple[int, int]
     """Rows and columns of patches."""
+    merged: int
+    """Number of vision tokens of one picture: its patches after merging."""
 
     def vision_feeds(self) -> dict[str, npt.NDArray[Any]]:
         """Returns the vision graph's inputs by name."""
@@ -49,7 +52,7 @@ class PictureGroup:
         # A run holds pictures × patches² scores at once; a single picture cannot be cut further.
         size = max(1, MAX_SCORES // patches**2)
         return [
-            PictureGroup(self.pixel_patches[start : start + size], self.tables, self.grid)
+            replace(self, pixel_patches=self.pixel_patches[start : start + size])
             for start in range(0, pictures, size)
         ]
 
@@ -99,7 +102,22 @@ class Batch:
         )
 
     def encoder_feeds(self, features_FD: Floats) -> dict[str, npt.NDArray[Any]]:
-        """Returns the encoder graph's inputs by name."""
+        """Returns the encoder graph's inputs by name.
+
+        Args:
+            features_FD: a row of zeros and the features of all groups; empty if they are on a GPU.
+
+        Raises:
+            BackendError: the vision graph returned more or fewer features than the contract counts,
+                so that tokens would get those of other places.
+        """
+        expected = 1 + sum(len(group.pixel_patches) * group.merged for group in self.groups)
+        if features_FD.size and len(features_FD) != expected:
+            raise BackendError(
+                f"the vision graph returned {len(features_FD) - 1} features for {expected - 1} "
+                "vision tokens: the contract's images.merge_size is not the graph's; "
+                "copy or export the bundle again"
+            )
         return {
             "input_ids": self.input_ids,
             "features": features_FD,
@@ -157,7 +175,8 @@ def _group_by_grid(
     for grid in sorted(by_grid):
         members = by_grid[grid]
         pixel_patches = np.concatenate([visual.patches(contract) for _, _, visual in members])
-        groups.append(PictureGroup(pixel_patches, tower_tables(grid, contract), grid))
+        merged = grid[0] * grid[1] // merge_area
+        groups.append(PictureGroup(pixel_patches, tower_tables(grid, contract), grid, merged))
         for row, number, visual in members:
             end = next_feature + visual.n_patches // merge_area
             feature_rows[row, number] = range(next_feature, end)

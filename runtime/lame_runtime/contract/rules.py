@@ -86,7 +86,7 @@ class ImageRules:
     """Mean of each RGB channel, on the 0..1 scale."""
     std: Stds
     """Standard deviation of each RGB channel, on the 0..1 scale."""
-    max_source_pixels: Pixels = 89_478_485
+    max_source_pixels: Annotated[int, Between(1, 1 << 30)] = 89_478_485
     """Largest picture that is decoded. Larger ones are refused by their header alone, since a few
     kilobytes can hold gigapixels (a decompression bomb). The default is Pillow's own limit."""
 

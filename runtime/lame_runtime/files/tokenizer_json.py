@@ -88,7 +88,9 @@ def read_tokenizer(content: bytes) -> TokenizerFile:
     }
     highest = max(model["vocab"].values(), default=-1)
     return TokenizerFile(
-        json.dumps(checked), highest + 1, {entry["content"]: entry["id"] for entry in added}
+        json.dumps(checked, ensure_ascii=False),
+        highest + 1,
+        {entry["content"]: entry["id"] for entry in added},
     )
 
 

@@ -73,17 +73,21 @@ class BundleCollector(pytest.Collector):
         """Yields one test per row of the certificate.
 
         Raises:
-            pytest.UsageError: the folder is not a bundle, or the bundle has no such graph.
+            pytest.UsageError: the folder is not a bundle, the bundle has no such graph, or holds
+                less than was certified.
         """
         from lame_runtime.bundle.bundle import Bundle
         from lame_runtime.bundle.certificate import read_certificate
         from lame_runtime.errors import LameError
+        from lame_runtime.parity.verify import require_as_certified
 
         try:
             bundle = Bundle.open(self.folder)
             for graph in self.graphs:
                 bundle.graph_files(graph)
             certificate = read_certificate(self.folder)
+            # a certificate that lost rows would otherwise pass by having fewer tests
+            require_as_certified(bundle, certificate, bundle.golden())
         except LameError as error:
             raise pytest.UsageError(str(error)) from None
         for row in certificate.rows:

@@ -1,4 +1,4 @@
-"""What is generated and called: one module per idea, one class per kind.
+"""The kinds: what they generate and call. One module per idea, one class per kind.
 
     runtime group      inputs media bundles contracts certificates tokenizers graphs flips
                        files rows arguments large

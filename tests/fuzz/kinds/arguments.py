@@ -24,6 +24,7 @@ _LOAD = (
     "backend", "graph", "threads", "check_hashes", "map_weights", "trust_plans", "prove_plans",
     "gpu", "workers", "cuda_graphs", "engines",
 )  # fmt: skip
+_USUAL = ("4", "np.int64(4)", "np.float32(4)", "Fraction(4)", "True", "False", "None", "64")
 _WORDS = (
     "'query'",
     "'document'",
@@ -92,12 +93,14 @@ class Arguments(Embedding):
 
 
 def _keywords(random: Random, names: tuple[str, ...]) -> str:
-    chosen = random.sample(names, random.choice((1, 1, 2, 3)))
+    chosen = random.sample(names, random.choice((1, 1, 1, 1, 2)))
     return ", ".join(f"{name}={_value(random)}" for name in chosen)
 
 
 def _value(random: Random) -> str:
     choice = random.random()
+    if choice < 0.15:
+        return random.choice(_USUAL)
     if choice < 0.6:
         return random.choice(values.NUMBERS)
     if choice < 0.8:

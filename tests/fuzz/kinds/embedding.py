@@ -1,4 +1,4 @@
-"""What the kinds share that embed with the tiny bundle."""
+"""Shared by the kinds that embed with the tiny bundle."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,8 @@ def load_tiny() -> Encoder:
         encoder = Encoder.load(TINY_BUNDLE, backend="onnxruntime", threads=1)
         # whatever is imported late is imported now
         encoder.encode(["a", pattern(), {"video": videos()[0].data}])
-        with contextlib.suppress(Exception):
-            encoder.encode({"image": write_pdf()})
+        Path("warm.pdf").write_bytes(write_pdf())
+        encoder.encode(Path("warm.pdf"))
         _encoder.append(encoder)
     return _encoder[0]
 

@@ -55,6 +55,7 @@ class Rows(Embedding):
         self._names = values.namespace()
         self.prepare({"rows": ["a"], "edits": []})
         self.run({})
+        self.clean()
 
     def prepare(self, case: Case) -> None:
         """Writes the rows."""

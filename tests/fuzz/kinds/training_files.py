@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import struct
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,8 +12,14 @@ from fuzz.case import Case
 from fuzz.guard.worker import Room
 from fuzz.kinds.base import Kind, link_tree
 from fuzz.kinds.bundle_copies import replace_bytes
-from fuzz.kinds.edits import edited, edits
-from fuzz.media.damage import damaged
+from fuzz.kinds.bundle_files import parsed
+from fuzz.kinds.edits import edits
+from fuzz.kinds.training_folders import (
+    change_header,
+    header_change,
+    rewrite,
+    write_training_folders,
+)
 from fuzz.outcome import WrongError, check_vectors
 
 _ADAPTER = {
@@ -30,6 +35,30 @@ _ADAPTER = {
     "target_parameters": None,
 }  # fmt: skip
 """Keys of an adapter's config, as PEFT writes them."""
+_ARCHITECTURE = {
+    "backbone": {
+        "model_type": "qwen2_vl", "image_token_id": 6, "tie_word_embeddings": False, "dtype": None,
+        "text_config": {
+            "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 512,
+            "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_act": "silu",
+            "layer_types": ["full_attention", "full_attention"], "rms_norm_eps": 1e-6,
+            "rope_parameters": {
+                "mrope_section": [4, 6, 6], "rope_theta": 1e4, "rope_type": "default",
+            },
+        },
+        "vision_config": {
+            "depth": 2, "embed_dim": 64, "hidden_size": 64, "num_heads": 2, "in_channels": 3,
+            "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "mlp_ratio": 4,
+        },
+    },
+    "decoder": {
+        "model_type": "qwen3", "hidden_size": 96, "head_dim": 24, "num_hidden_layers": 2,
+        "vocab_size": 512,
+    },
+    "dim": 64, "embed_attends": "everything", "n_reason": 4, "pooling": "concat",
+    "rec_from": "reason", "steps": 16, "from_folder": False,
+}  # fmt: skip
+"""Keys of a checkpoint's `config.json` and `architecture.json`."""
 _HOSTILE: tuple[list[Any], ...] = (
     ["set", ["megatron_config"], {"a": 1}], ["set", ["megatron_core"], "evil_module"],
     ["set", ["auto_mapping"], {"base_model_class": "x", "parent_library": "evil_module"}],
@@ -151,13 +180,14 @@ class Checkpoints(TrainingKind):
     slice_cases = 60
 
     def generate(self, random: Random) -> Case:
-        """Returns a case; edits name paths, so those that do not fit are skipped."""
+        """Returns a case; edits of what this version does not write are skipped."""
         name = random.choice(
             ("config.json", "contract.json", "architecture.json", "tokenizer.json", "weights")
         )
         if name == "weights":
             return {"weights": header_change(random)}
-        return {"json": name, "seed": random.randrange(10**9)}
+        content = _ARCHITECTURE if name in ("config.json", "architecture.json") else parsed(name)
+        return {"json": {name: edits(random, content)}}
 
     def prepare(self, case: Case) -> None:
         """Makes a copy of the checkpoint."""
@@ -165,12 +195,8 @@ class Checkpoints(TrainingKind):
         link_tree(self.room.fixed / "checkpoint", folder)
         if "weights" in case:
             change_header(folder / "model.safetensors", case["weights"])
-        else:
-            content = json.loads((folder / case["json"]).read_text())
-            # the parent has no checkpoint whose keys it could name
-            rewrite(
-                folder / case["json"], case.get("edits") or edits(Random(case["seed"]), content)
-            )
+        for name, changes in case.get("json", {}).items():
+            rewrite(folder / name, changes)
 
     def run(self, case: Case) -> None:
         """Embeds a text."""
@@ -178,75 +204,3 @@ class Checkpoints(TrainingKind):
 
         with load_checkpoint("checkpoint") as encoder:
             check_vectors(encoder.encode("seven"), 1, encoder.dim)
-
-
-def write_training_folders(folder: Path) -> None:
-    """Writes `data`, `checkpoint`, `backbone` and `adapter`, if they are not there yet."""
-    if (folder / "adapter").exists():
-        return
-    import peft
-    from lame_training import load_checkpoint, train
-    from lame_training.__main__ import main
-    from lame_training.data.digits import TINY, write_digits
-    from lame_training.fixtures.sample_backbone import write_sample
-    from lame_training.model.backbones import load_backbone
-
-    write_digits(folder / "data", TINY)
-    train("digits-tiny", folder / "data", folder / "checkpoint", steps=1, progress=False)
-    with load_checkpoint(folder / "checkpoint") as encoder:
-        encoder.encode("seven")
-    write_sample("qwen2_vl", folder / "backbone")
-    config = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
-    model = peft.get_peft_model(load_backbone(folder / "backbone", "auto"), config)
-    model.save_pretrained(folder / "adapter")
-    rewrite(
-        folder / "adapter/adapter_config.json",
-        [["set", ["base_model_name_or_path"], "backbone"]],
-    )
-    with contextlib.chdir(folder) if hasattr(contextlib, "chdir") else contextlib.nullcontext():
-        load_backbone(Path("adapter"), "auto")
-    with contextlib.redirect_stdout(None):
-        main(["run", "digits-tiny", "--data", str(folder / "data"), "--dry-run"])
-
-
-def rewrite(path: Path, changes: list[list[Any]]) -> None:
-    """Applies edits to a JSON file."""
-    if changes:
-        content = json.loads(path.read_text())
-        for operation, keys, value in changes:
-            # keys that this version does not write may be set as well
-            if operation == "set" and len(keys) == 1 and isinstance(content, dict):
-                content.setdefault(keys[0], value)
-        replace_bytes(path, edited(content, changes).encode("utf-8", "surrogatepass"))
-
-
-def header_change(random: Random) -> Case:
-    """Returns a change of a safetensors file."""
-    action = random.choice(("edit", "edit", "length", "cut", "bytes"))
-    if action == "edit":
-        return {"seed": random.randrange(10**9)}
-    if action == "length":
-        return {"length": random.choice((0, 1, 2**31, 2**63 - 1, 2**64 - 1, 100_000_001))}
-    if action == "cut":
-        return {"cut": random.random()}
-    return {"damage": random.randrange(10**9)}
-
-
-def change_header(path: Path, change: Case) -> None:
-    """Changes a safetensors file: 8 bytes of length, a JSON header, the tensors."""
-    data = path.read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    if "length" in change:
-        data = struct.pack("<Q", change["length"]) + data[8:]
-    elif "cut" in change:
-        data = data[: int(change["cut"] * len(data))]
-    elif "damage" in change:
-        head = damaged(Random(change["damage"]), data[: 8 + length], data[:64])
-        data = head + data[8 + length :]
-    else:
-        header = json.loads(data[8 : 8 + length])
-        text = edited(header, edits(Random(change["seed"]), header)).encode(
-            "utf-8", "surrogatepass"
-        )
-        data = struct.pack("<Q", len(text)) + text + data[8 + length :]
-    replace_bytes(path, data)

@@ -115,17 +115,19 @@ class Mixtures(DryRun):
             "format": random.choice(
                 ("jsonl", "jsonl", "mmeb", "colpali", "llava-hound-qa", "x", "5", "[]")
             ),
-            "path": random.choice(_PATTERNS),
-            "images": random.choice((".", "/", "..", "{elsewhere}", "null", "5", "images")),
+            "path": random.choice(("own.jsonl", random.choice(_PATTERNS))),
+            "images": random.choice((".", ".", "/", "..", "{elsewhere}", "null", "5", "images")),
             "target_side": random.choice(("positive", "query", "none", "x", "5", "null")),
             "max_rows": random.choice(("1", "0", "-1", "1.5", "x", "99999999999999999999")),
-            "weight": random.choice(("1", "0", "-1", ".nan", ".inf", "1e308", "x", "null", "[1]")),
+            "weight": random.choice(
+                ("1", "1", "0", "-1", ".nan", ".inf", "1e308", "x", "null", "[1]")
+            ),
         }
         text = _MIXTURE
         for key, value in fields.items():
             text = text.replace(f"{{{key}}}", value)
         for key in random.sample(
-            ["images", "target_side", "weight", "max_rows"], random.randrange(5)
+            ["images", "target_side", "weight", "max_rows"], random.choice((4, 3, 1))
         ):
             text = "".join(line for line in text.splitlines(True) if f"    {key}:" not in line)
         choice = random.random()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import glob
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +60,7 @@ def row_files(data: Path, data_set: DataSet, *, allow_outside: bool = False) -> 
     if not data_set.path:
         single = root.join(f"train/{data_set.name}.parquet", "name")
         # Whatever is there: that a pipe or a link is no file is to be reported, not passed over.
-        if single.exists() or single.is_symlink():
+        if _exists(single):
             files = [single]
         else:
             files = root.matching(f"{glob.escape(data_set.name)}/original-*.parquet")
@@ -98,8 +99,8 @@ def _matching_files(root: DataRoot, pattern: str) -> list[Path]:
 def _exists(path: Path) -> bool:
     """Returns whether there is anything of this name, a link that leads nowhere included."""
     try:
-        return path.exists() or path.is_symlink()
-    except (OSError, ValueError):
+        return os.path.lexists(path)
+    except ValueError:  # a null character
         return False
 
 
@@ -118,7 +119,7 @@ def _files_of(path: Path) -> list[Path]:
         )
     except OSError as error:
         raise StorageError(
-            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+            f"{shown(path)}: cannot be read ({error.strerror}); check the path and its permissions"
         ) from None
 
 

@@ -167,12 +167,12 @@ class SourceCheck:
 
     def _look(self, path: str, source: str, kind: str) -> None:
         """Checks one path by itself: a link, a folder, or a file of a folder that is not listed."""
-        if Path(path).is_symlink() and not self._root.allows(path):
-            raise self._outside(source)
         try:
             mode = Path(path).stat().st_mode
         except (OSError, ValueError):  # ValueError: a null character, or half an emoji
             raise SkipRow(f"{kind} missing", source) from None
+        if not self._root.allows(path):
+            raise self._outside(source)
         if stat.S_ISDIR(mode):
             raise SkipRow(f"{kind} is a folder", source)
         if not stat.S_ISREG(mode):

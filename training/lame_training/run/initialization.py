@@ -79,10 +79,15 @@ def starting_point(
     states: list[Path] = []
     architecture: dict[str, Any] = {}
     if options.resume:
+        if run_folder.steps_of(output) == recipe.steps:
+            raise UsageError(
+                f"{output}: is complete, all {recipe.steps} steps are done; "
+                "train longer with another recipe and another `output`"
+            )
         states = complete_states(output)
         architecture = run_folder.read_architecture(output)
         if not states:
-            _check_restart(recipe, output, architecture, options)
+            _check_restart(output, architecture, options)
     # everything below that is initialized draws from the recipe's seed
     torch.manual_seed(recipe.seed)
     if states:
@@ -109,15 +114,8 @@ def starting_point(
     return StartingPoint(model, preparer, {}, 0)
 
 
-def _check_restart(
-    recipe: Recipe, output: Path, architecture: dict[str, Any], options: TrainOptions
-) -> None:
+def _check_restart(output: Path, architecture: dict[str, Any], options: TrainOptions) -> None:
     """Checks that a run without any state can begin again; raises `UsageError` if not."""
-    if run_folder.steps_of(output) == recipe.steps:
-        raise UsageError(
-            f"{output}: is complete, all {recipe.steps} steps are done; "
-            "train longer with another recipe and another `output`"
-        )
     # the folder remembers the architecture, but not where pretrained weights came from
     if architecture["from_folder"] and options.backbone is None:
         raise UsageError(

@@ -90,6 +90,7 @@ def save_state(
         return
     states = folder / "state"
     target, fresh = states / f"step-{step:06d}", states / "incomplete"
+    replaced = states / "replaced"
     # a kill may have left a half-written one
     shutil.rmtree(fresh, ignore_errors=True)
     try:
@@ -98,11 +99,14 @@ def save_state(
             path = fresh / f"{name}.safetensors"
             save_file({key: value.detach().contiguous() for key, value in tensors.items()}, path)
             _flush_to_disk(path)
-        # a run that stopped here before, and was continued from an older state
+        # a run that stopped here before, and was continued from an older state; a kill while it is
+        # removed must not leave a part of it under a complete name
         if target.exists():
-            shutil.rmtree(target)
+            shutil.rmtree(replaced, ignore_errors=True)
+            target.rename(replaced)
         fresh.rename(target)
         _flush_to_disk(states)
+        shutil.rmtree(replaced, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(fresh, ignore_errors=True)
         raise StorageError(
@@ -160,11 +164,11 @@ def load_state(state: Path, model: LaMEModel) -> Moments:
     Raises:
         BundleError: a file of the state is missing, truncated or of another model.
     """
-    weights = _read_tensors(state, state / "model.safetensors")
-    recorded = _read_tensors(state, state / "optimizer.safetensors")
+    weights = read_tensors(state, "model")
+    recorded = read_tensors(state, "optimizer")
     fixed = state.parent / "fixed.safetensors"
     if os.path.lexists(fixed):
-        weights |= _read_tensors(state, fixed)
+        weights |= read_tensors(state.parent, "fixed")
     # it raises if a weight is missing, so a fixed.safetensors that was removed is noticed
     load_weights(model, weights, str(state))
     parameters = dict(model.named_parameters())
@@ -191,29 +195,30 @@ def load_state(state: Path, model: LaMEModel) -> Moments:
     return moments
 
 
-def _read_tensors(state: Path, path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a file of a state.
+def read_tensors(state: Path, name: str) -> dict[str, Tensor]:
+    """Returns the tensors of `STATE/NAME.safetensors`.
 
     Raises:
         BundleError: the file is missing, no regular file or damaged, or a tensor of it holds other
             numbers than finite ones in floating point.
     """
     try:
+        path = state / f"{name}.safetensors"
         # safetensors would wait forever for a pipe
         open_regular(path).close()
         tensors: dict[str, Tensor] = load_file(path)
     # safetensors wraps what is wrong with a header in errors of several classes
     except (OSError, SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
         raise BundleError(
-            f"{state}: cannot be read ({path.name}: {shown(first_line(error), 160)}); "
+            f"{state}: cannot be read ({name}.safetensors: {shown(first_line(error), 160)}); "
             "remove this state, or train again in another folder"
         ) from None
-    for name, value in tensors.items():
+    for tensor, value in tensors.items():
         # resuming would come to a loss that is not finite, and blame the recipe
         if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
             raise BundleError(
-                f"{state}: {shown(name)} in {path.name} holds values that are no finite numbers; "
-                "remove this state, or train again in another folder"
+                f"{state}: {shown(tensor)} in {name}.safetensors holds values that are no "
+                "finite numbers; remove this state, or train again in another folder"
             )
     return tensors
 

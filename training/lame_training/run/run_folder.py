@@ -132,6 +132,13 @@ def read_architecture(folder: Path) -> dict[str, Any]:
         raise BundleError(
             f"{folder / 'architecture.json'}: cannot be read; train again in another folder"
         )
+    for name, least in (("n_reason", 0), ("dim", 1)):
+        value = architecture[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise BundleError(
+                f"{folder / 'architecture.json'}: {name} is {shown(repr(value))}; "
+                "restore it, or train again in another folder"
+            )
     return architecture
 
 
@@ -153,9 +160,9 @@ def steps_of(folder: Path) -> int | None:
     Raises:
         BundleError: `config.json` is damaged.
     """
-    config = _read_json(folder / "config.json")
-    if config is None:
+    if not os.path.lexists(folder / "config.json"):
         return None
+    config = _read_json(folder / "config.json")
     steps = config.get("steps") if isinstance(config, dict) else None
     # a damaged file must not look like an unfinished run, which would be begun again
     if not isinstance(steps, int) or isinstance(steps, bool):

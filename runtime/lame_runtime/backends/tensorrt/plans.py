@@ -147,8 +147,9 @@ class Build:
         )
 
     def _outdated(self, bundle: Bundle) -> str | None:
-        graph = self.facts.built_graph
-        if self.facts.graph_files == bundle.graph_hashes(graph):
+        hashes = bundle.graph_hashes(self.facts.built_graph)
+        # a graph that the bundle does not have equals a build that lists no files
+        if hashes and self.facts.graph_files == hashes:
             return None
         return "the graph has been exported again since"
 
@@ -235,6 +236,8 @@ def builds(
         graph: name of the graph.
         engines: folder of the plans; None looks in the bundle and in the user's cache.
     """
+    if graph not in bundle.graphs:
+        return
     folders = engine_folders(bundle) if engines is None else [Path(engines)]
     readable = []
     for folder in folders:
@@ -256,8 +259,7 @@ def read_facts(path: Path) -> PlanFacts | None:
     """
     facts = read_engine_file(PlanFacts, path)
     # no other name, because each is hashed below the build's folder
-    both_plans = facts is not None and set(facts.files) == {f"{part}.plan" for part in PARTS}
-    return facts if both_plans else None
+    return facts if facts and set(facts.files) == {f"{part}.plan" for part in PARTS} else None
 
 
 def find_build(

@@ -23,7 +23,10 @@ MAX_SCANS = 100
 """Most scans of a progressive JPEG, which is also the limit of `jpegtran`."""
 MAX_SCANNED_PIXELS = 2_000_000_000
 """Most scans × pixels of a progressive JPEG: each scan goes over the whole picture."""
+MAX_SLOW_PIXELS = 4_000_000
+"""Most pixels of a picture whose decoder Pillow wrote in Python: some seconds."""
 
+_SLOW_DECODERS = frozenset({"ppm", "ppm_plain", "bmp_rle"})
 _RGB = 4
 """Bytes that Pillow stores for a pixel of RGB, and of every mode that is not below."""
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
@@ -81,9 +84,14 @@ def decoding_bytes(image: ImageFile.ImageFile, name: str) -> int:
     than 255 keeps two copies.
 
     Raises:
-        InputError: a JPEG has so many scans that decoding would not end.
+        InputError: decoding would take minutes: a JPEG of many scans, or a decoder in Python.
     """
     pixels = image.width * image.height
+    if image.tile and image.tile[0][0] in _SLOW_DECODERS and pixels > MAX_SLOW_PIXELS:
+        raise InputError(
+            f"{name}: {pixels / 1e6:.0f} megapixels take too long to decode as they are stored, "
+            f"the limit is {MAX_SLOW_PIXELS / 1e6:.0f}; save the picture as PNG"
+        )
     stored = _STORED.get(image.mode, _RGB) * pixels
     while_decoding = 0
     if image.format == "WEBP":

@@ -56,13 +56,13 @@ class Weight:
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """What the runtime has to know about a graph before it is run."""
+    """Holds the facts about a graph that the runtime needs before it is run."""
 
     inputs: dict[str, tuple[int, Dims]]
     """Element type and sizes by name; the same for `outputs`."""
     outputs: dict[str, tuple[int, Dims]]
     weights: tuple[Weight, ...]
-    """What has to be read from the data file; empty if the graph has no data file."""
+    """The tensors of the data file; empty if the graph has none."""
 
     @property
     def data_size(self) -> int:

@@ -34,6 +34,14 @@ def lies_inside(path: str | os.PathLike[str], folder: str | os.PathLike[str]) ->
     return real == base or real.startswith(base.rstrip(os.sep) + os.sep)
 
 
+def is_link(path: Path) -> bool:
+    """Returns whether a path is a link; False for what is no path, such as one that is too long."""
+    try:
+        return path.is_symlink()
+    except (OSError, ValueError):
+        return False
+
+
 @dataclass(frozen=True)
 class DataRoot:
     """The folder that all paths of a run's data start from.
@@ -130,7 +138,7 @@ class DataRoot:
         names: dict[Path, None] = {}
         for folder in folders:
             for path in _walk(folder, files=last) if part == "**" else _children(folder, part):
-                if path.is_symlink() and not self.allows(path):
+                if is_link(path) and not self.allows(path):
                     if pass_links:
                         continue
                     raise UsageError(

@@ -26,9 +26,9 @@ def digest(value: Any) -> str:
     """Returns the sha256, in hex digits, of a JSON value's canonical text."""
     # Keys are sorted, so the hash does not depend on how a dictionary was filled. Caches and
     # results on disk hold these hashes: another serialization would make all of them useless.
-    return hashlib.sha256(
-        json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
-    ).hexdigest()
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    # half an emoji in a name or a reason has no UTF-8, and must not stop the hash of its task
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def model_identity(model: Path, graph: str, backend: str) -> str:

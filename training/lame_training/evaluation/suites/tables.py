@@ -16,7 +16,7 @@ from lame_runtime.errors import InputError, StorageError, first_line, shown
 from lame_runtime.files.json_file import parse_json
 from lame_runtime.files.regular import open_regular, read_regular
 
-from lame_training.data.sources.data_root import lies_inside
+from lame_training.data.sources.data_root import is_link, lies_inside
 
 TableRow = dict[str, Any]
 """One row of a table: cell value by column name."""
@@ -196,7 +196,7 @@ def place_below(folder: Path, name: str) -> Path:
     inside = os.path.normpath(path).startswith(f"{os.path.normpath(folder).rstrip('/')}/")
     # most files are no links, and share a folder that was looked at before
     followed = inside and "\0" not in name and _lies_inside(path.parent, folder)
-    if not followed or (path.is_symlink() and not lies_inside(path, folder)):
+    if not followed or (is_link(path) and not lies_inside(path, folder)):
         raise ValueError(f"the path {shown(name)} leads out of {folder}")
     return path
 
@@ -217,6 +217,10 @@ def existing(folder: Path, name: str) -> str:
         ValueError: there is no such file, or it leads out of the folder.
     """
     path = place_below(folder, name)
-    if not path.is_file():
+    try:
+        exists = path.is_file()
+    except OSError:  # a name that is too long
+        exists = False
+    if not exists:
         raise ValueError(f"the picture {path} is missing")
     return str(path)
