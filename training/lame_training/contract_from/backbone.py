@@ -13,7 +13,7 @@ from pathlib import Path
 from lame_runtime.contract import Contract, PromptLayout, TokenRules, TowerRules
 from lame_runtime.contract.prompts import special_tokens
 from lame_runtime.contract.tokens import TextTokenizer
-from lame_runtime.errors import BundleError, first_line
+from lame_runtime.errors import BundleError, first_line, shown
 from transformers import PreTrainedConfig
 
 from lame_training.contract_from.budget import Budget, limits
@@ -50,7 +50,8 @@ def derive_contract(
     # the files hold arbitrary JSON: a list in place of a number, a missing channel, a zero
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
         raise BundleError(
-            f"{folder}: its processor files cannot be used ({first_line(error)}); copy them again"
+            f"{folder}: its processor files cannot be used ({shown(first_line(error))}); "
+            "copy them again"
         ) from None
     template = read_template(folder, family_of(config))
     prompt = layout_from_template(template, dict(roles), folder)
@@ -64,7 +65,7 @@ def derive_contract(
         n_reason=n_reason,
         max_length=budget.max_length,
     )
-    return Contract(
+    contract = Contract(
         family_of(config),
         dim,
         prompt,
@@ -74,6 +75,12 @@ def derive_contract(
         tower_rules(config),
         limits(budget, images),
     )
+    try:
+        # what no runtime would read is refused now, and not when the checkpoint is written
+        contract.to_json()
+    except BundleError as error:
+        raise BundleError(f"{folder}: gives no contract ({error})") from None
+    return contract
 
 
 def tower_rules(config: PreTrainedConfig) -> TowerRules:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lame_runtime.contract import ImageRules, VideoRules
-from lame_runtime.errors import BundleError
+from lame_runtime.errors import BundleError, shown
 from transformers import PreTrainedConfig
 
 from lame_training.contract_from.budget import Budget, within_budget
@@ -85,7 +85,8 @@ def video_rules(
         # the contract has one patch geometry, that of pictures
         if raw.get(key, getattr(images, key)) != getattr(images, key):
             raise ValueError(
-                f"videos are cut by {key} {raw[key]!r}, pictures by {getattr(images, key)}"
+                f"videos are cut by {key} {shown(repr(raw[key]))}, "
+                f"pictures by {getattr(images, key)}"
             )
     values: dict[str, Any] = {
         key: int(raw[key])
@@ -130,7 +131,7 @@ def _pixels(raw: dict[str, Any], defaults: ImageRules | VideoRules) -> dict[str,
     size = raw.get("size") or {}
     # height and width ask for a fixed size, which none of the three families resizes to
     if size and not {"shortest_edge", "longest_edge", "min_pixels", "max_pixels"} & set(size):
-        raise ValueError(f"size {size!r} is not a pixel budget")
+        raise ValueError(f"size {shown(size)} is not a pixel budget")
     # Despite their names the two edges are numbers of pixels, as in transformers' own processors.
     least = _first_given(
         raw.get("min_pixels"),
@@ -151,7 +152,8 @@ def _first_given(*values: Any) -> Any:
 
 def _channels(raw: dict[str, Any], defaults: ImageRules | VideoRules) -> dict[str, Any]:
     """Returns the normalization of a processor file, per RGB channel."""
-    mean, std = raw.get("image_mean") or defaults.mean, raw.get("image_std") or defaults.std
+    mean = _first_given(raw.get("image_mean"), defaults.mean)
+    std = _first_given(raw.get("image_std"), defaults.std)
     # by index, so that a single number or a list that is too short raises here
     return {
         "mean": (float(mean[0]), float(mean[1]), float(mean[2])),
@@ -162,7 +164,7 @@ def _channels(raw: dict[str, Any], defaults: ImageRules | VideoRules) -> dict[st
 def _geometry(raw: dict[str, Any], defaults: ImageRules) -> dict[str, Any]:
     """Returns the patch geometry of a processor file."""
     return {
-        key: int(raw.get(key) or getattr(defaults, key))
+        key: int(_first_given(raw.get(key), getattr(defaults, key)))
         for key in ("patch_size", "temporal_patch_size", "merge_size")
     }
 
@@ -181,12 +183,13 @@ def _check_processing(raw: dict[str, Any], folder: Path, kind: str) -> None:
     ):
         if raw.get(key, expected) != expected:
             raise BundleError(
-                f"{folder}: its processor of {kind} has {key} {raw[key]!r}; "
+                f"{folder}: its processor of {kind} has {key} {shown(repr(raw[key]))}; "
                 f"supported is {expected!r}"
             )
     # compared with a tolerance, because files give 1/255 with different numbers of digits
     if abs(raw.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
         raise BundleError(
-            f"{folder}: its processor of {kind} has rescale_factor {raw['rescale_factor']!r}; "
+            f"{folder}: its processor of {kind} has rescale_factor "
+            f"{shown(repr(raw['rescale_factor']))}; "
             "supported is 1/255"
         )
