@@ -25,8 +25,10 @@ def check_files(folder: Path) -> None:
     try:
         names = {path.name for path in folder.iterdir()}
     except OSError as error:
+        gone = isinstance(error, FileNotFoundError)
+        problem = "is not a complete checkpoint" if gone else "cannot be read"
         raise BundleError(
-            f"{folder}: cannot be read ({error.strerror}); give the folder that lame-train wrote"
+            f"{folder}: {problem} ({error.strerror}); give the folder that lame-train wrote"
         ) from None
     if "config.json" not in names:
         kind = (
