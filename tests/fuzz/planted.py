@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import pickle
 import signal
@@ -37,6 +38,7 @@ FAULTS = {
     "read the home folder": "outside",
     "write outside": "outside",
     "unpickle": "outside",
+    "import what a file names": "outside",
     "open a pickle": "outside",
     "make a socket": "outside",
     "make a socket in C": "outside",
@@ -95,6 +97,7 @@ class Planted(Kind):
             "read the home folder": lambda: _try(lambda: Path("/home/nobody").read_text()),
             "write outside": lambda: (self.room.elsewhere / "made.txt").write_text("made"),
             "unpickle": lambda: pickle.loads(self._pickle),
+            "import what a file names": lambda: importlib.import_module("evil_module"),
             "open a pickle": lambda: Path("weights.bin").read_bytes(),
             "make a socket": socket.socket,
             "make a socket in C": lambda: _libc().socket(2, 1, 0),

@@ -70,7 +70,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     f"{STATE}/model.safetensors": lambda run: read_tensors(run / STATE, "model"),
     f"{STATE}/optimizer.safetensors": lambda run: read_tensors(run / STATE, "optimizer"),
 }
-"""Readers of the files of a run that is continued."""
+"""Readers of the files of a run that is continued, by file."""
 
 
 @pytest.mark.parametrize("content", GARBAGE.values(), ids=GARBAGE)

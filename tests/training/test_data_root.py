@@ -308,6 +308,16 @@ def test_a_mixture_may_be_json_and_begin_with_a_mark(root: Path) -> None:
     assert data_set.weight == 2
 
 
+def test_a_shell_may_hand_over_a_mixture(root: Path) -> None:
+    """`--mixture <(…)` is a pipe, but one that the user made for this command."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as file:
+        file.write("data_sets: [{name: x, format: jsonl, path: own.jsonl}]")
+    (data_set,) = read_mixture(Path(f"/dev/fd/{reader}"), root)
+    os.close(reader)
+    assert data_set.name == "x"
+
+
 def test_the_command_line_names_the_flag(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

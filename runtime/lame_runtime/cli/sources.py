@@ -18,7 +18,7 @@ from lame_runtime.files.regular import open_regular
 from lame_runtime.inputs import VIDEO_SUFFIXES, as_input
 
 PICTURE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm"}
 )
 STDIN = "-"
 MAX_LINE = 64 << 20

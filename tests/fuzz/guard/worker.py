@@ -15,9 +15,10 @@ from typing import Any
 from fuzz.case import Case, placed
 from fuzz.guard.watch import (
     Watch,
-    forbid_sockets_and_programs,
+    forbid_sockets_and_processes,
     give_up_the_rights_of_root,
     make_elsewhere,
+    make_module,
     private_temporary_folder,
 )
 from fuzz.outcome import Outcome, judge
@@ -70,12 +71,19 @@ def work(pipe: Connection, kinds: dict[str, Any], folder: str, limits: Limits) -
     os.chdir(room.work)
     private_temporary_folder(room.work / "tmp")
     # a module that a hostile configuration names is found here, as in a user's working folder
-    sys.path.append(str(room.elsewhere))
+    make_module(Path(folder) / "modules", room.elsewhere)
+    sys.path.append(str(Path(folder) / "modules"))
     for kind in kinds.values():
         kind.open(room)
-    watch = Watch(room.work, room.elsewhere)
+    watch = Watch(
+        room.work,
+        room.elsewhere,
+        lambda event, arguments: any(kind.expects(event, arguments) for kind in kinds.values()),
+    )
     give_up_the_rights_of_root()
-    forbid_sockets_and_programs()
+    forbid_sockets_and_processes(
+        sockets_alone=any(kind.starts_processes for kind in kinds.values())
+    )
     resource.setrlimit(resource.RLIMIT_AS, (limits.address_space,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     baseline = _status("VmRSS")

@@ -31,6 +31,8 @@ class Kind(ABC):
     """Number of cases in the slice that the tests run."""
     bounded = True
     """Whether the bound on memory holds."""
+    starts_processes = False
+    """Whether the project starts processes of its own; they are then named by `expects`."""
 
     @abstractmethod
     def generate(self, random: Random) -> Case:
@@ -46,6 +48,10 @@ class Kind(ABC):
     @abstractmethod
     def run(self, case: Case) -> None:
         """Calls the project; raises what it raises, or `WrongError` for a wrong answer."""
+
+    def expects(self, event: str, arguments: tuple[Any, ...]) -> bool:
+        """Returns whether an audit event is what the project does itself, such as a process."""
+        return False
 
     def clean(self) -> None:
         """Removes the files of a case."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -99,10 +100,25 @@ class TrainingKind(Kind):
     """A kind of the training group; a worker writes one checkpoint, backbone and adapter."""
 
     group = "training"
+    starts_processes = True
+
+    def expects(self, event: str, arguments: tuple[Any, ...]) -> bool:
+        """Returns whether a process is the one that evaluates patterns and templates of a folder.
+
+        It has limits of its own and runs a program of ours.
+        """
+        from lame_training.model.from_disk import limited_process
+
+        command = [sys.executable, "-c", vars(limited_process)["_PROGRAM"]]
+        return event == "subprocess.Popen" and list(arguments[1]) == command
 
     def open(self, room: Room) -> None:
         """Writes the folders once for all kinds of a worker."""
         super().open(room)
+        from lame_training.run import environment
+
+        # a run asks git for the commit it was made with, and a case must not start a program
+        environment.commit = lambda: None
         write_training_folders(room.fixed)
 
 

@@ -6,6 +6,7 @@ make a few lines stand for billions of values, which shows as soon as anything w
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def load_yaml(path: Path) -> Any:
 
     StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, construct_mapping)
     try:
-        text = read_regular(path, MAX_BYTES).decode("utf-8-sig")
+        text = _read(path).decode("utf-8-sig")
         _check_size(yaml.parse(text, Loader=yaml.SafeLoader))
         # The loader is a SafeLoader, so this is `yaml.safe_load` with the check above.
         return yaml.load(text, Loader=StrictLoader)
@@ -64,6 +65,18 @@ def load_yaml(path: Path) -> Any:
         if isinstance(error, yaml.MarkedYAMLError) and mark:
             reason = f"line {mark.line + 1}: {shown(error.problem)}"
         raise UsageError(f"{path}: is not valid YAML ({reason}); correct it there") from None
+
+
+def _read(path: Path) -> bytes:
+    """Returns the bytes of a regular file, or of what a shell handed over as `<(…)`."""
+    # a name that only the user's own command line has: no path of a data set is read here
+    if not str(path).startswith(("/dev/fd/", "/proc/self/fd/", "/dev/stdin")):
+        return read_regular(path, MAX_BYTES)
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"is larger than {MAX_BYTES:,} bytes")
+    return content
 
 
 def _check_size(events: Any) -> None:
