@@ -1,4 +1,4 @@
-"""What a bundle, a file of profiles or an argument holds ends in one line of our own."""
+"""Bundles, profiles and arguments of any content end in one line of our own."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def test_a_link_in_the_place_of_the_bundle_is_refused_at_once(
 def test_a_killed_export_leaves_no_bundle(
     name: str, checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:
-    """What a kill in the middle of a pass leaves is a hidden folder."""
+    """A kill in the middle of a pass leaves a hidden folder alone."""
     command = [sys.executable, "-m", "lame_export", "bundle", str(checkpoint), "bundle"]
     options = ["--data", str(data), "--graphs", "fp32", "--golden", "1", "--calibration", "1"]
     with subprocess.Popen(
