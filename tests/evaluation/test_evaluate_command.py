@@ -118,7 +118,7 @@ def test_failed_tasks_are_named_and_the_exit_code_says_so(
         ),
         (["--data", "data", "--against-graph", "fp16"], "needs a second bundle"),
         (["--data", "data", "--batch-size", "0"], "--batch-size is 0: use 1 to"),
-        (["--data", "data", "--max-pixels", "1"], "--max-pixels is 1: use 784 or more"),
+        (["--data", "data", "--max-pixels", "1"], "--max-pixels is 1: use 784 to"),
         (["--data", "data", "--cache", "file/x"], "choose another --cache"),
         (["--data", "data", "--out", "file/x"], "choose another --out"),
         (["--data", "data", "--out", "file"], "choose another --out"),

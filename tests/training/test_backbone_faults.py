@@ -190,7 +190,7 @@ FAULTS: dict[str, tuple[Damage, str]] = {
         "is not a file of this folder",
     ),
     "an index with a whole path": (
-        index_that_names("/tmp/elsewhere.safetensors"),
+        index_that_names("/elsewhere/a.safetensors"),
         "is not a file of this folder",
     ),
     "an index of a missing file": (index_that_names("a.safetensors"), "cannot be read"),
