@@ -24,6 +24,8 @@ def check_files(folder: Path) -> None:
     """Raises `BundleError` if the folder is no complete checkpoint."""
     try:
         names = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        names = set()  # said below: no folder holds no checkpoint
     except OSError as error:
         raise BundleError(
             f"{folder}: cannot be read ({error.strerror}); give the folder that lame-train wrote"
