@@ -78,13 +78,18 @@ class TrainingError(LameError):
     exit_code = 1
 
 
+FOREIGN_CHARACTERS = 240
+"""Number of characters of another library's message that a message quotes."""
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first non-blank line of an exception's message, or the name of its class.
 
     Messages of LaME are one line, so they quote only the first line of another library's message.
     """
     lines = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)
+    # ONNX Runtime's lines hold paths of its sources, and any library's may repeat an input
+    return shown(next((line for line in lines if line), type(error).__name__), FOREIGN_CHARACTERS)
 
 
 SHOWN_CHARACTERS = 80

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -306,6 +308,19 @@ def test_a_mixture_may_be_json_and_begin_with_a_mark(root: Path) -> None:
     text = "\ufeff" + json.dumps({"data_sets": [entry]}, indent=1)
     (data_set,) = read_mixture(write_mixture(root, text), root)
     assert data_set.weight == 2
+
+
+def test_a_mistake_in_a_mixture_is_answered_without_pytorch(root: Path) -> None:
+    """Importing it takes seconds, and the mistake is known before."""
+    mixture = write_mixture(root, "data_sets: [{name: x, format: jsonl, path: ../own.jsonl}]")
+    code = f"""
+import sys
+from lame_training.__main__ import main
+arguments = ["run", "digits-tiny", "--data", {str(root)!r}, "--mixture", {str(mixture)!r}]
+print(main([*arguments, "--output", "nowhere"]), "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False"]
 
 
 def test_a_shell_may_hand_over_a_mixture(root: Path) -> None:

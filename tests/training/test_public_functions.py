@@ -197,6 +197,9 @@ def test_a_sample_backbone_is_written_and_never_over_another(
     assert main(["sample-backbone", "qwen2_vl", str(folder)]) == 0
     assert main(["sample-backbone", "qwen2_vl", str(folder)]) == 2
     assert "is not empty" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["sample-backbone", "qwen2_vl", str(tmp_path / "file")]) == 2
+    assert "no folder" in capsys.readouterr().err
     out = tmp_path / "own"
     command = ["run", "digits-tiny", "--backbone", str(folder), "--steps", "0", "-o", str(out)]
     assert main(command) == 0

@@ -88,7 +88,10 @@ def texts(name: str, value: Any) -> list[str]:
     """Returns a sequence of texts as a list; raises `UsageError` for anything else."""
     # a single text is a sequence of texts, too: its characters
     if isinstance(value, Iterable) and not isinstance(value, str | bytes | dict):
-        values = list(value)
+        try:
+            values = list(value)
+        except TypeError:  # an array without axes
+            values = [value]
         if all(isinstance(item, str) for item in values):
             return [str(item) for item in values]
     raise UsageError(f"`{name}` is {shown(repr(value))}: use a list of texts")

@@ -43,7 +43,7 @@ def start(name: str, fixed: Path, output: Path, largest: int = 0) -> subprocess.
     packages = [ROOT / name for name in ("runtime", "training", "lame_export", "tests")]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([*map(str, packages), *sys.path]),
+        "PYTHONPATH": os.pathsep.join(map(str, packages)),
         "OMP_NUM_THREADS": "1",
         "ORT_DISABLE_TELEMETRY": "1",
     }

@@ -89,6 +89,8 @@ class Train(Job):
         run = output / "run"
         command = ["run", RECIPE, "--data", str(self.fixed / "data"), "--output", str(run)]
         command += ["--save-every", "2"]
+        if (run / "config.json").exists():  # written last; a complete run has nothing to resume
+            return lambda: 0
         resumed = (run / "recipe.json").exists()
         return lambda: main([*command, "--resume"] if resumed else command)
 

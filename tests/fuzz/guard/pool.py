@@ -20,7 +20,7 @@ from fuzz.guard.worker import Limits, work
 from fuzz.outcome import Outcome
 
 START_SECONDS = 180
-"""Seconds until a worker must have loaded its libraries."""
+"""Seconds until a worker must have loaded its libraries, or written the files of a case."""
 END_SECONDS = 2
 """Seconds until a worker that has nothing to do must have ended."""
 MOST_SECONDS = 6
@@ -55,18 +55,25 @@ class Worker:
     def give(self, cases: list[Named]) -> None:
         """Hands over cases."""
         self.waiting.extend(cases)
+        self._prepared = False
         self._began()
         self.pipe.send(cases)
 
-    def read(self) -> tuple[Named, Outcome]:
-        """Returns the next case and its outcome; a worker that ended is started again."""
+    def read(self) -> tuple[Named, Outcome] | None:
+        """Returns a case and its outcome, or None if its files have just been written.
+
+        A worker that ended is started again.
+        """
         try:
-            outcome: Outcome = self.pipe.recv()
+            outcome: Outcome | str = self.pipe.recv()
         except (EOFError, OSError):
             self._process.join()
             return self._restart(_death(self._process.exitcode))
-        named = self.waiting.popleft()
         self._began()
+        self._prepared = isinstance(outcome, str)
+        if isinstance(outcome, str):
+            return None
+        named = self.waiting.popleft()
         if outcome.verdict == "over memory" or outcome.text.startswith("MemoryError"):
             # what such a case leaves behind must not be charged to the next one
             return self._restart(outcome, named)
@@ -75,7 +82,8 @@ class Worker:
     def overdue(self) -> tuple[Named, Outcome] | None:
         """Returns the current case if it hangs; the worker is then started again."""
         seconds = time.monotonic() - self._since
-        if not self.waiting or seconds < self._limits.seconds:
+        most = self._limits.seconds if self._prepared else START_SECONDS
+        if not self.waiting or seconds < most:
             return None
         spent = _processor_seconds(self._process.pid) - self._spent
         # a process that neither works nor waits for something only lacks the processor
@@ -142,9 +150,8 @@ class Pool:
             pipes: dict[Connection, Worker] = {worker.pipe: worker for worker in busy}
             ready = wait(list(pipes), timeout=0.5)
             results = [pipes[pipe].read() for pipe in ready]  # type: ignore[index]
-            silent = [worker for worker in busy if worker.pipe not in ready]
-            results += [late for worker in silent if (late := worker.overdue())]
-            for (name, case), outcome in results:
+            results += [worker.overdue() for worker in busy if worker.pipe not in ready]
+            for (name, case), outcome in filter(None, results):
                 yield name, case, outcome
             for worker in busy:
                 if not worker.waiting:

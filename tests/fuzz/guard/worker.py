@@ -23,6 +23,9 @@ from fuzz.guard.watch import (
 )
 from fuzz.outcome import Outcome, judge
 
+PREPARED = "prepared"
+"""Message of a worker when the files of the next case are there."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -58,8 +61,8 @@ def work(pipe: Connection, kinds: dict[str, Any], folder: str, limits: Limits) -
     """Runs cases until the pipe closes.
 
     Args:
-        pipe: receives lists of pairs (name of a kind, case); sends "ready" and then one outcome for
-            each case.
+        pipe: receives lists of pairs (name of a kind, case); sends "ready" and then, for each case,
+            `PREPARED` and its outcome.
         kinds: the kinds by name, not opened yet.
         folder: an empty folder for this worker.
         limits: the bounds.
@@ -71,6 +74,8 @@ def work(pipe: Connection, kinds: dict[str, Any], folder: str, limits: Limits) -
     os.chdir(room.work)
     private_temporary_folder(room.work / "tmp")
     # a module that a hostile configuration names is found here, as in a user's working folder
+    # a wheel that only transformers' processors in other tests need, and that is set up there
+    sys.path[:] = [entry for entry in sys.path if Path(entry) != Path(sys.prefix) / "oracle"]
     make_module(Path(folder) / "modules", room.elsewhere)
     sys.path.append(str(Path(folder) / "modules"))
     for kind in kinds.values():
@@ -94,16 +99,20 @@ def work(pipe: Connection, kinds: dict[str, Any], folder: str, limits: Limits) -
         except (EOFError, OSError):
             return
         for name, case in batch:
-            pipe.send(_run(kinds[name], case, room, watch, limits, baseline))
+            concrete = placed(case, str(room.elsewhere))
+            kinds[name].prepare(concrete)
+            # the files of a case may take longer to write than a call may last
+            pipe.send(PREPARED)
+            pipe.send(_run(kinds[name], case, concrete, watch, limits, baseline))
 
 
-def _run(kind: Any, case: Case, room: Room, watch: Watch, limits: Limits, baseline: int) -> Outcome:
-    """Runs one case and returns its outcome."""
-    concrete = placed(case, str(room.elsewhere))
+def _run(
+    kind: Any, case: Case, concrete: Case, watch: Watch, limits: Limits, baseline: int
+) -> Outcome:
+    """Runs one case that has been prepared and returns its outcome."""
     texts = list(_texts(case))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        kind.prepare(concrete)
         _reset_peak()
         watch.start()
         try:

@@ -55,7 +55,7 @@ class Bundles(BundleCopy):
 
     name = "bundles"
     share = 2.0
-    slice_cases = 120
+    slice_cases = 60
 
     def generate(self, random: Random) -> Case:
         """Returns a case."""
@@ -131,7 +131,7 @@ class Flips(BundleCopy):
 
     name = "flips"
     share = 0.5
-    slice_cases = 60
+    slice_cases = 30
 
     def generate(self, random: Random) -> Case:
         """Returns a case."""
@@ -148,7 +148,7 @@ class Files(BundleCopy):
 
     name = "files"
     share = 0.5
-    slice_cases = 60
+    slice_cases = 40
 
     def generate(self, random: Random) -> Case:
         """Returns a case."""

@@ -44,7 +44,7 @@ class Graphs(BundleCopy):
 
     name = "graphs"
     share = 2.0
-    slice_cases = 150
+    slice_cases = 120
     bounded = False
 
     def generate(self, random: Random) -> Case:

@@ -31,7 +31,7 @@ class Media(Embedding):
 
     name = "media"
     share = 6.0
-    slice_cases = 2_500
+    slice_cases = 2000
 
     def generate(self, random: Random) -> Case:
         """Returns a case."""

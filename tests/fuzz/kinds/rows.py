@@ -34,7 +34,7 @@ class Rows(Embedding):
 
     name = "rows"
     share = 1.0
-    slice_cases = 250
+    slice_cases = 120
 
     def generate(self, random: Random) -> Case:
         """Returns a case."""

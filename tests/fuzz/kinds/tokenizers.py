@@ -106,7 +106,7 @@ class Tokenizers(BundleCopy):
 
     name = "tokenizers"
     share = 1.5
-    slice_cases = 200
+    slice_cases = 150
 
     def generate(self, random: Random) -> Case:
         """Returns a case."""

@@ -125,6 +125,7 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    _check_mixture(options)
     # deferred, so that `--help` and a mistyped option answer at once
     from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -156,6 +157,15 @@ def _run(options: argparse.Namespace) -> int:
     # PyTorch warns at exit if it is left open
     processes.close()
     return 0
+
+
+def _check_mixture(options: argparse.Namespace) -> None:
+    """Refuses a mixture with a mistake before PyTorch is imported, which takes seconds."""
+    from lame_training.data import read_mixture
+
+    # what a shell hands over as `<(…)` can be read only once
+    if options.mixture is not None and options.data is not None and options.mixture.is_file():
+        read_mixture(options.mixture, options.data, allow_outside=options.allow_outside)
 
 
 def _train_options(options: argparse.Namespace) -> TrainOptions:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lame_runtime.contract import Contract
-from lame_runtime.errors import BundleError
+from lame_runtime.errors import BundleError, shown
 
 from lame_training.model.from_disk.config_fields import STEPS, checked
 from lame_training.model.from_disk.tensors import read_object
@@ -27,8 +27,11 @@ def check_files(folder: Path) -> None:
     except FileNotFoundError:
         names = set()  # said below: no folder holds no checkpoint
     except OSError as error:
+        gone = isinstance(error, FileNotFoundError)
+        problem = "is not a complete checkpoint" if gone else "cannot be read"
         raise BundleError(
-            f"{folder}: cannot be read ({error.strerror}); give the folder that lame-train wrote"
+            f"{shown(folder)}: {problem} ({error.strerror}); "
+            "give the folder that lame-train wrote"
         ) from None
     if "config.json" not in names:
         kind = (
