@@ -30,8 +30,7 @@ def check_files(folder: Path) -> None:
         gone = isinstance(error, FileNotFoundError)
         problem = "is not a complete checkpoint" if gone else "cannot be read"
         raise BundleError(
-            f"{shown(folder)}: {problem} ({error.strerror}); "
-            "give the folder that lame-train wrote"
+            f"{shown(folder)}: {problem} ({error.strerror}); give the folder that lame-train wrote"
         ) from None
     if "config.json" not in names:
         kind = (
