@@ -214,7 +214,7 @@ def read_profiles(path: Path) -> Profiles:
         buckets = raw.get(part) if isinstance(raw, dict) else None
         if not isinstance(buckets, list) or not 0 < len(buckets) <= MAX_PROFILES:
             raise UsageError(
-                f"{path}: has no list of 1 to {MAX_PROFILES} profiles named {part!r}; add one"
+                f"{path}: has no list of profiles named {part!r} (1 to {MAX_PROFILES}); add one"
             )
         profiles[part] = [_read_profile(path, part, bucket) for bucket in buckets]
     return profiles

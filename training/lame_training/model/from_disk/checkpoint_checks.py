@@ -24,12 +24,13 @@ def check_files(folder: Path) -> None:
     """Raises `BundleError` if the folder is no complete checkpoint."""
     try:
         names = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        names = set()  # said below: no folder holds no checkpoint
     except OSError as error:
         gone = isinstance(error, FileNotFoundError)
         problem = "is not a complete checkpoint" if gone else "cannot be read"
         raise BundleError(
-            f"{shown(folder)}: {problem} ({error.strerror}); "
-            "give the folder that lame-train wrote"
+            f"{shown(folder)}: {problem} ({error.strerror}); give the folder that lame-train wrote"
         ) from None
     if "config.json" not in names:
         kind = (
