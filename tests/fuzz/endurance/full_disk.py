@@ -57,7 +57,7 @@ def disk(folder: Path, size: int) -> Iterator[None]:
 
 
 def run_sizes(job: Job, count: int, folder: Path, *, mounted: bool) -> Tally:
-    """Runs a job on disks of `count` sizes, up to what it takes.
+    """Runs a job on disks of `count` sizes, up to twice what it leaves.
 
     Args:
         job: the job, prepared.
@@ -71,7 +71,8 @@ def run_sizes(job: Job, count: int, folder: Path, *, mounted: bool) -> Tally:
     if code:
         raise RuntimeError(f"{job.name} fails by itself: {text[-2000:]}")
     sizes = [path.stat().st_size for path in whole.rglob("*") if path.is_file()]
-    most = sum(sizes) if mounted else max(sizes)
+    # twice what is left at the end, because files in the making take space as well
+    most = 2 * (sum(sizes) if mounted else max(sizes))
     tally = Tally()
     for number in range(count):
         size = SMALLEST + (most - SMALLEST) * number // max(count - 1, 1)
