@@ -114,7 +114,9 @@ def export(
 
 def _listed(strengths: Any) -> list[Any]:
     """Returns strengths as a list; raises `UsageError` if there is no list of them."""
-    if isinstance(strengths, Iterable) and not isinstance(strengths, str | bytes | dict):
+    # an array without axes is iterable by its type alone
+    no_list = isinstance(strengths, str | bytes | dict) or getattr(strengths, "ndim", 1) == 0
+    if isinstance(strengths, Iterable) and not no_list:
         return list(strengths)
     raise UsageError(f"`strengths` is {shown(repr(strengths))}: use a list of values from 0 to 1")
 

@@ -6,6 +6,7 @@ number.
 
 from __future__ import annotations
 
+import errno
 import math
 import operator
 import os
@@ -39,7 +40,9 @@ def whole_number(name: str, value: Any, least: int, most: int = 1 << 62) -> int:
 
 def whole_numbers(name: str, value: Any, least: int) -> tuple[int, ...]:
     """Returns a sequence of integers as a tuple; raises `UsageError` for anything else."""
-    if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict):
+    # an array without axes is iterable by its type alone
+    no_list = isinstance(value, str | bytes | dict) or getattr(value, "ndim", 1) == 0
+    if no_list or not isinstance(value, Iterable):
         raise UsageError(f"`{name}` is {shown(repr(value))}: use a list of whole numbers")
     return tuple(whole_number(name, number, least) for number in value)
 
@@ -71,12 +74,26 @@ def switch(name: str, value: Any) -> bool:
 
 
 def folder_path(name: str, value: Any) -> Path:
-    """Returns a path; raises `UsageError` for what is none, such as bytes or a null character."""
+    """Returns a path; raises `UsageError` for what is none.
+
+    Such are bytes, and names that no file can have: with a null character or half a surrogate
+    pair, or too long.
+    """
     if isinstance(value, str | os.PathLike):
         text = os.fspath(value)
-        if isinstance(text, str) and text and "\0" not in text:
+        if isinstance(text, str) and text and _can_be_a_name(text):
             return Path(text)
     raise UsageError(f"`{name}` is {shown(repr(value))}: use the path of a file or folder")
+
+
+def _can_be_a_name(text: str) -> bool:
+    try:
+        Path(text).lstat()
+    except ValueError:
+        return False
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
+    return True
 
 
 def optional_path(name: str, value: Any) -> Path | None:

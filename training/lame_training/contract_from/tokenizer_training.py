@@ -28,11 +28,15 @@ SPECIAL_TOKENS = (
 """In the order of their ids, which begin at 0."""
 
 
+LONGEST_TEXT = 10_000
+"""Number of characters of a text that the tokenizer is trained on."""
+
+
 def train_tokenizer(texts: Iterable[str], vocab_size: int, path: Path) -> None:
     """Trains a tokenizer and writes it as `tokenizer.json`; the same texts give the same bytes.
 
     Args:
-        texts: the texts to train on.
+        texts: the texts to train on; of a long one, the beginning.
         vocab_size: upper bound of the number of tokens, special ones included.
         path: the file to write.
 
@@ -51,5 +55,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, path: Path) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    # a word of a million letters would take a minute: every merge walks through all of it
+    tokenizer.train_from_iterator((text[:LONGEST_TEXT] for text in texts), trainer)
     atomic_text(path, tokenizer.to_str(pretty=True))

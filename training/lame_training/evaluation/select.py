@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lame_runtime.encoder import Encoder
-from lame_runtime.errors import StorageError, UsageError
+from lame_runtime.errors import StorageError, UsageError, shown
 from lame_runtime.options import BackendName
 
 from lame_training.evaluation.mmeb.mmeb_v2 import mmeb_v2
@@ -68,11 +68,13 @@ def open_encoder(model: Path, graph: str | None = None, backend: BackendName = "
         return Encoder.load(model, graph=graph, backend=backend)
     if graph is not None:
         raise UsageError(
-            f"`graph` is {graph!r}, but {model} is not a bundle; leave it out for a checkpoint"
+            f"`graph` is {shown(repr(graph))}, but {model} is not a bundle; "
+            "leave it out for a checkpoint"
         )
     if backend != "auto":
         raise UsageError(
-            f"`backend` is {backend!r}, but {model} is not a bundle; leave it out for a checkpoint"
+            f"`backend` is {shown(repr(backend))}, but {model} is not a bundle; "
+            "leave it out for a checkpoint"
         )
     # Deferred: PyTorch takes seconds to import, and a bundle runs without it.
     from lame_training.model.torch_backend import load_encoder

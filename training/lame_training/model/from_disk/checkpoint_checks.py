@@ -38,7 +38,7 @@ def check_files(folder: Path) -> None:
             if "manifest.json" in names
             else "not a complete checkpoint (no config.json)"
         )
-        raise BundleError(f"{folder}: is {kind}; give the folder that lame-train wrote")
+        raise BundleError(f"{shown(folder)}: is {kind}; give the folder that lame-train wrote")
     if missing := [name for name in MODEL_FILES if name not in names]:
         raise BundleError(f"{folder}: {missing[0]} is missing; copy or train the checkpoint again")
     adapter = folder / "adapter"
