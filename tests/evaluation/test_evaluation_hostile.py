@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -257,7 +258,26 @@ def flipped() -> bytes:
     return bytes(content)
 
 
+def claiming() -> bytes:
+    """Returns a shard whose header claims 48 terabytes of vectors."""
+    content = shard_bytes(keys=KEYS, vectors=VECTORS, cut=CUT)
+    claim = b"(3000000000000, 4), }"
+    start = content.index(b"(3, 4), }")
+    return content[:start] + claim + content[start + len(claim) :]
+
+
+def encrypted() -> bytes:
+    """Returns a shard whose members have the flag of encryption, in both of their headers."""
+    content = bytearray(shard_bytes(keys=KEYS, vectors=VECTORS, cut=CUT))
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        for match in re.finditer(re.escape(signature), bytes(content)):
+            content[match.start() + offset] |= 1
+    return bytes(content)
+
+
 SHARDS: dict[str, Callable[[], bytes]] = {
+    "a claim of terabytes": claiming,
+    "encrypted": encrypted,
     "nothing": lambda: b"",
     "garbage": lambda: b"PK\x03\x04" + bytes(range(256)),
     "cut": lambda: shard_bytes(keys=KEYS, vectors=VECTORS, cut=CUT)[:-40],
@@ -303,6 +323,20 @@ def test_a_whole_shard_counts(tmp_path: Path) -> None:
     assert not opened.unreadable
     # without the length of the model's vectors, those of another model would be put together
     assert KEYS[0] not in EmbeddingCache(tmp_path, 5)
+
+
+def test_memory_that_runs_out_is_no_damaged_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends with that error, instead of embedding everything again."""
+    (tmp_path / "good.npz").write_bytes(shard_bytes(keys=KEYS, vectors=VECTORS, cut=CUT))
+
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(np.lib.format, "read_magic", full)
+    with pytest.raises(MemoryError):
+        EmbeddingCache(tmp_path, 4)
 
 
 def test_a_pipe_as_a_shard_counts_as_missing(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ next run embeds only what no shard holds.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,13 +34,17 @@ logger = logging.getLogger(__name__)
 
 Flags = npt.NDArray[np.bool_]
 """One bool per input."""
+_ENCRYPTED = 1
+"""The flag of an encrypted member of an archive."""
 KEY_DTYPE = np.dtype("<U64")
 """The dtype of keys: 64 hex digits."""
 _DAMAGE = (
-    *(OSError, ValueError, KeyError, EOFError, TypeError, SyntaxError),
-    *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError),
+    *(OSError, ValueError, KeyError, EOFError, OverflowError),
+    *(zipfile.BadZipFile, NotImplementedError),
 )
-"""Errors of a damaged file, from zipfile, zlib and NumPy."""
+"""Errors of zipfile and NumPy for a damaged file. Memory that runs out is not among them: no array
+is allocated that the file does not hold.
+"""
 
 
 class EmbeddingCache:
@@ -71,9 +75,7 @@ class EmbeddingCache:
                 # Only keys and flags: the vectors of all tasks together can be large, and `get`
                 # reads those of one task.
                 with _open_shard(path) as shard:
-                    keys, cut = shard["keys"], shard["cut"]
-                if keys.dtype != KEY_DTYPE or keys.ndim != 1 or cut.dtype != np.bool_:
-                    raise ValueError("keys or flags are of another type")
+                    keys, cut = _read(shard, "keys", KEY_DTYPE), _read(shard, "cut", np.bool_)
                 self._index(path, keys.tolist(), cut)
             except _DAMAGE:
                 # A damaged shard costs time and nothing else, so it is no reason to stop.
@@ -116,7 +118,9 @@ class EmbeddingCache:
         # Named after its keys: embedding the same inputs again replaces the shard.
         shard = make_folder(self.folder, "cache") / f"{digest(keys)}.npz"
         with atomic_path(shard) as temporary, temporary.open("wb") as file:
-            np.savez(file, keys=np.array(keys, KEY_DTYPE), vectors=vectors, cut=cut)
+            np.savez(
+                file, keys=np.array(keys, KEY_DTYPE), vectors=np.ascontiguousarray(vectors), cut=cut
+            )
         self._index(shard, keys, cut)
         self._whole.add(shard)
 
@@ -148,10 +152,10 @@ class EmbeddingCache:
     def _vectors(self, path: Path) -> Floats:
         """Returns the vectors of a shard; raises one of `_DAMAGE` if they are none."""
         with _open_shard(path) as shard:
-            vectors: Floats = shard["vectors"]
-            count = len(shard["keys"])
-        if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != count:
-            raise ValueError("the vectors are of another type")
+            vectors: Floats = _read(shard, "vectors", np.float32, axes=2)
+            count = len(_read(shard, "keys", KEY_DTYPE))
+        if len(vectors) != count:
+            raise ValueError("vectors and keys differ in number")
         if self._dim not in (None, vectors.shape[1]) or not np.isfinite(vectors).all():
             raise ValueError("the vectors are of another length, or not finite")
         return vectors
@@ -173,19 +177,41 @@ class EmbeddingCache:
 
 
 @contextmanager
-def _open_shard(path: Path) -> Iterator[Any]:
-    """Opens a shard; raises one of `_DAMAGE` if it is not a file of this class.
+def _open_shard(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Opens a shard; raises one of `_DAMAGE` if it is no archive, or holds more than its size.
 
-    Nothing in it is a pickle, which could run code, and nothing is compressed, so that a file of a
-    few bytes cannot take gigabytes.
+    Nothing in it is compressed, so that a file of a few bytes cannot take gigabytes.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
-        stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
-        if not stored or sum(member.file_size for member in members) > size:
-            raise ValueError("holds more than its size")
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as shard:
-            yield shard
+            # zipfile raises a bare RuntimeError for encrypted members
+            plain = all(
+                member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & _ENCRYPTED
+                for member in members
+            )
+            if not plain or sum(member.file_size for member in members) > size:
+                raise ValueError("holds more than its size, or is encrypted")
+            yield archive
+
+
+def _read(
+    shard: zipfile.ZipFile, name: str, dtype: npt.DTypeLike, axes: int = 1
+) -> npt.NDArray[Any]:
+    """Returns an array of a shard; raises one of `_DAMAGE` if it is not of this dtype and rank.
+
+    `numpy.load` would allocate what the header claims; here the header must fit the bytes.
+    """
+    member = f"{name}.npy"
+    with shard.open(member) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{name} is of another version")
+        shape, fortran_order, stored_dtype = np.lib.format.read_array_header_1_0(file)
+        expected = math.prod(shape) * stored_dtype.itemsize
+        left = shard.getinfo(member).file_size - file.tell()
+        if stored_dtype != dtype or len(shape) != axes or fortran_order or expected != left:
+            raise ValueError(f"{name} is of another type or size")
+        # to the end, where zipfile compares the checksum
+        data = file.read()
+    return np.frombuffer(data, stored_dtype).reshape(shape)
