@@ -2,10 +2,12 @@
 
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 from lame_runtime.errors import InputError, printable, shown
+from lame_runtime.files.fork_lock import ForkLock
 from lame_runtime.files.json_file import parse_json, read_json
 from lame_runtime.files.regular import open_regular, read_regular
 
@@ -73,3 +75,18 @@ def test_a_message_repeats_at_most_80_characters_of_a_value(value: object) -> No
 
 def test_the_name_of_a_file_survives_shortening() -> None:
     assert shown("/very/long" * 20 + "/photo.png").endswith("/photo.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_gets_a_lock_that_a_thread_held() -> None:
+    """A plain lock, the control, stays held in the child."""
+    ours, plain = ForkLock(), threading.Lock()
+    with ours, plain:
+        child = os.fork()
+        if child == 0:
+            # 1 for each lock that is held
+            os._exit(ours.locked() + 2 * plain.locked())
+        _, status = os.waitpid(child, 0)
+        assert ours.locked()
+    assert os.waitstatus_to_exitcode(status) == 2
+    assert not ours.locked()

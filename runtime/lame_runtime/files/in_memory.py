@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import stat
-import threading
 from typing import Any
 
 import numpy as np
@@ -13,19 +12,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from lame_runtime.errors import InputError, shown
+from lame_runtime.files.fork_lock import ForkLock
 
 MAX_STREAM_BYTES = 256_000_000
 """Most bytes that are read from an open file; larger files are given by their path."""
-_lock = threading.Lock()
-
-
-def _new_lock() -> None:
-    global _lock  # noqa: PLW0603 - the child of a fork must not wait for a thread it does not have
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)
+_lock = ForkLock()
 
 
 def array_picture(pixels: npt.NDArray[Any]) -> Image.Image:
@@ -80,7 +71,7 @@ def as_bytes(item: Any) -> bytes:
         # threads may share a file, and it has one position
         with _lock:
             return _read(item)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     # a closed file, a released buffer, or whatever another library raises
     except Exception as error:

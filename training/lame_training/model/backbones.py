@@ -243,6 +243,8 @@ def _load(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    except MemoryError:  # it says nothing about the folder
+        raise
     except Exception as error:  # from_pretrained raises what a dozen libraries raise
         raise BundleError(
             f"{folder}: its weights cannot be read ({shown(first_line(error))}); "

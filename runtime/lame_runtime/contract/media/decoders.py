@@ -10,8 +10,6 @@ Nothing is decoded before its size and the memory that its decoder takes are kno
 from __future__ import annotations
 
 import functools
-import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -26,6 +24,7 @@ from lame_runtime.contract.media.decoding_limits import (
 )
 from lame_runtime.contract.rules import ImageRules
 from lame_runtime.errors import InputError, first_line, shown
+from lame_runtime.files.fork_lock import ForkLock
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 """Formats that are read, by Pillow's names. PPM stands for PBM, PGM and PPM."""
@@ -46,16 +45,7 @@ _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _AVIF_BRANDS = (b"avif", b"avis", b"mif1", b"msf1")
 # pictures that a user opened may be an MPO, which is a JPEG with further JPEGs behind it
 _ALLOWED = frozenset({*FORMATS, "MPO"})
-_lock = threading.Lock()
-
-
-def _new_lock() -> None:
-    global _lock  # noqa: PLW0603 - the child of a fork must not wait for a thread it does not have
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)
+_lock = ForkLock()
 
 
 @contextmanager

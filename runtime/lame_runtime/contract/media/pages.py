@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -18,6 +16,7 @@ from PIL import Image
 
 from lame_runtime.contract.rules import ImageRules
 from lame_runtime.errors import InputError, first_line, shown
+from lame_runtime.files.fork_lock import ForkLock
 from lame_runtime.files.urls import is_url, open_media, url_error
 
 _PAGE = re.compile(r"(?P<path>.+\.pdf)(?:#page=(?P<page>[0-9]+))?", re.IGNORECASE | re.DOTALL)
@@ -34,16 +33,7 @@ PDF_MARK = b"%PDF-"
 _MOST_DIGITS = 9
 """Longer page numbers are out of range, and Python converts no number of thousands of digits."""
 # PDFium is not made for threads: two at a time crash the process
-_lock = threading.Lock()
-
-
-def _new_lock() -> None:
-    global _lock  # noqa: PLW0603 - the child of a fork must not wait for a thread it does not have
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)
+_lock = ForkLock()
 
 
 def is_pdf(name: str) -> bool:
@@ -180,6 +170,10 @@ def _opened(file: IO[bytes], name: str) -> Iterator[Any]:
             yield document
         except InputError:
             raise
+        except MemoryError:
+            raise InputError(
+                f"{name}: there is not enough memory to render the page; lower `max_pixels`"
+            ) from None
         # pypdfium2's own error is a RuntimeError; a damaged page may raise others
         except Exception as error:
             if "password" in str(error).lower():

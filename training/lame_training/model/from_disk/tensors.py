@@ -152,7 +152,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                         f"weights are {', '.join(FLOATS)}: give the model before quantization"
                     )
             return {name: file.get_tensor(name) for name in names}
-    except BundleError:
+    # memory that runs out says nothing about the file
+    except (BundleError, MemoryError):
         raise
     except Exception as error:  # safetensors raises what its Rust code, torch and the system raise
         raise BundleError(

@@ -193,10 +193,14 @@ def _opened(video: OpenVideo) -> Iterator[tuple[Any, Any]]:
             raise InputError(f"{video.name}: the video is damaged, reading it has no end")
     except InputError:
         raise
+    except MemoryError:
+        raise InputError(
+            f"{video.name}: there is not enough memory to decode the video; scale it down first"
+        ) from None
     # FFmpeg's errors are mixed with Python's own, and PyAV raises others for absurd values.
     except (
         av.error.FFmpegError, ArithmeticError, AssertionError, AttributeError, EOFError,
-        LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
+        LookupError, OSError, RuntimeError, TypeError, ValueError,
     ) as error:  # fmt: skip
         reason = getattr(error, "strerror", None) or first_line(error)
         raise InputError(
