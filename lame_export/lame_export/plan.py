@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lame_runtime.arguments import integer, number
 from lame_runtime.bundle.certificate import Result
 from lame_runtime.errors import StorageError, UsageError, shown
-from lame_training.arguments import folder_path, real_number, texts, whole_number
+from lame_training.arguments import folder_path, texts
 
 from lame_export.parity.calibration_inputs import CALIBRATION
 from lame_export.parity.golden_set import PER_MODALITY
@@ -99,9 +100,9 @@ def export(
     """
     options = ExportOptions(
         graphs=tuple(texts("graphs", graphs)),
-        per_modality=whole_number("per_modality", per_modality, 1),
-        calibration=whole_number("calibration", calibration, 1),
-        strengths=tuple(real_number("strengths", value, 0, 1) for value in _listed(strengths)),
+        per_modality=integer("per_modality", per_modality, 1),
+        calibration=integer("calibration", calibration, 1),
+        strengths=tuple(number("strengths", value, 0, 1) for value in _listed(strengths)),
     )
     request = ExportState(
         folder_path("checkpoint", checkpoint),

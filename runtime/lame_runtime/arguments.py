@@ -7,6 +7,7 @@ argument in backticks and repeats at most 80 characters of its value.
 
 from __future__ import annotations
 
+import math
 import numbers
 import operator
 import os
@@ -22,6 +23,8 @@ Name = TypeVar("Name", bound=str)
 MAX_PIXELS = 10**12
 """Largest limit on pixels or frames that an argument may set; larger ones could overflow."""
 MIN_FPS, MAX_FPS = 1e-3, 1e4
+_MOST = (1 << 63) - 1
+_WHOLE = "a whole number from "
 
 
 def described(value: object) -> str:
@@ -33,14 +36,14 @@ def described(value: object) -> str:
         return f"a {type(value).__name__}"
 
 
-def integer(name: str, value: object, least: int, most: int, hint: str = "") -> int:
+def integer(name: str, value: object, least: int, most: int | None = None, hint: str = "") -> int:
     """Returns a whole number as an `int`.
 
     Args:
         name: the argument, for the message.
         value: an `int`, or anything with `__index__` that is not a bool.
         least: smallest number that is accepted.
-        most: largest number that is accepted.
+        most: largest number that is accepted; None accepts what 64 bits hold.
         hint: end of the message.
 
     Raises:
@@ -50,13 +53,14 @@ def integer(name: str, value: object, least: int, most: int, hint: str = "") -> 
         whole = None if _is_bool(value) else operator.index(value)  # type: ignore[arg-type]
     except Exception:  # whatever a user's class raises
         whole = None
-    if whole is None or not least <= whole <= most:
-        kind = "" if whole is not None else "a whole number from "
-        raise UsageError(f"`{name}` is {described(value)}: use {kind}{least:,} to {most:,}{hint}")
+    if whole is None or not least <= whole <= (_MOST if most is None else most):
+        kind = "" if whole is not None else "a whole number of " if most is None else _WHOLE
+        upper = " or more" if most is None else f" to {most:,}"
+        raise UsageError(f"`{name}` is {described(value)}: use {kind}{least:,}{upper}{hint}")
     return whole
 
 
-def number(name: str, value: object, least: float, most: float) -> float:
+def number(name: str, value: object, least: float, most: float = math.inf) -> float:
     """Returns a real number as a `float`: also a fraction, a decimal or a NumPy number.
 
     Raises:
@@ -71,11 +75,11 @@ def number(name: str, value: object, least: float, most: float) -> float:
         converted = float(real) if is_real else None
     except (OverflowError, ValueError):
         converted = None
-    # NaN fails both comparisons
-    if converted is None or not least <= converted <= most:
-        raise UsageError(
-            f"`{name}` is {described(value)}: use a number from {least:,g} to {most:,.0f}"
+    if converted is None or not math.isfinite(converted) or not least <= converted <= most:
+        limits = (
+            f"from {least:,g} to {most:,g}" if math.isfinite(most) else f"of {least:,g} or more"
         )
+        raise UsageError(f"`{name}` is {described(value)}: use a number {limits}")
     return converted
 
 

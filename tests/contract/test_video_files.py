@@ -16,7 +16,12 @@ import numpy as np
 import pytest
 from lame_runtime.contract import Contract
 from lame_runtime.contract.media.video import Clip, read_video
-from lame_runtime.contract.media.videos import video_container, video_file, video_frames
+from lame_runtime.contract.media.videos import (
+    bounded_file,
+    video_container,
+    video_file,
+    video_frames,
+)
 from lame_runtime.contract.media.videos.video_broadcast import ends_within_frame
 from lame_runtime.contract.media.videos.video_file import (
     VideoFile,
@@ -324,8 +329,8 @@ def test_frames_of_a_list_are_measured_before_they_are_copied(contract: Contract
 def test_reading_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A damaged index can send FFmpeg back to the same bytes over and over."""
     film = write_video(tmp_path / "a.avi", 40).read_bytes()
-    monkeypatch.setattr(video_file, "_REREAD_BYTES", 0)
-    monkeypatch.setattr(video_file, "_REREADS", 0)
+    monkeypatch.setattr(bounded_file, "_REREAD_BYTES", 0)
+    monkeypatch.setattr(bounded_file, "_REREADS", 0)
     with open_video(film) as video, pytest.raises(InputError, match="damaged"):
         survey_packets(video)
 

@@ -10,19 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from lame_runtime.arguments import choice, integer
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import UsageError, shown
 from lame_runtime.files.atomic import atomic_text
 from lame_runtime.options import MAX_BATCH, BackendName
 
-from lame_training.arguments import (
-    FolderLike,
-    folder_path,
-    one_of,
-    optional_path,
-    texts,
-    whole_number,
-)
+from lame_training.arguments import FolderLike, folder_path, optional_path, texts
 from lame_training.distributed.processes import ProcessGroup
 from lame_training.evaluation.embedding.identity import model_identity
 from lame_training.evaluation.leaderboard import leaderboard_report, summarize
@@ -159,14 +153,14 @@ class EvaluateOptions:
 
     def __post_init__(self) -> None:
         values: dict[str, Any] = {
-            "batch_size": whole_number("batch_size", self.batch_size, 1, MAX_BATCH)
+            "batch_size": integer("batch_size", self.batch_size, 1, MAX_BATCH)
         }
         if self.max_pixels is not None:
-            values["max_pixels"] = whole_number("max_pixels", self.max_pixels, 1)
+            values["max_pixels"] = integer("max_pixels", self.max_pixels, 1)
         if self.tasks is not None:
             values["tasks"] = texts("tasks", self.tasks)
-        one_of("split", self.split, ("eval", "valid"))
-        one_of("visdoc", self.visdoc, CONVENTIONS)
+        choice("split", self.split, ("eval", "valid"))
+        choice("visdoc", self.visdoc, CONVENTIONS)
         for name in ("output", "cache"):
             optional_path(name, getattr(self, name))
         for name in ("graph", "name"):

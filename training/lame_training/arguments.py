@@ -1,41 +1,20 @@
-"""Checks arguments of the public functions, before any work begins.
+"""Checks paths and lists that are arguments of the public functions, before any work begins.
 
-NumPy's numbers and 0-dimensional arrays count as the Python numbers that they hold; a bool is no
-number.
+Numbers, switches and names are checked by `lame_runtime.arguments`.
 """
 
 from __future__ import annotations
 
 import errno
-import math
-import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from lame_runtime.arguments import integer
 from lame_runtime.errors import UsageError, shown
 
 FolderLike = str | os.PathLike[str]
-
-
-def whole_number(name: str, value: Any, least: int, most: int = 1 << 62) -> int:
-    """Returns an integer of any type as an int; raises `UsageError` if it is out of range."""
-    dtype = getattr(value, "dtype", None)
-    # a bool is an int to Python, and True would mean one step
-    if not (isinstance(value, bool) or dtype == np.bool_ or getattr(value, "ndim", 0)):
-        try:
-            number = operator.index(value)
-        except TypeError:
-            pass
-        else:
-            if least <= number <= most:
-                return number
-    upper = "" if most == 1 << 62 else f" to {most}"
-    raise UsageError(
-        f"`{name}` is {shown(repr(value))}: use {least}{upper or ' or more'} (a whole number)"
-    )
 
 
 def whole_numbers(name: str, value: Any, least: int) -> tuple[int, ...]:
@@ -44,33 +23,7 @@ def whole_numbers(name: str, value: Any, least: int) -> tuple[int, ...]:
     no_list = isinstance(value, str | bytes | dict) or getattr(value, "ndim", 1) == 0
     if no_list or not isinstance(value, Iterable):
         raise UsageError(f"`{name}` is {shown(repr(value))}: use a list of whole numbers")
-    return tuple(whole_number(name, number, least) for number in value)
-
-
-def real_number(name: str, value: Any, least: float, most: float = math.inf) -> float:
-    """Returns a finite number of any type as a float; raises `UsageError` if it is out of range."""
-    dtype = getattr(value, "dtype", None)
-    if (
-        not isinstance(value, str | bytes | bool)
-        and dtype != np.bool_
-        and not getattr(value, "ndim", 0)
-    ):
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            pass
-        else:
-            if math.isfinite(number) and least <= number <= most:
-                return number
-    upper = f" to {most:g}" if math.isfinite(most) else " or more"
-    raise UsageError(f"`{name}` is {shown(repr(value))}: use {least:g}{upper}")
-
-
-def switch(name: str, value: Any) -> bool:
-    """Returns True or False; raises `UsageError` for anything that is neither."""
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    raise UsageError(f"`{name}` is {shown(repr(value))}: use True or False")
+    return tuple(integer(name, number, least) for number in value)
 
 
 def folder_path(name: str, value: Any) -> Path:
@@ -112,10 +65,3 @@ def texts(name: str, value: Any) -> list[str]:
         if all(isinstance(item, str) for item in values):
             return [str(item) for item in values]
     raise UsageError(f"`{name}` is {shown(repr(value))}: use a list of texts")
-
-
-def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
-    """Returns one of some texts; raises `UsageError` for anything else."""
-    if isinstance(value, str) and value in choices:
-        return str(value)
-    raise UsageError(f"`{name}` is {shown(repr(value))}: use one of {', '.join(choices)}")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lame_runtime.arguments import integer, number
 from lame_runtime.contract.rules import ImageRules, PromptLayout
 from lame_runtime.errors import UsageError
 
-from lame_training.arguments import real_number, whole_number, whole_numbers
+from lame_training.arguments import whole_numbers
 from lame_training.contract_from.budget import Budget
 from lame_training.model.adapters import LoRA
 from lame_training.model.lame import EmbedAttends, Pooling, RecFrom
@@ -122,15 +123,15 @@ class Recipe:
     def __post_init__(self) -> None:
         # Python's own numbers: a recipe is recorded as JSON, which has none of NumPy's
         values: dict[str, Any] = {
-            name: whole_number(name, getattr(self, name), least)
+            name: integer(name, getattr(self, name), least)
             for name, least in _WHOLE_NUMBERS.items()
         }
         values |= {
-            name: real_number(name, getattr(self, name), SMALLEST)
+            name: number(name, getattr(self, name), SMALLEST)
             for name in ("temperature", "clip_norm")
         }
         if self.false_negative_margin is not None:
-            margin = real_number("false_negative_margin", self.false_negative_margin, 0.0)
+            margin = number("false_negative_margin", self.false_negative_margin, 0.0)
             values["false_negative_margin"] = margin
         values["matryoshka"] = whole_numbers("matryoshka", self.matryoshka, 1)
         for name, value in values.items():

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from lame_runtime.arguments import integer, number
 from lame_runtime.errors import UsageError
 
-from lame_training.arguments import real_number, whole_number
 from lame_training.data import DataSet
 from lame_training.model.adapters import is_adapter
 from lame_training.model.components import PARTS, part_of
@@ -60,17 +60,15 @@ class Stage:
     def __post_init__(self) -> None:
         # 0 steps leave the stage out
         values: dict[str, object] = {
-            name: whole_number(name, getattr(self, name), least)
+            name: integer(name, getattr(self, name), least)
             for name, least in (("steps", 0), ("batch_size", 1), ("sub_batch", 1))
         }
         for name, most in (
             *(("nce_weight", math.inf), ("rec_weight", math.inf)),
             *(("warmup", 1.0), ("rec_until", 1.0)),
         ):
-            values[name] = real_number(name, getattr(self, name), 0.0, most)
-        values["rates"] = {
-            part: real_number("rates", rate, 0.0) for part, rate in self.rates.items()
-        }
+            values[name] = number(name, getattr(self, name), 0.0, most)
+        values["rates"] = {part: number("rates", rate, 0.0) for part, rate in self.rates.items()}
         for name, value in values.items():
             object.__setattr__(self, name, value)
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from lame_runtime.arguments import integer, switch
 from lame_runtime.errors import UsageError, shown
 
-from lame_training.arguments import optional_path, switch, whole_number, whole_numbers
+from lame_training.arguments import optional_path, whole_numbers
 from lame_training.recipes.recipe import Recipe
 
 FolderLike = str | os.PathLike[str]
@@ -86,10 +87,10 @@ class TrainOptions:
         for name, least in (("steps", 0), ("threads", 0), ("save_every", 1), ("keep", 1)):
             value = getattr(self, name)
             if value is not None or name == "keep":
-                values[name] = whole_number(name, value, least)
+                values[name] = integer(name, value, least)
         # range and length are checked by the recipe that they become part of
         if self.seed is not None:
-            values["seed"] = whole_number("seed", self.seed, 0)
+            values["seed"] = integer("seed", self.seed, 0)
         if self.matryoshka is not None:
             values["matryoshka"] = whole_numbers("matryoshka", self.matryoshka, 1)
         for name in ("resume", "progress", "shard", "allow_outside"):

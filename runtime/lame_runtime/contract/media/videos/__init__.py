@@ -1,6 +1,7 @@
 """Video files: from bytes that nobody vouches for to upright frames and their times.
 
 video_file       the file, opened so that nothing else is; surveys and frames
+bounded_file     the open file as FFmpeg sees it
 video_container  which containers are read, and whether a file is whole
 video_broadcast  the same for MPEG program and transport streams
 video_timeline   number, rate and times of frames

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
+from lame_runtime.contract.media.videos.bounded_file import BoundedFile
 from lame_runtime.contract.media.videos.video_broadcast import ends_within_frame
 from lame_runtime.contract.media.videos.video_container import (
     MAX_FRAMES,
@@ -47,8 +48,6 @@ _COVER = 0x400
 """FFmpeg's flag of a stream that is a picture."""
 _DISCARD_ALL = 48
 """FFmpeg's number for not reading a stream."""
-_REREAD_BYTES, _REREADS = 64 << 20, 32
-"""A file may be read this many times, and these bytes more; a damaged index can ask for ever."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def _opened(video: OpenVideo) -> Iterator[tuple[Any, Any]]:
     """Opens a PyAV container and its video stream; translates errors inside the `with`, too."""
     import av
 
-    file = _BoundedFile(video.file)
+    file = BoundedFile(video.file)
     options = {
         # three guards against files that open others, beside the explicit format
         "protocol_whitelist": "none",
@@ -268,36 +267,3 @@ def _checked(timeline: Timeline, video: OpenVideo) -> Timeline:
             f"use {MIN_RATE:g} to {MAX_RATE:g}"
         )
     return timeline
-
-
-class _BoundedFile:
-    """Hands a file to FFmpeg under a name that means nothing, and ends endless reading."""
-
-    name = "video"
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._left = _REREADS * file.seek(0, os.SEEK_END) + _REREAD_BYTES
-        self.is_exhausted = False
-        file.seek(0)
-
-    def read(self, size: int) -> bytes:
-        """Returns up to `size` bytes, and none once too many were read."""
-        self.is_exhausted = self.is_exhausted or self._left <= 0
-        data = b"" if self.is_exhausted else self._file.read(size)
-        self._left -= len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves the position, and returns it; FFmpeg expects errors as negative numbers."""
-        whence &= 3  # FFmpeg adds a flag
-        if whence == os.SEEK_SET and offset < 0:
-            return -22
-        try:
-            return self._file.seek(offset, whence)
-        except (OSError, ValueError):
-            return -22
-
-    def tell(self) -> int:
-        """Returns the position."""
-        return self._file.tell()
