@@ -11,12 +11,11 @@ import argparse
 import contextlib
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fuzz.endurance.jobs import JOBS, Job
+from fuzz.endurance.jobs import Job, prepared_job
 from fuzz.endurance.kill import finish
 from fuzz.outcome import message_fault
 
@@ -109,12 +108,7 @@ def main() -> int:
     print("| job | sizes | refused | finished | faults |\n| --- | --- | --- | --- | --- |")
     faults = []
     for name in options.jobs.split(","):
-        with tempfile.TemporaryDirectory(prefix="disk-") as work:
-            fixed, folder = Path(work) / "fixed", Path(work) / "runs"
-            fixed.mkdir()
-            folder.mkdir()
-            job = JOBS[name](fixed)
-            job.prepare()
+        with prepared_job(name) as (job, folder):
             tally = run_sizes(job, options.sizes, folder, mounted=can_mount(folder))
         counts = f"{options.sizes} | {tally.refused} | {tally.finished} | {len(tally.faults)}"
         print(f"| {name} | {counts} |", flush=True)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fuzz.endurance.whole import halves
@@ -206,3 +208,15 @@ class Engine(Job):
 
 
 JOBS: dict[str, type[Job]] = {job.name: job for job in (Embed, Train, Export, Engine)}
+
+
+@contextmanager
+def prepared_job(name: str) -> Iterator[tuple[Job, Path]]:
+    """Yields a job with what its runs share, and an empty folder for the runs, both temporary."""
+    with tempfile.TemporaryDirectory(prefix="endurance-") as work:
+        fixed, folder = Path(work) / "fixed", Path(work) / "runs"
+        fixed.mkdir()
+        folder.mkdir()
+        job = JOBS[name](fixed)
+        job.prepare()
+        yield job, folder

@@ -9,14 +9,13 @@ import argparse
 import os
 import signal
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 from fuzz.endurance.child import start
-from fuzz.endurance.jobs import JOBS, Job
+from fuzz.endurance.jobs import JOBS, Job, prepared_job
 
 
 @dataclass
@@ -104,12 +103,7 @@ def main() -> int:
     for index, name in enumerate(names):
         # the rest of the division goes to the first jobs
         moments = options.moments // len(names) + (index < options.moments % len(names))
-        with tempfile.TemporaryDirectory(prefix="kill-") as work:
-            fixed, folder = Path(work) / "fixed", Path(work) / "runs"
-            fixed.mkdir()
-            folder.mkdir()
-            job = JOBS[name](fixed)
-            job.prepare()
+        with prepared_job(name) as (job, folder):
             tally = run_kills(job, moments, Random(f"{options.seed} {name}"), folder)
         counts = f"{tally.moments} | {tally.killed} | {len(tally.faults)}"
         print(f"| {name} | {counts} |", flush=True)
