@@ -27,9 +27,9 @@ def whole_numbers(name: str, value: Any, least: int) -> tuple[int, ...]:
 
 
 def folder_path(name: str, value: Any) -> Path:
-    """Returns a path; raises `UsageError` for what is none.
+    """Returns a path; raises `UsageError` for anything else.
 
-    Such are bytes, and names that no file can have: with a null character or half a surrogate
+    That includes bytes and names that no file can have: with a null character or half a surrogate
     pair, or too long.
     """
     if isinstance(value, str | os.PathLike):

@@ -130,7 +130,7 @@ def _claim(folder: Path, recipe_name: str) -> None:
 
 
 def _owner(mark: Path) -> str:
-    """Returns the recipe of a demo; raises `StorageError` if its file does not tell."""
+    """Returns the recipe of a demo; raises `StorageError` if its file names none."""
     try:
         return str(read_json(mark, 1 << 16)["recipe"])
     except (OSError, ValueError, LookupError, TypeError) as error:

@@ -83,7 +83,7 @@ Line = Annotated[str, Text(1000, printable=True)]
 Sha256 = Annotated[str, Text(64, pattern="[0-9a-f]{64}")]
 """A SHA-256 in hexadecimal digits."""
 Count = Annotated[int, Between(0, 10**12)]
-"""A number of things."""
+"""A count: zero or more."""
 Figure = Annotated[float, Between(-1e300, 1e300, or_nan=True)]
 """A measured number; NaN if it could not be measured."""
 

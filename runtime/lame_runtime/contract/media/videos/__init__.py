@@ -1,4 +1,4 @@
-"""Video files: from bytes that nobody vouches for to upright frames and their times.
+"""Video files: from bytes of unknown origin to upright frames and their times.
 
 video_file       the file, opened so that nothing else is; surveys and frames
 bounded_file     the open file as FFmpeg sees it
