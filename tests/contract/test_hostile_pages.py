@@ -74,6 +74,16 @@ def test_a_huge_page_is_rendered_within_the_limit(rules: ImageRules) -> None:
         assert picture.width * picture.height <= 1_010_000
 
 
+def test_a_strip_is_not_rendered(rules: ImageRules, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fraction of a pixel is rounded up to one; without the check 416,667 of them are made."""
+    for box in ("0 0 100000 0.001", "0 0 0.001 100000", "0 0 14400 71"):
+        with pytest.raises(InputError, match="200 times longer than wide; crop it"):
+            pages.render_bytes(pdf(box), "a.pdf", rules)
+    assert pages.render_bytes(pdf("0 0 14400 73"), "a.pdf", rules).height > 1
+    monkeypatch.setattr(pages, "MAX_ASPECT_RATIO", float("inf"))
+    assert pages.render_bytes(pdf("0 0 100000 0.001"), "a.pdf", rules).size == (416_667, 1)
+
+
 def test_a_page_without_an_area_is_refused_or_has_a_default(rules: ImageRules) -> None:
     """Nothing but an `InputError` comes out of it."""
     for box in ("0 0 0 0", "0 0 -5 -5", "0 0 1e30 1e30", "a b c d", "0 0 1e-9 1e-9", "5"):

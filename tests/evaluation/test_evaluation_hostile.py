@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import InputError, LameError, StorageError
+from lame_training.evaluation import result_files
 from lame_training.evaluation.embedding.vector_cache import EmbeddingCache
 from lame_training.evaluation.leaderboard import leaderboard_report, means, notes, table
 from lame_training.evaluation.mmeb import document_tasks
@@ -396,6 +397,21 @@ def test_a_damaged_result_is_measured_again(
     assert again.outcomes["VOC2007"].result == whole == json.loads(path.read_text())
     assert not again.reused
     assert [*table(again), *means(again), *notes(again)]
+
+
+def test_without_the_check_a_damaged_result_is_reported(
+    data: Path, fake: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: taken out, a figure of 700 % goes into the means."""
+    run(data, fake, tmp_path, "VOC2007")
+    path = tmp_path / "out/image/VOC2007_score.json"
+    damaged = json.loads(path.read_text())
+    RESULTS["a figure above 1"](damaged)
+    path.write_text(json.dumps(damaged))
+    monkeypatch.setattr(result_files, "_is_whole", lambda *_: True)
+    again = run(data, fake, tmp_path, "VOC2007")
+    assert again.reused
+    assert again.outcomes["VOC2007"].figures == {"VOC2007": 7}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 50_000, "null", "3", '{"run": NaN}', "\x00"])

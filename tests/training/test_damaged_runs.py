@@ -13,10 +13,11 @@ import torch
 from lame_runtime.errors import BundleError, LameError
 from lame_training import train
 from lame_training.run import progress
+from lame_training.run import resume as resume_module
 from lame_training.run.environment import write_environment
 from lame_training.run.initialization import rebuild
 from lame_training.run.progress import Progress, read_dropped, read_losses
-from lame_training.run.resume import load_state, read_tensors
+from lame_training.run.resume import load_state, read_tensors, restore_moments
 from lame_training.run.run_folder import read_architecture, steps_of
 from safetensors.torch import load_file, save_file
 
@@ -161,6 +162,25 @@ def test_a_state_that_does_not_fit_is_refused_before_a_step(
     edit(run / STATE / f"{file}.safetensors", change)
     with pytest.raises(BundleError, match=message):
         load_state(run / STATE, model)
+
+
+def test_without_their_checks_a_damaged_state_is_trained_on(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: weights of NaN are loaded, and a moment's shape ends a step of the optimizer."""
+    model = rebuild(read_architecture(run), None, run)
+    edit(run / STATE / "model.safetensors", STATES["weights that are no numbers"][1])
+    edit(run / STATE / "optimizer.safetensors", STATES["moments of another shape"][1])
+    monkeypatch.setattr(resume_module, "_check_numbers", lambda *_: None)
+    monkeypatch.setattr(resume_module, "_check_moments", lambda *_: None)
+    moments = load_state(run / STATE, model)
+    assert any(value.isnan().any() for value in model.state_dict().values())
+    optimizer = torch.optim.AdamW(model.parameters())
+    restore_moments(model, optimizer, moments)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        optimizer.step()
 
 
 def test_a_state_is_never_a_pickle(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from lame_runtime.errors import UsageError
 from lame_training.api import EvaluateOptions
+from lame_training.recipes import recipe
 from lame_training.recipes.catalog import find_recipe
+from lame_training.run import train_options
 from lame_training.run.train_options import TrainOptions
 
 
@@ -27,14 +29,14 @@ def test_numbers_of_numpy_are_numbers() -> None:
         resume=np.False_,  # type: ignore[arg-type]
     )
     assert (options.steps, options.seed, options.matryoshka, options.keep) == (3, 7, (32, 16), 2)
-    recipe = options.applied_to(find_recipe("digits-tiny"))
-    recipe = dataclasses.replace(
-        recipe,
+    applied = options.applied_to(find_recipe("digits-tiny"))
+    applied = dataclasses.replace(
+        applied,
         temperature=np.float32(0.5),  # type: ignore[arg-type]
         clip_norm=Fraction(1, 2),  # type: ignore[arg-type]
         save_every=np.int32(5),  # type: ignore[arg-type]
     )
-    assert json.loads(json.dumps(dataclasses.asdict(recipe)))["temperature"] == 0.5
+    assert json.loads(json.dumps(dataclasses.asdict(applied)))["temperature"] == 0.5
     settings = EvaluateOptions(batch_size=np.int64(4), max_pixels=np.int64(9999))  # type: ignore[arg-type]
     json.dumps([settings.batch_size, settings.max_pixels])
 
@@ -58,6 +60,15 @@ def test_what_is_no_such_argument_is_refused_at_the_call(name: str, value: Any) 
     with pytest.raises(UsageError, match=f"^`{name}` is ") as caught:
         TrainOptions(**{name: value})
     assert len(str(caught.value)) < 250
+
+
+def test_without_their_checks_wrong_numbers_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: a bool is a number of steps, and no temperature can be too low."""
+    monkeypatch.setattr(train_options, "integer", lambda _name, value, *_: value)
+    monkeypatch.setattr(recipe, "number", lambda _name, value, *_: value)
+    assert TrainOptions(steps=True).steps is True
+    changed = dataclasses.replace(find_recipe("digits-tiny"), temperature=-1)
+    assert changed.temperature == -1
 
 
 @pytest.mark.parametrize(

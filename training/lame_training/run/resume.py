@@ -19,6 +19,7 @@ from lame_runtime.files.regular import open_regular
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import Parameter
 
 from lame_training.distributed.sharding import full_tensors, shard_like
 from lame_training.model.checkpoint import load_weights, named_weights, write_weights
@@ -171,28 +172,37 @@ def load_state(state: Path, model: LaMEModel) -> Moments:
         weights |= read_tensors(state.parent, "fixed")
     # it raises if a weight is missing, so a fixed.safetensors that was removed is noticed
     load_weights(model, weights, str(state))
-    parameters = dict(model.named_parameters())
     moments: Moments = {}
     for name, value in recorded.items():
         # from the right: names of parameters come from transformers and PEFT
         parameter, _, key = name.rpartition("|")
-        # the count of steps is a scalar, a moment has the shape of its parameter
-        shape = torch.Size() if key == "step" else None
-        if parameter in parameters and key in ("exp_avg", "exp_avg_sq"):
-            shape = parameters[parameter].shape
-        if parameter not in parameters or value.shape != shape:
-            raise BundleError(
-                f"{state}: the optimizer's {shown(name)} fits no weight of the model; "
-                "remove this state, or train again in another folder"
-            )
         moments.setdefault(parameter, {})[key] = value
+    _check_moments(state, moments, dict(model.named_parameters()))
+    return moments
+
+
+def _check_moments(state: Path, moments: Moments, parameters: dict[str, Parameter]) -> None:
+    """Raises `BundleError` unless every moment is of a parameter, and each of these has all.
+
+    A moment of another shape would otherwise end the first step with an error of PyTorch, and one
+    that is missing would make the optimizer start anew.
+    """
     for parameter, values in moments.items():
+        for key, value in values.items():
+            # the count of steps is a scalar, a moment has the shape of its parameter
+            shape = torch.Size() if key == "step" else None
+            if parameter in parameters and key in ("exp_avg", "exp_avg_sq"):
+                shape = parameters[parameter].shape
+            if parameter not in parameters or value.shape != shape:
+                raise BundleError(
+                    f"{state}: the optimizer's {shown(f'{parameter}|{key}')} fits no weight of the "
+                    "model; remove this state, or train again in another folder"
+                )
         if set(values) != MOMENTS:
             raise BundleError(
                 f"{state}: the optimizer's state of {parameter} is incomplete; "
                 "remove this state, or train again in another folder"
             )
-    return moments
 
 
 def read_tensors(state: Path, name: str) -> dict[str, Tensor]:
@@ -213,14 +223,21 @@ def read_tensors(state: Path, name: str) -> dict[str, Tensor]:
             f"{state}: cannot be read ({name}.safetensors: {shown(first_line(error), 160)}); "
             "remove this state, or train again in another folder"
         ) from None
+    _check_numbers(state, name, tensors)
+    return tensors
+
+
+def _check_numbers(state: Path, name: str, tensors: dict[str, Tensor]) -> None:
+    """Raises `BundleError` if a tensor holds other numbers than finite ones in floating point.
+
+    Resuming would come to a loss that is not finite, and blame the recipe.
+    """
     for tensor, value in tensors.items():
-        # resuming would come to a loss that is not finite, and blame the recipe
         if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
             raise BundleError(
                 f"{state}: {shown(tensor)} in {name}.safetensors holds values that are no "
                 "finite numbers; remove this state, or train again in another folder"
             )
-    return tensors
 
 
 def restore_moments(model: LaMEModel, optimizer: torch.optim.AdamW, moments: Moments) -> None:

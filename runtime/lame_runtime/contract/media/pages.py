@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from PIL import Image
 
+from lame_runtime.contract.media.decoding_limits import MAX_ASPECT_RATIO
 from lame_runtime.contract.rules import ImageRules
 from lame_runtime.errors import InputError, first_line, shown
 from lame_runtime.files.fork_lock import ForkLock
@@ -103,6 +104,11 @@ def _rendered(document: Any, number: int | None, name: str, rules: ImageRules) -
         width, height = page.get_size()
         if not (width > 0 and height > 0 and math.isfinite(width * height)):
             raise InputError(f"{name}: the page has no area; choose another")
+        # a strip of 100 million points and a fraction of one pixel would be rendered a pixel high
+        if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+            raise InputError(
+                f"{name}: the page is more than {MAX_ASPECT_RATIO} times longer than wide; crop it"
+            )
         _check_embedded(page, name, rules)
         area = min(2 * rules.max_pixels, rules.max_source_pixels)
         # pixels per point
