@@ -52,7 +52,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
         *(("matryoshka", value) for value in (3, "16", [True], [1.5], {16: 1})),
         *(("resume", value) for value in (1, "yes", None)),
         *(("backbone", value) for value in (3, b"x", "a\0b", "")),
-        *(("device", value) for value in ("cuda", 1, ["cpu"])),
+        *(("device", value) for value in ("cuda", 1, ["cpu"], np.array(["cpu", "cpu"]))),
     ],
 )
 def test_what_is_no_such_argument_is_refused_at_the_call(name: str, value: Any) -> None:

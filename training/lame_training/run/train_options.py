@@ -97,7 +97,8 @@ class TrainOptions:
             values[name] = switch(name, getattr(self, name))
         for name in ("backbone", "decoder", "mixture"):
             optional_path(name, getattr(self, name))
-        if self.device not in (None, "cpu"):
+        # the type first, because an array compares with every name at once
+        if self.device is not None and not (isinstance(self.device, str) and self.device == "cpu"):
             raise UsageError(
                 f"`device` is {shown(repr(self.device))}: use 'cpu', or leave it out to take a GPU "
                 "if there is one"
