@@ -90,7 +90,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "32-bit integer samples": lambda: tiff(np.zeros((2, 2), np.int32)),
     "32-bit float": lambda: Image.fromarray(np.zeros((2, 2), np.float32)),
     "the mode LAB": lambda: Image.new("LAB", (2, 2)),
-    "not the range of 16 bits": lambda: tiff(np.zeros((2, 2), np.uint16), t262=0),
+    "do not span 16 bits": lambda: tiff(np.zeros((2, 2), np.uint16), t262=0),
     "signed or floats": lambda: tiff(np.zeros((2, 2), np.uint8), t339=2),
 }
 

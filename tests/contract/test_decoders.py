@@ -88,7 +88,7 @@ def test_a_format_that_is_not_listed_is_refused(kind: str, rules: ImageRules) ->
     if kind not in Image.SAVE:
         pytest.skip(f"needs a Pillow that writes {kind}")
     data = encoded(kind, noise(64, 64))
-    with pytest.raises(InputError, match="not a picture in a format that is read"):
+    with pytest.raises(InputError, match="not a picture in a supported format"):
         open_image(data, rules)
     image = Image.open(io.BytesIO(data))
     with pytest.raises(InputError, match="call its `load` first"):

@@ -155,8 +155,8 @@ def test_a_stream_that_cannot_be_read_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(in_memory, "MAX_STREAM_BYTES", 1000)
     with Path(os.devnull).open("rb") as device, pipe() as end:
         for file, message in (
-            (end, "no regular file"),
-            (device, "no regular file"),
+            (end, "not a regular file"),
+            (device, "not a regular file"),
             (closed(), "cannot be read"),
             (Endless(), "more than 1,000 bytes"),
         ):

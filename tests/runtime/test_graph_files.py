@@ -367,7 +367,7 @@ def test_too_few_features_are_refused(preparer: Preparer) -> None:
 
 
 MESSAGES: dict[str, tuple[bytes, str]] = {
-    "cut short": (b"\x0a\x05abc", "ends behind the end"),
+    "cut short": (b"\x0a\x05abc", "extends past the end"),
     "cut in a number": (b"\x10\x80", "cut short"),
     "a number of eleven bytes": (b"\x10" + b"\x80" * 10 + b"\x01", "cut short"),
     "a number beyond 64 bits": (b"\x10" + b"\xff" * 9 + b"\x7f", "cut short"),

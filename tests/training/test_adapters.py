@@ -318,8 +318,8 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "NaN": (convert(lambda value: value * float("nan")), "holds NaN or an infinity"),
     "integers": (convert(lambda value: value.to(torch.int8)), "is of type I8"),
-    "one dimension": (convert(torch.flatten), "which are no pair"),
-    "other widths": (convert(lambda value: value[:, :4][:4]), "is it this model's"),
+    "one dimension": (convert(torch.flatten), "which do not match"),
+    "other widths": (convert(lambda value: value[:, :4][:4]), "check base_model_name"),
     "a pickle": (pickled, "pickled adapter"),
     "a link to the outside": (linked, "leads outside"),
     "a pipe": (piped, "is a pipe"),
@@ -444,5 +444,5 @@ def test_an_adapter_of_another_model_is_refused(backbones: dict[str, Path], tmp_
     edit_json(
         tmp_path / "adapter/adapter_config.json", base_model_name_or_path=str(backbones["qwen3_vl"])
     )
-    with pytest.raises(BundleError, match="is it this model's"):
+    with pytest.raises(BundleError, match="check base_model_name_or_path"):
         load_backbone(tmp_path / "adapter", "auto")

@@ -1,6 +1,6 @@
-"""Knows the files that hubs, clones and desktops leave in a bundle, and refuses all others.
+"""Recognizes the files that hubs, clones and desktops leave in a bundle, and refuses all others.
 
-They are named as not hashed and never read. A folder among them is not entered.
+`verify` names them as not hashed. They are never read, and folders among them never entered.
 """
 
 from __future__ import annotations

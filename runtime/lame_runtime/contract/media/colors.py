@@ -71,8 +71,7 @@ def check_samples(image: Image.Image, name: str) -> None:
         _values(tags.get(_TIFF_BITS, 16)) != (16,) or tags.get(_TIFF_MEANING) == 0
     ):
         raise InputError(
-            f"{name}: the TIFF's samples have not the range of 16 bits from black to white; "
-            f"{remedy}"
+            f"{name}: the TIFF's samples do not span 16 bits from black to white; {remedy}"
         )
 
 

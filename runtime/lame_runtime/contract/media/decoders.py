@@ -84,7 +84,7 @@ def open_header(file: IO[bytes], name: str, rules: ImageRules) -> Image.Image:
     kind = _identified(prefix)
     if kind is None:
         raise InputError(
-            f"{name}: not a picture in a format that is read ({', '.join(FORMATS)}); "
+            f"{name}: not a picture in a supported format ({', '.join(FORMATS)}); "
             "convert it to PNG or JPEG"
         )
     decoder = _decoders().get(kind)
@@ -177,7 +177,7 @@ class _MeteredFile:
         data = self._file.read(most)
         self.left -= len(data)
         if self.left < 0:
-            raise OSError("it holds too much data beside its pixels")
+            raise OSError("it holds too much data besides its pixels")
         return data
 
     def __getattr__(self, name: str) -> Any:

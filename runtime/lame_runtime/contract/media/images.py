@@ -49,7 +49,7 @@ def open_image(source: ImageSource, rules: ImageRules) -> Image.Image:
 
     EXIF orientation is applied. Transparency is laid over white. Palettes, gray and 16-bit pictures
     become 8-bit RGB, and so does CMYK, by its color profile if it has one; profiles of RGB and gray
-    are ignored, as by the families' own processors. Of an animation the first frame is taken.
+    are ignored, as by the families' own processors. Of an animation, only the first frame is used.
 
     The formats are those of `decoders.FORMATS`, whatever the name says. Only regular files are
     read. At most 1,000 MB are in memory for any picture within `max_source_pixels`: one whose

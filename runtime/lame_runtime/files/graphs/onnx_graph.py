@@ -93,7 +93,7 @@ class _GraphReader:
         for entry in model.get("metadata_props", []):
             # ONNX Runtime can be told to take a session's settings from this entry
             if self._entry(entry)[0] == "ort_config":
-                raise ValueError("has settings of ONNX Runtime (ort_config)")
+                raise ValueError("holds ONNX Runtime session settings (ort_config)")
         if "graph" not in model:
             raise ValueError("holds no graph")
         graph = self._read(model["graph"][0], "GraphProto", GRAPH)
@@ -198,13 +198,13 @@ class _GraphReader:
             value = self._read(value[kind][0], "TypeProto", fields)
         element = _integer(value, "elem_type")
         if "shape" not in value:
-            raise ValueError(f"{label} has no number of dimensions")
+            raise ValueError(f"{label} does not state its number of dimensions")
         shape = self._read(value["shape"][0], "TensorShapeProto", SHAPE)
         dims: list[int | str | None] = []
         for data in shape.get("dim", []):
             dim = self._read(data, "Dimension", DIM)
             if "dim_value" in dim and "dim_param" in dim:
-                raise ValueError(f"{label} has a size that is a number and a name")
+                raise ValueError(f"{label} has a dimension with both a size and a name")
             fixed = _integer(dim, "dim_value") if "dim_value" in dim else None
             dims.append(fixed if fixed is not None else _string(dim, "dim_param") or None)
         return element, tuple(dims)

@@ -91,7 +91,7 @@ class Reader:
                 if size is None:
                     size, position = _varint(data, position, kind)
                 if size > end - position:
-                    raise ValueError(f"{kind}.{field.name} ends behind the end of the message")
+                    raise ValueError(f"{kind}.{field.name} extends past the end of the message")
                 value = data[position : position + size]
                 position += size
             values = message.setdefault(field.name, [])
@@ -114,7 +114,7 @@ def _varint(data: memoryview, position: int, kind: str) -> tuple[int, int]:
             if value >= 1 << 64 or (byte == 0 and count):
                 break
             return value, position + count + 1
-    raise ValueError(f"{kind} is cut short or holds a number that is not one")
+    raise ValueError(f"{kind} is cut short or holds a malformed number")
 
 
 def integers(values: list[Value], most: int) -> list[int]:

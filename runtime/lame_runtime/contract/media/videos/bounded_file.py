@@ -6,7 +6,7 @@ import os
 from typing import IO
 
 _REREAD_BYTES, _REREADS = 64 << 20, 32
-"""A file may be read this many times, and these bytes more; a damaged index can ask for ever."""
+"""A file may be read this many times, and these bytes more; a damaged index can ask forever."""
 
 
 class BoundedFile:

@@ -2,7 +2,7 @@
 
 They are made to be cut anywhere, and state no length. A file that ends within a packet is cut for
 sure. One that ends between two packets is sound, but its last packet shows whether its last frame
-is likely complete: what is left of a packet behind the end of a frame is filled up.
+is likely complete: the rest of a packet after the end of a frame is padding.
 """
 
 from __future__ import annotations

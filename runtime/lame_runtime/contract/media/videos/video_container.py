@@ -2,7 +2,7 @@
 
 Both are decided from the file's own structure before FFmpeg sees it. FFmpeg reads more than a
 hundred formats, some of which open other files or sockets (playlists, scripts, session
-descriptions), and it embeds what is left of a file that was cut short without a word.
+descriptions), and it decodes what is left of a truncated file without any warning.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def container_format(file: IO[bytes], name: str) -> str:
     if transport_stride(head):
         return "mpegts"
     raise InputError(
-        f"{name}: the video cannot be decoded: it is no MP4, MOV, Matroska, WebM, AVI, GIF, or "
+        f"{name}: the video cannot be decoded: it is not MP4, MOV, Matroska, WebM, AVI, GIF, or "
         "MPEG program or transport stream; convert it to MP4"
     )
 
@@ -93,11 +93,11 @@ def require_whole(file: IO[bytes], container: str, name: str) -> None:
     except (_ClaimError, struct.error) as error:
         raise InputError(
             f"{name}: the video cannot be decoded (its index is damaged: {error}); "
-            "convert it to MP4 anew"
+            "convert it to MP4 again"
         ) from None
     if is_cut:
         raise InputError(
-            f"{name}: the video ends before its last frame, it is truncated; copy it anew, "
+            f"{name}: the video is truncated: it ends before its last frame; copy it again, "
             "or keep what is left: ffmpeg -i IN -c copy OUT"
         )
 

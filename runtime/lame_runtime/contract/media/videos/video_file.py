@@ -1,7 +1,7 @@
 """Frames of a video file, decoded with PyAV (`pip install 'lame-runtime[video]'`).
 
 A file is read through a file object of its own: FFmpeg opens nothing by name, speaks no protocol,
-and uses one demuxer and one decoder of short lists.
+and uses one demuxer and one decoder, each from a short list.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _opened(video: OpenVideo) -> Iterator[tuple[Any, Any]]:
         with av.open(file, metadata_errors="replace", **arguments) as container:
             yield container, _video_stream(container, video.name)
         if file.is_exhausted:
-            raise InputError(f"{video.name}: the video is damaged, reading it has no end")
+            raise InputError(f"{video.name}: the video is damaged: reading it never ends")
     except InputError:
         raise
     except MemoryError:
@@ -209,7 +209,7 @@ def _opened(video: OpenVideo) -> Iterator[tuple[Any, Any]]:
 
 
 def _video_stream(container: Any, name: str) -> Any:
-    """Returns the stream that a player shows; covers of albums are no videos."""
+    """Returns the stream that a player shows; album covers do not count."""
     streams = [stream for stream in container.streams.video if not _is_cover(stream)]
     if not streams:
         raise InputError(f"{name}: holds no video stream; give a video file")
@@ -219,14 +219,14 @@ def _video_stream(container: Any, name: str) -> Any:
     if context is None or context.name not in DECODERS:
         codec = shown(context.name if context else "an unknown codec", 20)
         raise InputError(
-            f"{name}: the video's codec ({codec}) is not read; "
+            f"{name}: the video's codec ({codec}) is not supported; "
             "convert it to H.264: ffmpeg -i IN -pix_fmt yuv420p OUT.mp4"
         )
     # transparency that FFmpeg's decoders of VP8 and VP9 leave out
     if stream.metadata.get("alpha_mode") == "1":
         raise InputError(
             f"{name}: the video's transparency is stored beside its frames and cannot be read; "
-            "lay it over a background first"
+            "flatten it onto a background first"
         )
     for other in container.streams:
         if other is not stream and hasattr(other, "discard"):

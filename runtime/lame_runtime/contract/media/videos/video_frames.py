@@ -1,7 +1,7 @@
 """Decodes frames within a bounded memory, and turns them into what a player shows.
 
 Phones record sideways and note a display matrix; front cameras mirror; discs and cameras store
-frames whose pixels are no squares. Neither FFmpeg's decoders nor PyAV apply any of it.
+frames whose pixels are not square. Neither FFmpeg's decoders nor PyAV apply any of it.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def require_complete(part: Any, name: str) -> None:
     """Checks a packet or frame of PyAV, which FFmpeg may have marked as incomplete.
 
     Raises:
-        InputError: it has.
+        InputError: it was marked.
     """
     if part.is_corrupt:
         raise InputError(
@@ -127,7 +127,7 @@ def shown_frame(frame: Any, pixel_aspect: float, name: str) -> ShownFrame:
         name: the file's name, for messages.
 
     Raises:
-        InputError: it is turned by another angle than a multiple of 90 degrees, or distorted.
+        InputError: it is rotated by an angle not a multiple of 90 degrees, or distorted.
     """
     pixels = _over_white(frame)
     height, width = pixels.shape[:2]
@@ -194,7 +194,7 @@ def _orientation(matrix: npt.NDArray[np.int32], name: str) -> tuple[bool, bool, 
     is_even = abs(abs(across) - abs(down)) <= tolerance
     if size == 0 or not is_even or max(map(abs, others)) > tolerance or u or v or w <= 0:
         raise InputError(
-            f"{name}: the video is turned by an angle that is no multiple of 90 degrees, or "
+            f"{name}: the video is rotated by an angle not a multiple of 90 degrees, or "
             "distorted; convert it to upright frames first"
         )
     return is_turned, across < 0, down < 0

@@ -68,7 +68,7 @@ def merge_adapter(model: PreTrainedModel, folder: Path, *, widen: bool = False) 
         except Exception as error:  # PEFT passes on what torch and its own checks raise
             raise BundleError(
                 f"{folder}: the adapter cannot be merged ({shown(first_line(error))}); "
-                "is it this model's?"
+                "check base_model_name_or_path"
             ) from None
         # a sum of finite numbers may be beyond the range of FP16
         changed = {f"{name}.weight" for name in layer_scales}
@@ -164,7 +164,7 @@ def _replace_rows(
     *,
     widen: bool,
 ) -> None:
-    """Replaces the rows of an embedding table that the settings number; raises `BundleError`."""
+    """Replaces the rows of an embedding table that the settings name; raises `BundleError`."""
     tokens = settings.tokens
     if isinstance(tokens, dict):
         endings = [key for key in tokens if f".{name}".endswith(f".{key.split('.')[-1]}")]
@@ -172,13 +172,13 @@ def _replace_rows(
     table = model.get_parameter(f"{name}.weight")
     if tuple(rows.shape) != (len(tokens), table.shape[1]):
         raise BundleError(
-            f"{folder}: holds {tuple(rows.shape)} new rows of {name}, and its settings number "
+            f"{folder}: holds {tuple(rows.shape)} new rows of {name}, but its settings name "
             f"{len(tokens)} tokens; copy the adapter again"
         )
     if tokens and max(tokens) >= len(table):
         raise BundleError(
             f"{folder}: trains the token {max(tokens)}, and the vocabulary of its base has "
-            f"{len(table):,}; is the adapter this model's?"
+            f"{len(table):,}; check base_model_name_or_path"
         )
     if widen:
         table.data = table.data.float()

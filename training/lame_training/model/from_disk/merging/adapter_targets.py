@@ -82,7 +82,7 @@ def scales(
         rank = weights.layers[name].rank
         if rank != scale.rank:
             raise BundleError(
-                f"{path}: r is {scale.rank} for {shown(name)}, and its weights have {rank}; "
+                f"{path}: r is {scale.rank} for {shown(name)}, but its weights have {rank}; "
                 "copy the adapter again"
             )
         result[name] = scale
@@ -103,5 +103,5 @@ def _compare(targeted: list[set[str]], adapted: set[str], folder: Path) -> None:
     surplus = sorted(adapted - names)
     raise BundleError(
         f"{folder}: holds adapter weights of {shown(surplus[0])} ({len(surplus)} in all), which "
-        "target_modules does not name; is the adapter this model's?"
+        "target_modules does not name; check base_model_name_or_path"
     )

@@ -152,7 +152,7 @@ def _sort(
 
 def _unknown(key: str, path: Path) -> BundleError:
     return BundleError(
-        f"{path}: holds the unknown weight {shown(key)}; is the adapter this model's?"
+        f"{path}: holds the unknown weight {shown(key)}; check base_model_name_or_path"
     )
 
 
@@ -170,7 +170,7 @@ def _check_shape(name: str, value: Tensor, parameter: Tensor, path: Path) -> Non
         raise _another_vocabulary(len(value), len(parameter), path)
     raise BundleError(
         f"{path}: the weight {shown(name)} is {tuple(value.shape)}, the model's is "
-        f"{tuple(parameter.shape)}; is the adapter this model's?"
+        f"{tuple(parameter.shape)}; check base_model_name_or_path"
     )
 
 
@@ -197,5 +197,5 @@ def _check_pair(name: str, layer: AdaptedLayer, path: Path) -> None:
     if min(one.ndim, other.ndim) < 2 or one.shape[0] != other.shape[1] or not one.shape[0]:
         raise BundleError(
             f"{path}: lora_A of {shown(name)} is {tuple(one.shape)}, lora_B {tuple(other.shape)}, "
-            "which are no pair; copy the adapter again"
+            "which do not match; copy the adapter again"
         )
