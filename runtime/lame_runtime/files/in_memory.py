@@ -12,11 +12,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from lame_runtime.errors import InputError, shown
-from lame_runtime.files.fork_lock import ForkLock
+from lame_runtime.files.fork_lock import CALLERS_FILES
 
 MAX_STREAM_BYTES = 256_000_000
 """Most bytes that are read from an open file; larger files are given by their path."""
-_lock = ForkLock()
 
 
 def array_picture(pixels: npt.NDArray[Any]) -> Image.Image:
@@ -68,8 +67,7 @@ def as_bytes(item: Any) -> bytes:
             return bytes(item)
         if isinstance(item, io.BytesIO):
             return item.getvalue()
-        # threads may share a file, and it has one position
-        with _lock:
+        with CALLERS_FILES:
             return _read(item)
     except (InputError, MemoryError):
         raise

@@ -70,6 +70,29 @@ def check_memory(needed: int, size: tuple[int, int], name: str) -> None:
         )
 
 
+def check_array(shape: tuple[int, ...]) -> None:
+    """Checks an array (height, width, 3) before it is copied: a view of a few bytes can stand for
+    gigabytes.
+
+    Raises:
+        InputError: a strip, or its copy would take more than `MAX_DECODING_BYTES`.
+    """
+    height, width = shape[:2]
+    if max(height, width) > MAX_ASPECT_RATIO * max(min(height, width), 1):
+        raise InputError(
+            f"the picture is an array of {width}×{height} pixels, and one side is over "
+            f"{MAX_ASPECT_RATIO} times the other; crop it"
+        )
+    # one copy without gaps, and one as a picture
+    needed = (3 + _RGB) * height * width
+    if needed > MAX_DECODING_BYTES:
+        raise InputError(
+            f"the picture is an array of {width}×{height} pixels, which takes about "
+            f"{needed / 1e6:,.0f} MB to read, the limit is {MAX_DECODING_BYTES / 1e6:,.0f}; "
+            "scale it down first"
+        )
+
+
 def webp_bytes(size: tuple[int, int]) -> int:
     """Returns the memory that a WebP takes: two canvases, two copies and what is decoded."""
     return 20 * size[0] * size[1]

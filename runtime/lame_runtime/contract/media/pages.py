@@ -180,6 +180,11 @@ def _opened(file: IO[bytes], name: str) -> Iterator[Any]:
             raise InputError(
                 f"{name}: there is not enough memory to render the page; lower `max_pixels`"
             ) from None
+        except OSError as error:
+            reason = shown(error.strerror or first_line(error))
+            raise InputError(
+                f"{name}: the PDF cannot be read ({reason}); copy the file and try again"
+            ) from None
         # pypdfium2's own error is a RuntimeError; a damaged page may raise others
         except Exception as error:
             if "password" in str(error).lower():
