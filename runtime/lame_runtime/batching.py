@@ -7,13 +7,14 @@ causal mask does not change the result of any row.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lame_runtime.contract.preparer import Prepared, Preparer
 from lame_runtime.contract.prompts import Input
-from lame_runtime.errors import InputError
+from lame_runtime.errors import InputError, first_line, shown
 from lame_runtime.inputs import InputLike, as_input, is_single
 from lame_runtime.options import EncodeOptions
 
@@ -58,7 +59,22 @@ def prepare(
             prepared.append(preparer(parsed, options.role_name, truncate=options.truncate))
         except InputError as error:
             raise InputError(f"input {index}: {error}") from None
+        # what a disk or a decoder raises while a file is read; nothing is written here
+        except OSError as error:
+            name = error.filename or next(file_names(parsed), "the input")
+            raise InputError(
+                f"input {index}: {shown(name)}: cannot be read "
+                f"({error.strerror or first_line(error)}); check the file and its disk"
+            ) from None
     return prepared
+
+
+def file_names(item: Input) -> Iterator[object]:
+    """Yields the names of files in an input, as they were given."""
+    for part in item.parts:
+        source = "" if isinstance(part, str) else part.source
+        names = source if isinstance(source, tuple) else (source,)
+        yield from (name for name in names if name and isinstance(name, str | os.PathLike))
 
 
 def _converted(item: InputLike, index: int) -> Input:
