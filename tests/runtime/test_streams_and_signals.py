@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lame_runtime import InputError, StorageError, progress
+from lame_runtime import BackendError, InputError, StorageError, progress
 from lame_runtime.cli import sources
 from lame_runtime.cli.command_line import run_command
 from lame_runtime.cli.grammar import ProgramParser, add_command
@@ -182,6 +182,53 @@ def test_a_signal_leaves_nothing(number: int, code: int, tmp_path: Path) -> None
     assert running.returncode == code
     assert error == "stopped; nothing was written\n"
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
+@pytest.mark.parametrize("error", [ImportError("initialization failed"), BackendError("x"), None])
+def test_a_signal_counts_though_an_import_turns_it_into_an_error(
+    error: Exception | None, number: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Native code does so, and the message would be that ONNX Runtime is not installed."""
+
+    def interrupted(*_: object) -> int:
+        # the second one must not interrupt the cleanup
+        for _ in range(2):
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(0.01)
+            except KeyboardInterrupt:
+                pass
+        if error:
+            raise error
+        return 0
+
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        assert run_command(program(interrupted), ["work"], "") == code
+        if error:
+            assert run_command(interrupted, ["work"], "") == code  # type: ignore[arg-type]
+            assert capsys.readouterr().err == "stopped; \n" * 2
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+
+
+@pytest.mark.parametrize(
+    "module", ["lame_runtime.cli.main", "lame_training.__main__", "lame_export.cli.main"]
+)
+def test_signals_are_handled_before_anything_large_is_imported(module: str) -> None:
+    """Importing NumPy takes long enough for a ctrl-C, which would print a traceback."""
+    code = f"import {module}, sys; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    large = {"numpy", "PIL", "torch", "transformers", "onnxruntime", "onnx", "tqdm"}
+    assert not large & set(done.stdout.split())
 
 
 def test_handlers_of_others_are_left_alone() -> None:

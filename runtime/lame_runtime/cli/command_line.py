@@ -68,7 +68,8 @@ def _outcome(
             code = int(options.run(options))
             # flush here, because a write error at interpreter exit could not be handled
             sys.stdout.flush()
-            return code
+            # an error that came of the interruption may have been taken for a finding, as by `info`
+            return 128 + received[-1] if received else code
         except Exception:
             # native code that was interrupted while it was imported raises an error of its own
             if received:
