@@ -33,7 +33,7 @@ def input_iterator(inputs: InputLike | Iterable[InputLike]) -> Iterator[InputLik
     """Returns an iterator over one input or an iterable of inputs.
 
     Raises:
-        InputError: the argument is neither.
+        InputError: the argument is neither, or later, a file in text mode holds no text.
     """
     if is_single(inputs):
         return iter([_converted(inputs, 0)])  # type: ignore[arg-type]
@@ -42,7 +42,21 @@ def input_iterator(inputs: InputLike | Iterable[InputLike]) -> Iterator[InputLik
             f"a {type(inputs).__name__} is not an input: "
             "give a str, a path, a PIL picture, a dict, or a list of them"
         )
+    # files in text mode have an encoding, and are iterables of lines
+    if callable(getattr(inputs, "read", None)) and hasattr(inputs, "encoding"):
+        return _lines(inputs)
     return iter(inputs)  # type: ignore[arg-type]
+
+
+def _lines(file: Iterable[Any]) -> Iterator[InputLike]:
+    try:
+        yield from file
+    # of another encoding, closed, or not open for reading
+    except (ValueError, OSError) as error:
+        raise InputError(
+            "the open file that was given, in text mode, cannot be read as lines "
+            f'({first_line(error)}); open pictures in binary mode ("rb"), texts with their encoding'
+        ) from None
 
 
 def prepare(

@@ -73,9 +73,15 @@ class TextTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the state with the library's tokenizer as text, which every protocol can hold."""
+        return {**self.__dict__, "_tokenizer": self._tokenizer.to_str()}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores a copied or pickled tokenizer; tokenizers itself forgets this setting."""
-        self.__dict__.update(state)
+        from tokenizers import Tokenizer  # deferred: 30 ms
+
+        self.__dict__.update(state, _tokenizer=Tokenizer.from_str(state["_tokenizer"]))
         self._tokenizer.encode_special_tokens = True
 
     def encode(self, text: str, *, offset: int = 0) -> list[int]:
