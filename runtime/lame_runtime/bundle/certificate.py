@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from lame_runtime.bundle.manifest import FileName
 from lame_runtime.bundle.members import COPY_AGAIN, read_member
 from lame_runtime.contract.strict_json import from_json_object
-from lame_runtime.errors import BundleError, printable
+from lame_runtime.errors import BundleError, printable, shown
 from lame_runtime.files.constraints import Count, Figure, Length, Line, Name, Sha256, Text
 from lame_runtime.files.json_file import parse_json
 
@@ -146,12 +146,12 @@ def read_certificate(folder: Path) -> Certificate:
             }
     # a damaged file may hold any JSON value in any place
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{path}: cannot be read ({error}); {COPY_AGAIN}") from None
+        raise BundleError(f"{shown(path)}: cannot be read ({error}); {COPY_AGAIN}") from None
     certificate: Certificate = from_json_object(
         Certificate, raw, str(path), remedy=COPY_AGAIN, defaults=True
     )
     for problem in _contradictions(certificate):
-        raise BundleError(f"{path}: {problem}; {COPY_AGAIN}")
+        raise BundleError(f"{shown(path)}: {problem}; {COPY_AGAIN}")
     return certificate
 
 

@@ -99,17 +99,22 @@ def read_golden(folder: Path, listed: Mapping[str, str] | None = None) -> Golden
     # of the bytes that were read, because a file may change between two readings; the inputs hold
     # hashes of what is made of their pictures
     if listed is not None and hashlib.sha256(content).hexdigest() != listed.get(GOLDEN_INPUTS):
-        raise BundleError(f"{path}: differs from what was exported (wrong sha256); {COPY_AGAIN}")
+        raise BundleError(
+            f"{shown(path)}: differs from what was exported (wrong sha256); {COPY_AGAIN}"
+        )
     lines = content.split(b"\n")
     try:
         # not `splitlines`, which also splits at U+2028, a valid character of a text
         rows = [parse_json(line, strict=True) for line in lines if line]
     except ValueError as error:
-        raise BundleError(f"{path}: cannot be read ({error}); {COPY_AGAIN}") from None
+        raise BundleError(f"{shown(path)}: cannot be read ({error}); {COPY_AGAIN}") from None
     if not rows:
-        raise BundleError(f"{path}: holds no inputs, so nothing can be verified; {COPY_AGAIN}")
+        raise BundleError(
+            f"{shown(path)}: holds no inputs, so nothing can be verified; {COPY_AGAIN}"
+        )
     inputs = [
-        _parse(row, folder, f"{path}: input {number}", listed) for number, row in enumerate(rows, 1)
+        _parse(row, folder, f"{shown(path)}: input {number}", listed)
+        for number, row in enumerate(rows, 1)
     ]
     # an empty hash, that of no file, for vectors that are not listed
     sha256 = None if listed is None else listed.get(GOLDEN_VECTORS, "")
@@ -117,7 +122,7 @@ def read_golden(folder: Path, listed: Mapping[str, str] | None = None) -> Golden
     # rows are compared by position, so a missing one would shift all others
     if len(inputs) != len(embeddings):
         raise BundleError(
-            f"{folder / 'golden'}: {len(inputs)} inputs but {len(embeddings)} embeddings; "
+            f"{shown(folder / 'golden')}: {len(inputs)} inputs but {len(embeddings)} embeddings; "
             "export the bundle again"
         )
     return Golden(inputs, embeddings)

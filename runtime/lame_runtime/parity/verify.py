@@ -18,7 +18,7 @@ from lame_runtime.bundle.certificate import Certificate, Result, read_certificat
 from lame_runtime.bundle.golden import Golden
 from lame_runtime.bundle.members import COPY_AGAIN
 from lame_runtime.encoder import Encoder
-from lame_runtime.errors import BackendError, BundleError, UsageError, printable
+from lame_runtime.errors import BackendError, BundleError, UsageError, printable, shown
 from lame_runtime.loading import load
 from lame_runtime.options import LoadOptions
 from lame_runtime.parity import gates
@@ -123,7 +123,7 @@ def require_as_certified(bundle: Bundle, certificate: Certificate, golden: Golde
         # graphs are not compared: the golden vectors judge whatever is there
         if name.startswith("golden/") and files.get(name) != sha256:
             raise BundleError(
-                f"{bundle.folder / name}: is not the file that was certified; {COPY_AGAIN}"
+                f"{shown(bundle.folder / name)}: is not the file that was certified; {COPY_AGAIN}"
             )
     sizes = {modality: len(golden.of(modality)) for modality in golden.modalities}
     # rows on graphs that were left out of a copy are not repeated
@@ -132,7 +132,7 @@ def require_as_certified(bundle: Bundle, certificate: Certificate, golden: Golde
         size = len(golden.inputs) if row.modality == "mixed" else sizes.get(row.modality, 0)
         if repeated and size != row.inputs:
             raise BundleError(
-                f"{bundle.folder}: {row.comparison}, {row.modality}, was certified on "
+                f"{shown(bundle.folder)}: {row.comparison}, {row.modality}, was certified on "
                 f"{row.inputs} golden inputs, {size} are left; {COPY_AGAIN}"
             )
     certified = {
@@ -144,7 +144,8 @@ def require_as_certified(bundle: Bundle, certificate: Certificate, golden: Golde
     for graph, modality in itertools.product(bundle.graphs, golden.modalities):
         if (graph, modality) not in certified:
             raise BundleError(
-                f"{bundle.folder}: the certificate has no row for graph {graph}, {modality}; "
+                f"{shown(bundle.folder)}: the certificate has no row for graph {graph}, "
+                f"{modality}; "
                 f"{COPY_AGAIN}"
             )
 
