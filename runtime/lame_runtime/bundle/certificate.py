@@ -20,8 +20,8 @@ MAX_CERTIFICATE_BYTES = 64 << 20
 """Largest `parity.json` that is read; a bundle with six graphs has about 100 kB."""
 
 Sign = Annotated[str, Text(2, pattern="[<>]=")]
-Bounds = Annotated[dict[Name, tuple[Sign, Figure]], Length(100)]
-"""A gate: figure name → (">=" or "<=", bound)."""
+Bounds = Annotated[dict[Name, tuple[Sign, Figure]], Length(100, 1)]
+"""A gate: figure name → (">=" or "<=", bound). Without a bound it would always be met."""
 Figures = Annotated[dict[Name, Figure], Length(100)]
 
 
@@ -130,8 +130,8 @@ def read_certificate(folder: Path) -> Certificate:
     """Reads `FOLDER/parity.json`.
 
     Raises:
-        BundleError: the file is missing, not JSON, or lacks a field, a figure is not a number, or
-            it claims to have passed with figures that do not.
+        BundleError: the file is missing, not JSON, or lacks a field, a figure is not a number, a
+            gate is empty, a row occurs twice, or it claims to have passed with figures that do not.
     """
     path = folder / "parity.json"
     try:
@@ -157,7 +157,12 @@ def read_certificate(folder: Path) -> Certificate:
 
 def _contradictions(certificate: Certificate) -> Iterator[str]:
     """Yields why a certificate cannot be the outcome of its own figures."""
+    numbers: dict[tuple[str, str, str], int] = {}
     for number, row in enumerate(certificate.rows):
+        # a row that stands there twice would count twice
+        first = numbers.setdefault((row.comparison, row.graph, row.modality), number)
+        if first != number:
+            yield f"rows[{number}] repeats the comparison of rows[{first}]"
         passed = None if row.gate is None else holds(row.figure, row.gate)
         if row.passed is not passed:
             yield f"rows[{number}].passed is {row.passed}, by its figures it is {passed}"

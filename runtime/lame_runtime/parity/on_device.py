@@ -156,7 +156,7 @@ def _fitting(
         for index in range(count)
     }
     for number, entry in enumerate(golden.inputs):
-        batch = assemble([preparer(entry.item, entry.role)], preparer.contract)
+        batch = assemble([entry.prepare(preparer)], preparer.contract)
         if backend.takes(batch):
             fitting.append(number)
         for (part, index), numbers in by_profile.items():
