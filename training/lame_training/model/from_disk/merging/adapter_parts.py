@@ -31,14 +31,14 @@ def check_parts(
     kinds = kinds_of(weights.trained)
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
 
-    def require(setting: str, named: Iterable[set[str]], held: Iterable[str]) -> None:
+    def require(setting: str, named: list[set[str]], held: Iterable[str]) -> None:
         # of the kinds of names that mean something, one has to be complete
         lacking = [names - set(held) for names in named if names]
         if not lacking or not all(lacking):
             return
-        missing = sorted(min(lacking, key=len))
+        fewest = min(lacking, key=len)
         raise BundleError(
-            f"{folder}: lacks the weight {shown(missing[0])} ({len(missing)} in all), which its "
+            f"{folder}: lacks the weight {shown(min(fewest))} ({len(fewest)} in all), which its "
             f"setting {setting} names; copy the adapter again"
         )
 
