@@ -159,7 +159,7 @@ def load_shared(image: Image.Image, name: str, rules: ImageRules) -> None:
         tiles = list(getattr(image, "tile", ()))
         is_lazy = isinstance(image, ImageFile.ImageFile) and not _is_loaded(image)
         try:
-            if is_lazy:
+            if isinstance(image, ImageFile.ImageFile) and is_lazy:
                 check_loadable(image, name, rules)
                 settle_transparency(image, name)
             image.load()

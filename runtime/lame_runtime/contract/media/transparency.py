@@ -80,6 +80,8 @@ def require_known_transparency(image: Image.Image, name: str) -> None:
     # in other formats it has 8 bits
     if key is None or image.format not in ("PNG", None) or _SETTLED in image.info:
         return
+    color: tuple[int, ...]
+    readings: set[tuple[int, ...]]
     if image.mode == "L":
         color, readings = (int(key),), {(gray,) for gray in _scaled(key)}
     elif image.mode == "RGB":
@@ -103,9 +105,8 @@ def require_known_transparency(image: Image.Image, name: str) -> None:
 
 
 def _is_sample(value: Any) -> bool:
-    return (
-        isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= value < 1 << 16
-    )
+    is_number = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return is_number and 0 <= int(value) < 1 << 16
 
 
 def _scaled(gray: int) -> set[int]:
