@@ -99,21 +99,21 @@ def reading(film: bytes, contract: Contract) -> tuple[Any, str]:
 
 def boxes(film: bytes) -> list[tuple[bytes, int, int]]:
     """Returns the kind, start and length of each box of the top level."""
-    found, position = [], 0
+    layout, position = [], 0
     while position < len(film):
         length, kind = struct.unpack_from(">I4s", film, position)
-        found.append((kind, position, length))
+        layout.append((kind, position, length))
         position += length
-    return found
+    return layout
 
 
 @pytest.mark.parametrize("name", FILMS)
 def test_no_cut_goes_unnoticed(name: str, contract: Contract) -> None:
     """Wherever the file ends, or the zeros of an interrupted download begin."""
     film = write(name)
-    whole, said = reading(film, contract)
+    whole, message = reading(film, contract)
     assert whole is not None
-    assert ("does not tell its end" in said) == (name == "without an index")
+    assert ("does not tell its end" in message) == (name == "without an index")
     rng = random.Random(name)
     for end in (*rng.sample(range(300, len(film) - 1), 12), len(film) - 150):
         # nothing tells that a broadcast was cut between two frames
@@ -121,8 +121,8 @@ def test_no_cut_goes_unnoticed(name: str, contract: Contract) -> None:
             continue
         zeros = bytes(len(film) - end)
         for part in (film[:end], film[:end] + zeros, film[:end] + zeros + bytes(100_000)):
-            frames, said = reading(part, contract)
-            assert said or np.array_equal(frames, whole), end
+            frames, message = reading(part, contract)
+            assert message or np.array_equal(frames, whole), end
 
 
 @pytest.mark.parametrize("name", FILMS)
@@ -134,10 +134,10 @@ def test_padding_behind_a_whole_file_changes_nothing(
     if name == "ts" and (zeros > 5_000 or zeros < 4):
         pytest.skip("FFmpeg does not search that far, or a packet may be cut")
     film = write(name)
-    whole, said = reading(film, contract)
+    whole, message = reading(film, contract)
     frames, again = reading(film + bytes(zeros), contract)
     assert np.array_equal(frames, whole)
-    assert again == said
+    assert again == message
 
 
 @pytest.mark.parametrize("name", ["avi", "mpg", "mkv live", "gif"])
@@ -148,9 +148,9 @@ def test_padding_beyond_the_bound_ends_the_file(
     film = write(name)
     whole, _ = reading(film, contract)
     monkeypatch.setattr(bounded_file, "_MOST_ZEROS", 100_000)
-    frames, said = reading(film + bytes(1_000_000), contract)
+    frames, message = reading(film + bytes(1_000_000), contract)
     assert np.array_equal(frames, whole)
-    assert not said
+    assert not message
 
 
 def test_without_the_checks_zeros_are_read(
@@ -161,9 +161,9 @@ def test_without_the_checks_zeros_are_read(
     monkeypatch.setattr(video_file, "require_written", lambda packet, name, is_last: None)
     for name in ("mkv", "avi", "gif", "qtrle", "every frame"):
         film = write(name)
-        frames, said = reading(film[: len(film) // 2] + bytes(len(film) // 2), contract)
+        frames, message = reading(film[: len(film) // 2] + bytes(len(film) // 2), contract)
         assert frames is not None, name
-        assert not said or "damaged" in said
+        assert not message or "damaged" in message
 
 
 @pytest.mark.parametrize("name", FRAGMENTS)
@@ -172,15 +172,15 @@ def test_a_cut_between_fragments_is_named(name: str, contract: Contract) -> None
     film = write(name)
     starts = [start for kind, start, _ in boxes(film) if kind == b"moof"]
     for start in starts[1:]:
-        frames, said = reading(film[:start], contract)
+        frames, message = reading(film[:start], contract)
         if "sidx" in FRAGMENTS[name]:
             assert frames is None
-            assert "truncated" in said
+            assert "truncated" in message
         else:
-            assert "the given bytes: the video's file does not tell its end" in said
-        frames, said = reading(film[: start + 5], contract)
+            assert "the given bytes: the video's file does not tell its end" in message
+        frames, message = reading(film[: start + 5], contract)
         assert frames is None
-        assert "truncated" in said
+        assert "truncated" in message
 
 
 def with_duration(film: bytes, ticks: int) -> bytes:
@@ -219,9 +219,9 @@ def test_an_avi_of_unknown_length_is_walked(
     struct.pack_into("<I", film, 4, length)
     if is_inner:
         struct.pack_into("<I", film, film.index(b"movi") - 4, length)
-    whole, said = reading(bytes(film), contract)
+    whole, message = reading(bytes(film), contract)
     assert whole is not None
-    assert not said
+    assert not message
     for share in (0.3, 0.5, 0.501, 0.9):
         assert reading(bytes(film[: int(len(film) * share)]), contract)[0] is None
 
@@ -230,9 +230,9 @@ def test_a_gif_may_have_zeros_between_its_blocks(contract: Contract) -> None:
     """Some writers close a list of blocks twice."""
     film = write("gif")
     whole, _ = reading(film, contract)
-    frames, said = reading(film[:-1] + b"\x00\x00;", contract)
+    frames, message = reading(film[:-1] + b"\x00\x00;", contract)
     assert np.array_equal(frames, whole)
-    assert not said
+    assert not message
 
 
 SPARSE = {

@@ -17,6 +17,7 @@ from lame_runtime.contract.media.video import Clip, read_video
 from lame_runtime.contract.media.videos import video_frames
 from lame_runtime.contract.media.videos.video_timeline import FrameTimes
 from lame_runtime.errors import InputError
+from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 CORNERS = np.zeros((96, 128, 3), np.uint8)
@@ -111,6 +112,87 @@ def test_other_matrices_are_refused(numbers: tuple[float, ...], contract: Contra
     """Slanted, sheared, stretched, and nothing at all."""
     with pytest.raises(InputError, match="not a multiple of 90 degrees, or distorted"):
         read(with_matrix(film([CORNERS] * 4), numbers), contract)
+
+
+def with_message(content: bytes, container: str, *filters: str) -> bytes:
+    """Returns an H.264 film with a message for displays, of one filter for each part of it."""
+    output = io.BytesIO()
+    with (
+        av.open(io.BytesIO(content)) as source,
+        av.open(output, "w", format=container) as file,
+    ):
+        stream = source.streams.video[0]
+        target = file.add_stream_from_template(stream)
+        contexts = [av.BitStreamFilterContext(entry, stream, target) for entry in filters]
+        packets = [packet for packet in source.demux(stream) if packet.size]
+        for number, packet in enumerate(packets):
+            for changed in contexts[number * len(filters) // len(packets)].filter(packet):
+                changed.stream = target
+                file.mux(changed)
+    return output.getvalue()
+
+
+MESSAGE = "h264_metadata=display_orientation=insert:"
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("rotate=180", "upside down"),
+        ("rotate=90", "counterclockwise"),
+        ("flip=horizontal", "left-right"),
+        ("flip=vertical", "top-bottom"),
+    ],
+)
+def test_a_message_for_displays_turns_all_frames(
+    container: str, option: str, name: str, contract: Contract
+) -> None:
+    """FFmpeg gives it with the first frame only; it holds until another one comes."""
+    plain = film([CORNERS] * 8, "mp4", "libx264")
+    frames = read(with_message(plain, container, MESSAGE + option), contract).frames
+    want = film([np.ascontiguousarray(ORIENTATIONS[name][1](CORNERS))] * 8, "mp4", "libx264")
+    turned = corners(read(want, contract).frames[0])
+    assert len(frames) >= 4
+    assert [corners(frame) for frame in frames] == [turned] * len(frames)
+
+
+def test_frames_that_are_turned_differently_are_refused(
+    contract: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vector of frames that are turned in part would be wrong."""
+    plain = film([CORNERS] * 16, "mp4", "mjpeg", "yuvj420p")
+    matrix = np.array([-1, 0, 0, 0, -1, 0, 0, 0, 1], np.int32)
+    monkeypatch.setattr(
+        video_frames, "_display_matrix", lambda frame, name: matrix if frame.time > 0.75 else None
+    )
+    with pytest.raises(InputError, match="frame 8 of the video is rotated or mirrored in another"):
+        read(plain, contract)
+
+
+def test_frames_with_exif_are_refused_with_a_remedy(contract: Contract) -> None:
+    """PyAV does not tell which data a frame has if it has a kind that PyAV does not know."""
+    exif, picture, output = Image.Exif(), io.BytesIO(), io.BytesIO()
+    exif[0x112] = 6
+    Image.fromarray(CORNERS).save(picture, "JPEG", exif=exif)
+    with av.open(output, "w", format="avi") as file:
+        stream = file.add_stream("mjpeg", rate=4)
+        stream.height, stream.width = CORNERS.shape[:2]
+        stream.pix_fmt = "yuvj420p"
+        for number in range(4):
+            packet = av.Packet(picture.getvalue())
+            packet.stream, packet.pts, packet.dts = stream, number, number
+            packet.time_base = Fraction(1, 4)
+            file.mux(packet)
+    with av.open(io.BytesIO(output.getvalue())) as file:
+        try:
+            list(next(file.decode(video=0)).side_data)
+        except ValueError:
+            pass
+        else:
+            pytest.skip("this FFmpeg does not read EXIF, or this PyAV knows it")
+    with pytest.raises(InputError, match="such as EXIF, so it cannot tell how they are turned"):
+        read(output.getvalue(), contract)
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])

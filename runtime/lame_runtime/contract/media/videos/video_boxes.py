@@ -77,7 +77,7 @@ def mov_is_cut(file: IO[bytes], size: int) -> bool | None:
 
 
 class _Fragments:
-    """What tells that a file of fragments is whole.
+    """Collects what tells whether a file of fragments is whole.
 
     Args:
         size: length of the file.

@@ -20,6 +20,7 @@ from lame_runtime.contract.media.videos.video_broadcast import ends_within_frame
 from lame_runtime.contract.media.videos.video_container import container_format, require_whole
 from lame_runtime.contract.media.videos.video_frames import (
     DECODERS,
+    Orientation,
     ShownFrame,
     decode,
     require_complete,
@@ -154,11 +155,12 @@ def decoded_frames(
     # Decoded from the start: seeking lands on key frames, so a frame's number would be unknown.
     with _opened(video) as (packets, stream):
         pixel_aspect = float(stream.sample_aspect_ratio or 0)
-        position = 0
+        position, orientation = 0, Orientation(video.name)
         frames = decode(packets, stream, video.name, most_pixels, is_strict=is_strict)
         for number, frame in enumerate(frames):
+            orientation.note(frame)
             if position < len(numbers) and numbers[position] == number:
-                picture = shown_frame(frame, pixel_aspect, video.name)
+                picture = shown_frame(frame, pixel_aspect, orientation.matrix, video.name)
                 del frame  # the decoder needs its memory again
                 while position < len(numbers) and numbers[position] == number:
                     yield picture

@@ -139,12 +139,47 @@ def require_written(packet: Any, name: str, *, is_last: bool) -> None:
         )
 
 
-def shown_frame(frame: Any, pixel_aspect: float, name: str) -> ShownFrame:
+class Orientation:
+    """How the frames of a video are turned, by its file or its first frame.
+
+    FFmpeg gives what a frame of H.264 or H.265 states (a message for displays) with this frame
+    only, and it holds for those behind it, too.
+
+    Args:
+        name: the file's name, for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.matrix: npt.NDArray[np.int32] | None = None
+        self._name = name
+        self._frames = 0
+
+    def note(self, frame: Any) -> None:
+        """Takes notice of the next frame, a PyAV `VideoFrame`, also of one that is not sampled.
+
+        Raises:
+            InputError: it is turned in another way than the first one, or PyAV does not tell.
+        """
+        matrix = _display_matrix(frame, self._name)
+        if self._frames == 0:
+            self.matrix = matrix
+        elif matrix is not None and not np.array_equal(matrix, self.matrix):  # type: ignore[arg-type]
+            raise InputError(
+                f"{self._name}: frame {self._frames} of the video is rotated or mirrored in "
+                "another way than the first; convert the video to upright frames first"
+            )
+        self._frames += 1
+
+
+def shown_frame(
+    frame: Any, pixel_aspect: float, matrix: npt.NDArray[np.int32] | None, name: str
+) -> ShownFrame:
     """Returns a decoded frame as a player shows it.
 
     Args:
         frame: a PyAV `VideoFrame`.
         pixel_aspect: width of a pixel by its height; 0 if unknown.
+        matrix: the display matrix of `Orientation`.
         name: the file's name, for messages.
 
     Raises:
@@ -162,7 +197,7 @@ def shown_frame(frame: Any, pixel_aspect: float, name: str) -> ShownFrame:
             f"{name}: the video's pixels are {pixel_aspect:.3g} times as wide as high; "
             "scale it to square pixels first"
         )
-    if (matrix := _display_matrix(frame, name)) is not None:
+    if matrix is not None:
         is_turned, flips_across, flips_down = _orientation(matrix, name)
         if is_turned:
             pixels, width, height = pixels.transpose(1, 0, 2), height, width
@@ -188,8 +223,8 @@ def _display_matrix(frame: Any, name: str) -> npt.NDArray[np.int32] | None:
     except ValueError:
         # PyAV knows only some kinds of side data, and gives none if there is another.
         raise InputError(
-            f"{name}: this version of PyAV cannot tell how the video is turned; upgrade it, "
-            "or convert the video"
+            f"{name}: the video's frames hold data that PyAV does not know, such as EXIF, so it "
+            "cannot tell how they are turned; convert it: ffmpeg -i IN -pix_fmt yuv420p OUT.mp4"
         ) from None
     for entry in entries:
         # the first counts, as in players: the file's own stands before that of its frames
