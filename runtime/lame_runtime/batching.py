@@ -83,7 +83,7 @@ def prepare(
     return prepared
 
 
-def file_names(item: Input) -> Iterator[object]:
+def file_names(item: Input) -> Iterator[str | os.PathLike[str]]:
     """Yields the names of files in an input, as they were given."""
     for part in item.parts:
         source = "" if isinstance(part, str) else part.source
