@@ -50,7 +50,8 @@ def integer(name: str, value: object, least: int, most: int | None = None, hint:
         UsageError: not a whole number, or out of range.
     """
     try:
-        whole = None if _is_bool(value) else operator.index(value)  # type: ignore[arg-type]
+        is_number = not _is_bool(value) and scalar(value) is not None
+        whole = operator.index(value) if is_number else None  # type: ignore[arg-type]
     except Exception:  # whatever a user's class raises
         whole = None
     if whole is None or not least <= whole <= (_MOST if most is None else most):
@@ -60,16 +61,30 @@ def integer(name: str, value: object, least: int, most: int | None = None, hint:
     return whole
 
 
+def scalar(value: object) -> Any:
+    """Returns the number in an array without a dimension, and any value that is no array itself.
+
+    None stands for what holds no number: an array with a dimension, even of one number, and a
+    masked one.
+    """
+    try:
+        if not hasattr(value, "shape"):
+            return value
+        # `mask` is that of NumPy's masked arrays
+        if value.shape != () or getattr(value, "mask", False):
+            return None
+        return value.item()  # type: ignore[attr-defined]
+    except Exception:  # whatever a user's class raises, or a tensor without memory
+        return None
+
+
 def number(name: str, value: object, least: float, most: float = math.inf) -> float:
     """Returns a real number as a `float`: also a fraction, a decimal or a NumPy number.
 
     Raises:
         UsageError: not a number, NaN, or out of range.
     """
-    real: Any = value
-    # an array without a dimension holds one number
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        real = value.item()
+    real = scalar(value)
     try:
         is_real = isinstance(real, numbers.Real | Decimal) and not _is_bool(real)
         converted = float(real) if is_real else None

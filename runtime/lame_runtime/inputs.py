@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from lame_runtime.arguments import MAX_FPS, MIN_FPS, scalar
 from lame_runtime.contract.media.images import array_image
 from lame_runtime.contract.prompts import Input, Part, Picture, Video
 from lame_runtime.errors import InputError, shown
@@ -45,7 +46,6 @@ these keys:
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts"}
 )
-MIN_FPS, MAX_FPS = 1e-3, 1e4
 _PART_KEYS = {"text", "image", "video", "fps"}
 _KEYS = _PART_KEYS | {"content", "instruction"}
 
@@ -221,14 +221,12 @@ def _visuals(item: Mapping[str, Any], root: Path | None) -> list[Part]:
 def _fps(fps: Any) -> float | None:
     if fps is None:
         return None
-    # an array without a dimension holds one number
-    if isinstance(fps, np.generic | np.ndarray) and fps.shape == ():
-        fps = fps.item()
+    value = scalar(fps)
     # bool is a subclass of int, so JSON's true would mean one frame per second
-    if not isinstance(fps, numbers.Real | Decimal) or isinstance(fps, bool):
+    if not isinstance(value, numbers.Real | Decimal) or isinstance(value, bool):
         raise InputError(f"`fps` must be a number, not of the type {type(fps).__name__}")
     try:
-        rate = float(fps)
+        rate = float(value)
     except (OverflowError, ValueError):
         rate = float("nan")
     if not MIN_FPS <= rate <= MAX_FPS:

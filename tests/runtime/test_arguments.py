@@ -25,7 +25,9 @@ from lame_runtime.arguments import choice, folder_path, integer, name_list, numb
 from lame_runtime.backends.fake import FakeBackend
 from lame_runtime.cli.benchmark import bench
 from lame_runtime.contract import Preparer
+from lame_runtime.contract.prompts import Video
 from lame_runtime.contract.vectors import quantize, restore
+from lame_runtime.inputs import as_input
 from lame_runtime.integrations.mteb import LameModel
 from lame_runtime.parity.verify import verify
 
@@ -277,3 +279,38 @@ def test_the_largest_numbers_do_not_overflow(preparer: Preparer) -> None:
     most = arguments.MAX_PIXELS
     limits = preparer.with_budget(max_pixels=most, max_frames=most, fps=1e4, max_input_pixels=most)
     assert len(limits(Input(text="seven")).ids) == len(preparer(Input(text="seven")).ids)
+
+
+class Cell:
+    """An array as other libraries make them: it converts to a number whatever its shape is."""
+
+    def __init__(self, value: float, shape: tuple[int, ...] = ()) -> None:
+        self.value, self.shape = value, shape
+
+    def __index__(self) -> int:
+        return int(self.value)
+
+    def item(self) -> float:
+        """Returns the number."""
+        return self.value
+
+
+@pytest.mark.parametrize(
+    "value", [Cell(2, (1,)), Cell(2, (1, 1)), np.ma.masked_array(2, True), np.ma.masked]
+)
+def test_an_array_with_a_dimension_is_no_number(value: object) -> None:
+    """Nor is a masked number, for options and for inputs."""
+    for call in (integer, number):
+        with pytest.raises(UsageError, match="`x` is "):
+            call("x", value, 1)
+    with pytest.raises(InputError, match="`fps` must be a number"):
+        as_input({"video": ["a.png"], "fps": value})
+
+
+@pytest.mark.parametrize("value", [Cell(2), np.ma.masked_array(2, False), np.array(2)])
+def test_an_array_without_a_dimension_is_a_number(value: object) -> None:
+    """Options and inputs take the same ones."""
+    assert integer("x", value, 1) == number("x", value, 1) == 2
+    (video,) = as_input({"video": ["a.png"], "fps": value}).content
+    assert isinstance(video, Video)
+    assert video.fps == EncodeOptions(fps=value).fps == 2.0  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
+from lame_runtime.arguments import MAX_FPS, MIN_FPS
 from lame_runtime.bundle.manifest import FileName
 from lame_runtime.bundle.members import COPY_AGAIN, name_problem, open_member, read_member
 from lame_runtime.bundle.vector_file import read_vectors
@@ -27,7 +28,7 @@ from lame_runtime.contract.strict_json import from_json_object
 from lame_runtime.errors import BundleError, InputError, UsageError, shown
 from lame_runtime.files.constraints import Between, Length, Name, Sha256, Text
 from lame_runtime.files.json_file import parse_json
-from lame_runtime.inputs import MAX_FPS, MIN_FPS, as_input
+from lame_runtime.inputs import as_input
 
 GOLDEN_INPUTS, GOLDEN_VECTORS = "golden/inputs.jsonl", "golden/embeddings.npy"
 MAX_INPUTS_BYTES = 256 << 20
