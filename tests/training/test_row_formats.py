@@ -186,7 +186,7 @@ def test_an_instruction_is_put_before_queries_that_hold_none(
         (b'{"query": {"video": ["../a.png"]}, "positive": "b"}\n', "row 1: .*lies outside"),
         (b"", "holds no row"),
         # UTF-16, as some editors write it.
-        (b"\xff\xfe\x00", "cannot be read .*codec"),
+        (b"\xff\xfe\x00", "holds no row .*1 text that is not Unicode .*row 1"),
     ],
 )
 def test_an_unusable_line_is_one_message_that_names_file_and_line(

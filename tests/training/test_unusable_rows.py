@@ -12,10 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from lame_runtime.errors import InputError
+from lame_runtime.contract.tokens import TextTokenizer
+from lame_runtime.errors import BundleError, InputError
 from lame_training.__main__ import main
-from lame_training.data import DataSet, open_rows
+from lame_training.contract_from import tokenizer_training
+from lame_training.contract_from.tokenizer_training import train_tokenizer
+from lame_training.data import DataSet, data_sets, open_rows
 from lame_training.data import rows as rows_module
+from lame_training.run.initialization import training_texts
 from lame_training.run.progress import read_dropped
 from PIL import Image
 
@@ -139,6 +143,55 @@ def test_half_an_emoji_in_a_list_of_rows(root: Path, arrow_cache: Path) -> None:
     opened = open_rows(root, data_set, arrow_cache)
     assert opened.skipped == Counter({"text that is not Unicode": 1})
     assert "rows.json, row 31" in str(opened)
+
+
+@pytest.mark.parametrize(
+    "bad", [b'{"query":"caf\xe9","positive":"p"}', b'{"query":"\\\xe9","positive":"p"}', b"\xff"]
+)
+def test_a_line_that_is_no_utf8_is_left_out_and_named(
+    bad: bytes, root: Path, arrow_cache: Path
+) -> None:
+    """The other lines of the file are read as they are."""
+    data_set = write(root, *GOOD)
+    lines = (root / "rows.jsonl").read_bytes().splitlines()
+    good = '{"query": "café 😀", "positive": "\\u001a"}'.encode()
+    (root / "rows.jsonl").write_bytes(b"\n".join([*lines, bad, good]) + b"\n")
+    opened = open_rows(root, data_set, arrow_cache)
+    assert opened.skipped == Counter({"text that is not Unicode": 1})
+    assert "rows.jsonl, row 31" in str(opened)
+    assert opened[30].query.text == "café 😀"
+    assert opened[30].positive.text == "\x1a"
+
+
+@pytest.mark.parametrize("run", ["-" * 1500, "😀" * 700, "ab" * 900])
+def test_a_long_run_of_characters_trains_a_tokenizer_that_is_read_back(
+    run: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One such line would else make a token that is longer than the runtime reads."""
+    write(root, *GOOD, {"query": run, "positive": "b"})
+    command = ["run", "digits-tiny", "--data", str(root), "--mixture", str(root / "mixture.yaml")]
+    assert main([*command, "--dry-run"]) == 0
+    texts = [run] * 3 + [str(row["query"]) for row in GOOD]
+    train_tokenizer(texts, 1500, tmp_path / "tokenizer.json")
+    assert TextTokenizer(tmp_path / "tokenizer.json").encode_start(run, 10_000)[1]
+    monkeypatch.setattr(tokenizer_training, "MAX_TOKEN_LENGTH", 10_000)
+    train_tokenizer(texts, 1500, tmp_path / "long.json")
+    with pytest.raises(BundleError, match="a token of more than 1024 characters"):
+        TextTokenizer(tmp_path / "long.json")
+
+
+def test_the_limit_of_tokens_changes_no_tokenizer_of_ordinary_texts(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrow_cache: Path
+) -> None:
+    """The bytes are those of a training without a limit."""
+    rows = [open_rows(data, task, arrow_cache) for task in data_sets(data)]
+    texts = [*training_texts(rows), "a line" + "-" * 80]
+    written = []
+    for most in (tokenizer_training.MAX_TOKEN_LENGTH, None):
+        monkeypatch.setattr(tokenizer_training, "MAX_TOKEN_LENGTH", most)
+        train_tokenizer(texts, 512, tmp_path / "tokenizer.json")
+        written.append((tmp_path / "tokenizer.json").read_bytes())
+    assert written[0] == written[1]
 
 
 def test_bytes_that_are_no_text_in_parquet(root: Path, arrow_cache: Path) -> None:

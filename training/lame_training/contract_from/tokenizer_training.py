@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lame_runtime.files.atomic import atomic_text
+from lame_runtime.files.tokenizer_json import MAX_TOKEN_LENGTH
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 END = "<|endoftext|>"
@@ -54,6 +55,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, path: Path) -> None:
         # all 256 bytes, so that no text has an unknown token
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
+        # a line of a thousand dashes is one word, and would become one token that is not read back
+        max_token_length=MAX_TOKEN_LENGTH,
     )
     # a word of a million letters would take a minute: every merge walks through all of it
     tokenizer.train_from_iterator((text[:LONGEST_TEXT] for text in texts), trainer)

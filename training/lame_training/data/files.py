@@ -31,6 +31,7 @@ from lame_runtime.files.json_file import read_json
 from lame_training.data.formats.registry import FORMATS
 from lame_training.data.pairs import DataSet, Format
 from lame_training.data.sources.data_root import DataRoot
+from lame_training.data.sources.json_lines import SUBSTITUTED
 from lame_training.data.sources.row_places import MAX_JSON_LIST_BYTES
 from lame_training.data.sources.saved_folder import check_saved_folder, check_table
 
@@ -168,6 +169,8 @@ def open_files(files: list[Path], data_set: DataSet, cache: Path, root: DataRoot
                 _patterns(files),
                 cache_dir=str(cache),
                 encoding="utf-8-sig",
+                # A row with other bytes is left out; an error here would cost the whole file.
+                encoding_errors=SUBSTITUTED,
                 features=datasets.Features({TEXT: datasets.Value("string")}),
             )
         else:

@@ -24,7 +24,6 @@ from lame_training.data.files import TEXT, open_files, row_files
 from lame_training.data.formats.registry import FORMATS
 from lame_training.data.pairs import DataSet, Pair, RawRow, SkipRow, parts_of
 from lame_training.data.scanning import (
-    NOT_UNICODE,
     Hashes,
     SourceCheck,
     check_texts,
@@ -32,7 +31,7 @@ from lame_training.data.scanning import (
     shared_queries,
 )
 from lame_training.data.sources.data_root import DataRoot
-from lame_training.data.sources.json_lines import parse_line
+from lame_training.data.sources.json_lines import NOT_UNICODE, parse_line
 from lame_training.data.sources.row_places import RowPlaces
 
 logger = logging.getLogger(__name__)

@@ -21,6 +21,7 @@ from lame_runtime.errors import InputError, shown
 
 from lame_training.data.pairs import Pair, SkipRow, parts_of
 from lame_training.data.sources.data_root import DataRoot
+from lame_training.data.sources.json_lines import NOT_UNICODE
 
 BATCH_ROWS = 1_000
 """Rows that are converted to Python objects together."""
@@ -28,8 +29,6 @@ BATCH_ROWS = 1_000
 
 Hashes = npt.NDArray[np.int64]
 """Hashes or indices of rows, int64 (rows,)."""
-NOT_UNICODE = "text that is not Unicode"
-"""Reason for leaving out a row with half an emoji, or with bytes that are no UTF-8."""
 
 
 def outlines(table: Any) -> Iterator[dict[str, Any] | None]:
