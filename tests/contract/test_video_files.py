@@ -15,6 +15,7 @@ import av
 import numpy as np
 import pytest
 from lame_runtime.contract import Contract
+from lame_runtime.contract.media import frame_lists, video
 from lame_runtime.contract.media.video import Clip, read_video
 from lame_runtime.contract.media.videos import (
     bounded_file,
@@ -190,10 +191,10 @@ def test_without_the_guard_a_truncated_video_is_read(
 def test_a_broadcast_may_end_between_packets(stride: int, tmp_path: Path) -> None:
     """It is sound; the last packet shows whether its last frame is whole."""
     film = noisy_video(tmp_path / "a.ts", 4)
-    with open_video(film) as video:
-        assert not ends_within_frame(video.file, video.container, 0x100)
-    with open_video(film[: -188 * stride]) as video:
-        assert ends_within_frame(video.file, video.container, 0x100)
+    with open_video(film) as opened:
+        assert not ends_within_frame(opened.file, opened.container, 0x100)
+    with open_video(film[: -188 * stride]) as opened:
+        assert ends_within_frame(opened.file, opened.container, 0x100)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "mov"])
@@ -326,13 +327,67 @@ def test_frames_of_a_list_are_measured_before_they_are_copied(contract: Contract
             read_video((frame,), 2.0, contract.videos, contract.images)  # type: ignore[arg-type]
 
 
+class Counted(Image.Image):
+    """A picture of which we know how many are alive."""
+
+    alive = most = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._im, self._size, self._mode = Image.core.new("RGB", (56, 56)), (56, 56), "RGB"
+        Counted.alive += 1
+        Counted.most = max(Counted.most, Counted.alive)
+
+    def __del__(self) -> None:
+        Counted.alive -= 1
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_one_frame_of_a_list_is_in_memory_at_a_time(
+    keeps: bool, contract: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large one takes 350 MB; a loop that keeps one while the next is opened shows (control)."""
+    monkeypatch.setattr(frame_lists, "open_image", lambda frame, rules: Counted())
+    if keeps:
+        listed = frame_lists.listed_frames
+        monkeypatch.setattr(
+            video, "listed_frames", lambda *given: (f for _, f in enumerate(listed(*given)))
+        )
+    Counted.most = 0
+    read_video(("a.png",) * 6, 2.0, contract.videos, contract.images)
+    assert Counted.most == 1 + keeps
+    assert Counted.alive == 0
+
+
+def test_pil_pictures_that_stay_loaded_are_bounded(
+    contract: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow keeps the pixels in the caller's pictures; those that are loaded already are free."""
+    content = io.BytesIO()
+    Image.new("RGB", (56, 56)).save(content, "PNG")
+    monkeypatch.setattr(frame_lists, "MAX_LOADED_BYTES", 4 * 56 * 56 * 4)
+
+    def opened(count: int) -> list[Image.Image]:
+        return [Image.open(io.BytesIO(content.getvalue())) for _ in range(count)]
+
+    same = opened(1) * 8
+    for frames in (opened(3), same):
+        read_video(frames, 2.0, contract.videos, contract.images)
+    loaded = opened(8)
+    for frame in loaded:
+        frame.load()
+    read_video(loaded, 2.0, contract.videos, contract.images)
+    with pytest.raises(InputError, match="the video's 4 PIL pictures take 0 MB to load"):
+        read_video(opened(4), 2.0, contract.videos, contract.images)
+
+
 def test_reading_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A damaged index can send FFmpeg back to the same bytes over and over."""
     film = write_video(tmp_path / "a.avi", 40).read_bytes()
     monkeypatch.setattr(bounded_file, "_REREAD_BYTES", 0)
     monkeypatch.setattr(bounded_file, "_REREADS", 0)
-    with open_video(film) as video, pytest.raises(InputError, match="damaged"):
-        survey_packets(video)
+    with open_video(film) as opened, pytest.raises(InputError, match="damaged"):
+        survey_packets(opened)
 
 
 def test_more_frames_than_the_limit_are_refused(
@@ -347,8 +402,8 @@ def test_more_frames_than_the_limit_are_refused(
 def test_frames_that_vp8_only_refers_to_do_not_count(tmp_path: Path) -> None:
     """The packets that are counted are those that give frames."""
     film = noisy_video(tmp_path / "a.webm", 30)
-    with open_video(film) as video:
-        assert survey_packets(video).total == survey_frames(video, 10**6).total == 30
+    with open_video(film) as opened:
+        assert survey_packets(opened).total == survey_frames(opened, 10**6).total == 30
 
 
 def test_the_cover_of_an_album_is_no_video(contract: Contract) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lame_runtime.contract.media.images import MAX_ASPECT_RATIO, ImageSource, fit, open_image
+from lame_runtime.contract.media.frame_lists import listed_frames
+from lame_runtime.contract.media.images import MAX_ASPECT_RATIO, ImageSource, fit
 from lame_runtime.contract.media.videos.video_file import (
     OpenVideo,
     VideoFile,
@@ -95,9 +96,7 @@ def read_video(
     if not 1e-3 <= rate <= 1e4:
         raise InputError(f"the video's `fps` is {shown(rate)}; use 0.001 to 10,000")
     indices = list(range(len(source)))
-    stills = (_still(frame, images) for frame in source)
-    frames = (ShownFrame(still, still.width, still.height) for still in stills)
-    kept = _resized(frames, len(source), videos, images, require_patches)
+    kept = _resized(listed_frames(source, images), len(source), videos, images, require_patches)
     if kept is None:
         raise InputError("the video has no frames; give at least one")
     return _clip(kept, indices, rate, len(source), images)
@@ -151,7 +150,9 @@ def _resized(
     """
     temporal = images.temporal_patch_size
     number, size, kept = 0, (0, 0), np.empty((0, 0, 0, 3), dtype=np.uint8)
-    for number, frame in enumerate(frames, 1):
+    # not `enumerate`, which keeps a frame until it has the next
+    for frame in frames:
+        number += 1
         if number == 1:
             size = frame.picture.size
             height, width = clip_size(count, frame.height, frame.width, videos, images)
@@ -170,6 +171,7 @@ def _resized(
         height, width = kept.shape[1:3]
         across = Image.fromarray(fit(frame.picture, frame.picture.height, width))
         kept[number - 1] = fit(across, height, width)
+        del frame, across
     if number < count:
         return None
     kept[count:] = kept[count - 1]
@@ -276,25 +278,3 @@ def _highest_area(frames: int, videos: VideoRules, factor: int, temporal: int) -
         budget = int(token_area * 0.9)
         return max(min(videos.max_pixels, budget * temporal // frames), lowest)
     return max(min(token_area, videos.max_pixels // frames), lowest) * frames
-
-
-def _still(frame: ImageSource | npt.NDArray[np.uint8], images: ImageRules) -> Image.Image:
-    if isinstance(frame, np.ndarray):
-        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-            raise InputError(
-                f"a frame of the video is {frame.dtype} {shown(frame.shape)}; "
-                "arrays must be uint8 (height, width, 3)"
-            )
-        # before it is copied: a view of a few bytes can stand for gigabytes
-        if frame.shape[0] * frame.shape[1] > images.max_source_pixels:
-            raise InputError(
-                f"a frame of the video is {frame.shape[1]}×{frame.shape[0]}, the limit is "
-                f"{images.max_source_pixels / 1e6:.0f} megapixels; scale it down first"
-            )
-        frame = Image.fromarray(frame)
-    elif not isinstance(frame, str | os.PathLike | bytes | Image.Image):
-        raise InputError(
-            f"a frame of the video is a {type(frame).__name__}; "
-            "use paths, bytes, PIL pictures or uint8 arrays"
-        )
-    return open_image(frame, images)

@@ -157,7 +157,10 @@ def decoded_frames(
         pixel_aspect = float(stream.sample_aspect_ratio or 0)
         position, orientation = 0, Orientation(video.name)
         frames = decode(packets, stream, video.name, most_pixels, is_strict=is_strict)
-        for number, frame in enumerate(frames):
+        number = -1
+        # not `enumerate`, which keeps a frame until it has the next
+        for frame in frames:
+            number += 1
             orientation.note(frame)
             if position < len(numbers) and numbers[position] == number:
                 picture = shown_frame(frame, pixel_aspect, orientation.matrix, video.name)
@@ -165,6 +168,7 @@ def decoded_frames(
                 while position < len(numbers) and numbers[position] == number:
                     yield picture
                     position += 1
+                del picture
             if position == len(numbers):
                 return
 
