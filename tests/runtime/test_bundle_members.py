@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from lame_runtime.bundle.manifest import (
     GraphFiles,
     ModelFacts,
     build_manifest,
+    check_files,
     read_manifest,
     sha256_file,
 )
@@ -193,6 +195,21 @@ LEFT = {
             ".gitattributes", "graphs/.gitattributes", ".gitignore", "README.md", "readme.md",
             "LICENSE", ".git", ".DS_Store", "golden/images/.DS_Store", "desktop.ini",
             "golden/Thumbs.db", "._contract.json", "graphs/._vision.fp32.onnx",
+            "NOTICE", "COPYING", "LICENCE", "README", "README.txt", "README.rst", "CITATION.cff",
+            "USE_POLICY.md", "golden/README.md", ".gitlab-ci.yml", ".lfsconfig", ".mdl", ".msc",
+            ".mv", ".huggingface.lock", "Thumbs.db:encryptable", "golden/Icon\r", ".AppleDB",
+            ".VolumeIcon.icns", ".nfs0000000001", "golden/.nfs0001", ".fuse_hidden0001",
+            "manifest.json~", "graphs/.encoder.fp32.onnx.swp", ".~lock.manifest.json#",
+        )
+    },
+    **{
+        f"{name}/x": f"{name}/"
+        for name in (
+            "$RECYCLE.BIN", "System Volume Information", ".Trashes", ".fseventsd",
+            ".Spotlight-V100", ".AppleDouble", "golden/.AppleDouble", ".TemporaryItems",
+            ".DocumentRevisions-V100", ".Trash-1000", "lost+found", "@eaDir", "golden/@eaDir",
+            "#recycle", ".snapshot", ".no_exist", ".locks", ".github", ".hg", ".svn", ".dvc",
+            ".idea", ".vscode", ".ipynb_checkpoints",
         )
     },
 }  # fmt: skip
@@ -233,6 +250,16 @@ def test_verify_notes_leftovers(tiny: Path) -> None:
     assert report(rows)["passed"]
 
 
+def test_a_note_of_many_leftovers_is_cut(tiny: Path) -> None:
+    """A share may leave thousands of files; their number says enough."""
+    for number in range(60):
+        (tiny / f"._{number:04d}").touch()
+    note = report(verify(tiny, ["fp32"]))["notes"][0]
+    assert "._0049" in note
+    assert "._0050" not in note
+    assert note.endswith(", and 10 more")
+
+
 def _socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(path))
@@ -242,7 +269,10 @@ def _socket(path: Path) -> None:
     ("name", "make", "message"),
     [
         ("graphs/extra.onnx", Path.touch, "is not part of the bundle"),
-        ("golden/README.md", Path.touch, "is not part of the bundle"),
+        ("golden/notes.txt", Path.touch, "is not part of the bundle"),
+        ("golden/NOTICE", Path.touch, "is not part of the bundle"),
+        ("Icon\n", Path.touch, "is not part of the bundle"),
+        ("x" * 255, Path.touch, "is not part of the bundle"),
         (".gitattributes.onnx", Path.touch, "is not part of the bundle"),
         ("manifest.json.bak", Path.touch, "is not part of the bundle"),
         ("a\x1b[2J", Path.touch, "is not part of the bundle"),
@@ -269,6 +299,7 @@ def test_anything_else_in_a_bundle_is_refused(
     with pytest.raises(BundleError, match=f"{message}.*move it elsewhere") as refusal:
         verify(tiny)
     assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) < len(str(tiny)) + 160
 
 
 def test_without_the_walk_an_additional_file_passes(
@@ -282,10 +313,68 @@ def test_without_the_walk_an_additional_file_passes(
     assert Bundle.open(tiny).check_all() > 40
 
 
-def test_plans_are_not_leftovers(tiny: Path) -> None:
-    """`engines/` is left to the checks of plans."""
-    (tiny / "engines/fp16.latency.0").mkdir(parents=True)
-    (tiny / "engines/fp16.latency.0/vision.plan").touch()
+BUILD = "engines/fp16.latency.0"
+OF_ENGINES: dict[str, tuple[Callable[[Path], object], str]] = {
+    f"{BUILD}/vision.plan": (Path.touch, ""),
+    f"{BUILD}/device-GPU-0-graphs.json": (Path.touch, ""),
+    f"{BUILD}/encoder.plan": (lambda path: path.symlink_to("vision.plan"), ""),
+    f"{BUILD}/evil.onnx": (Path.touch, f"{BUILD}/evil.onnx"),
+    f"{BUILD}/more": (Path.mkdir, f"{BUILD}/more/"),
+    "engines/evil.onnx": (Path.touch, "engines/evil.onnx"),
+    "engines/vision.plan": (Path.touch, "engines/vision.plan"),
+    "engines/.DS_Store": (Path.touch, "engines/.DS_Store"),
+    "engines/empty": (Path.mkdir, "engines/empty/"),
+    "engines/.git": (Path.mkdir, "engines/.git/"),
+    "engines/again": (lambda path: path.symlink_to("fp16.latency.0"), "engines/again"),
+}
+"""Files and folders in `engines/`: how they are made, and the names that they are given."""
+
+
+@pytest.mark.parametrize("name", OF_ENGINES)
+def test_what_is_of_no_build_is_named(name: str, tiny: Path) -> None:
+    """Builds are left to the checks of plans; whatever else lies beside them is named."""
+    (tiny / BUILD).mkdir(parents=True)
+    for file in ("build.json", "vision.plan"):
+        (tiny / BUILD / file).touch()
+    make, expected = OF_ENGINES[name]
+    make(tiny / name)
+    assert Bundle.open(tiny).leftovers() == [expected] * bool(expected)
+
+
+@pytest.mark.parametrize("name", ["engines/x", f"{BUILD}/x", f"{BUILD}/build.json"])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (os.mkfifo, "is a pipe, a socket or a device"),
+        (lambda path: path.symlink_to("/usr"), "is a link, and not part"),
+        (lambda path: path.symlink_to("/nowhere"), "is a link, and not part"),
+        (lambda path: path.symlink_to(path.name), "is a link, and not part"),
+        (lambda path: path.symlink_to(path.parents[-1]), "is a link, and not part"),
+    ],
+)
+def test_links_and_pipes_among_plans_are_refused(
+    name: str, make: Callable[[Path], object], message: str, tiny: Path
+) -> None:
+    """Nothing in `engines/` may lead out of it, or wait for a writer."""
+    (tiny / name).parent.mkdir(parents=True)
+    make(tiny / name)
+    with pytest.raises(BundleError, match=f"{message}.*move it elsewhere"):
+        verify(tiny)
+
+
+def test_a_build_that_vanishes_meanwhile_is_passed_over(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may finish its build, and rename it, while the folder is read."""
+    (tiny / BUILD).mkdir(parents=True)
+    original = os.scandir
+
+    def scan(path: Path) -> object:
+        if path == tiny / BUILD and path.exists():
+            path.rmdir()
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
     assert Bundle.open(tiny).leftovers() == []
 
 
@@ -310,6 +399,23 @@ def test_the_exporter_hashes_regular_files_alone(
     make(tmp_path / name)
     with pytest.raises(BundleError):
         build_manifest(tmp_path, facts, graphs)
+
+
+def test_a_long_name_is_cut_in_messages(tiny: Path) -> None:
+    """A manifest may list names of 1,000 characters; a message repeats 80."""
+    name = "/".join(["golden", *["x" * 100] * 9])
+    (tiny / name).parent.mkdir(parents=True)
+    (tiny / name).touch()
+    rehash(tiny, added={name: "0" * 64})
+    bundle = Bundle.open(tiny)
+    for call in (bundle.check_all, lambda: check_files(tiny, bundle.manifest, [f"{name}2"])):
+        with pytest.raises(BundleError) as refusal:
+            call()
+        assert len(str(refusal.value)) < len(str(tiny)) + 200
+    rehash(tiny, lambda raw: raw["files"].update({name: hashlib.sha256().hexdigest()}))
+    with pytest.raises(BundleError, match="is not the file that was certified") as refusal:
+        verify(tiny)
+    assert len(str(refusal.value)) < len(str(tiny)) + 200
 
 
 @pytest.mark.parametrize(

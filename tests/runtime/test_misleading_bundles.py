@@ -98,9 +98,7 @@ def test_a_golden_file_without_a_certified_hash_is_refused(name: str, tiny: Path
     """Every exporter has written the hashes of all golden files; "" takes all of them out."""
 
     def edit(raw: dict[str, Any]) -> None:
-        raw["hashes"] = {
-            each: raw["hashes"][each] for each in raw["hashes"] if name and each != name
-        }
+        raw["hashes"] = {key: raw["hashes"][key] for key in raw["hashes"] if name and key != name}
 
     edit_file(tiny, "parity.json", edit)
     rehash(tiny)

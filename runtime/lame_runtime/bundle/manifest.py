@@ -192,7 +192,7 @@ def check_files(folder: Path, manifest: Manifest, names: list[str]) -> None:
     """
     for name in names:
         expected = manifest.files.get(name)
-        path = folder / name
+        path = folder / shown(name)
         if expected is None:
             raise BundleError(f"{shown(path)}: is not listed in the manifest; {COPY_AGAIN}")
         if hash_member(folder, name) != expected:

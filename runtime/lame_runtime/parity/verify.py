@@ -30,6 +30,9 @@ REPEATED = ("contract vs golden", "graph vs PyTorch", "alone vs in a batch", "fi
 """Beginnings of the names of comparisons that are measured on the golden inputs and need no
 PyTorch."""
 
+MOST_NAMES = 50
+"""Largest number of leftovers that are named one by one."""
+
 
 @dataclass(frozen=True)
 class VerifiedRow:
@@ -80,7 +83,9 @@ def verify(
     require_as_certified(bundle, certificate, golden)
     notes = _other_graph_files(bundle, certificate)
     if leftovers := bundle.leftovers():
-        notes.append(f"not part of the bundle, neither hashed nor read: {', '.join(leftovers)}")
+        names = ", ".join(map(shown, leftovers[:MOST_NAMES]))
+        more = f", and {len(leftovers) - MOST_NAMES:,} more" if len(leftovers) > MOST_NAMES else ""
+        notes.append(f"not part of the bundle, neither hashed nor read: {names}{more}")
     rows: list[VerifiedRow] = []
     failures: list[tuple[str, BackendError]] = []
     selected = graphs_for(bundle, options) if graphs is None else graphs
