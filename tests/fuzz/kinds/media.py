@@ -59,6 +59,9 @@ class Media(Embedding):
                 end += 1
             # a download into a file of full length leaves zeros where it was interrupted
             zeros = bytes(random.choice((0, 0, len(sample.data) - end, 100_000)))
+            # the last packet of a transport stream may end in zeros itself
+            if zeros and sample.name.startswith("mpegts"):
+                zeros += bytes(2 * TRANSPORT_PACKET_BYTES)
             case |= {"data": sample.data[:end] + zeros, "cut": sample.data}
         elif action == "whole" and sample.exact and case["route"].startswith("image"):
             case["exact"] = True
