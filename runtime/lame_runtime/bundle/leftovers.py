@@ -113,7 +113,8 @@ def _entries(folder: Path, listed: set[str]) -> list[tuple[str, int]]:
             name = prefix + last
             if count > MOST_ENTRIES:
                 raise BundleError(
-                    f"{shown(folder)}: holds more than {MOST_ENTRIES:,} files; export the bundle again"
+                    f"{shown(folder)}: holds more than {MOST_ENTRIES:,} files; "
+                    "export the bundle again"
                 )
             if name in listed:
                 continue
