@@ -350,7 +350,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "integers": (convert(lambda value: value.to(torch.int8)), "is of type I8"),
     "one dimension": (convert(torch.flatten), "which do not match"),
     "other widths": (convert(lambda value: value[:, :4][:4]), "check base_model_name"),
-    "a pickle": (pickled, "pickled adapter"),
+    "a pickle": (pickled, "pickled weights of an adapter, which are never loaded"),
     "a link to the outside": (linked, "leads outside"),
     "a pipe": (piped, "is a pipe"),
 }
@@ -567,6 +567,16 @@ def test_an_adapter_on_an_adapter_is_refused(plain_adapter: Path, tmp_path: Path
         setting(base_model_name_or_path=f"../{base}")(tmp_path / name)
     with pytest.raises(BundleError, match="is an adapter as well"):
         load_backbone(tmp_path / "a", "auto")
+
+
+def test_an_adapter_on_a_checkpoint_says_what_it_names(plain_adapter: Path, tmp_path: Path) -> None:
+    """A checkpoint has a `config.json` as well, but of another kind."""
+    folder = Path(shutil.copytree(plain_adapter, tmp_path / "adapter"))
+    backbone = Path(json.loads((folder / "adapter_config.json").read_text())[BASE])
+    initialize(find_recipe("digits-tiny"), tmp_path / "checkpoint", backbone)
+    setting(base_model_name_or_path=str(tmp_path / "checkpoint"))(folder)
+    with pytest.raises(BundleError, match="describes a checkpoint that lame-train wrote"):
+        load_backbone(folder, "auto")
 
 
 def test_an_adapter_of_another_model_is_refused(backbones: dict[str, Path], tmp_path: Path) -> None:

@@ -148,6 +148,16 @@ def name_no_template_default(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(templates))
 
 
+def template_in_json(value: object) -> Damage:
+    """Moves the template to the settings of the tokenizer, where it is no template."""
+
+    def damage(folder: Path) -> None:
+        (folder / "chat_template.jinja").unlink()
+        (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": value}))
+
+    return damage
+
+
 def bring_code(folder: Path) -> None:
     """Makes a config that asks for code of the folder to be run."""
     (folder / "evil.py").write_text("raise SystemExit('code of the folder was run')")
@@ -194,6 +204,20 @@ FAULTS: dict[str, tuple[Damage, str]] = {
         "is not a file of this folder",
     ),
     "an index of a missing file": (index_that_names("a.safetensors"), "cannot be read"),
+    "an index of a name of 5,000 letters": (
+        index_that_names(f"{'a' * 5000}.safetensors"),
+        f"{'a' * 20}.safetensors: cannot be read",
+    ),
+    "a tokenizer that is a link to the outside": (link_out("tokenizer.json"), "leads outside"),
+    "a template that is a number": (template_in_json(7), "chat_template is 7; expected a text"),
+    "a template that is an object": (
+        template_in_json({"default": "x" * 5000}),
+        "chat_template is {'default': 'x",
+    ),
+    "a checkpoint": (
+        replace("config.json", b'{"backbone": {"model_type": "qwen2_vl"}, "dim": 8}'),
+        "describes a checkpoint that lame-train wrote, not a backbone",
+    ),
     "weights that are a link to the outside": (
         link_out("model.safetensors"),
         "a link that leads outside",
@@ -311,10 +335,13 @@ def test_a_damaged_folder_ends_in_one_line_and_no_checkpoint(
     damage(qwen2)
     command = ["run", "digits-tiny", "--backbone", str(qwen2), "--steps", "0"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 2
-    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1
+    # nothing that another library says about the folder
+    errors = capfd.readouterr().err.splitlines()
+    assert len(errors) == 1, errors
+    assert errors[0].startswith("error:")
     assert any(part in errors[0] for part in message.split("|")), errors
-    assert not (tmp_path / "out/config.json").exists()
+    assert len(errors[0].replace(str(qwen2), "")) < 500
+    assert not (tmp_path / "out").exists()
 
 
 QWEN3_FAULTS = {
@@ -365,6 +392,8 @@ def test_a_folder_of_the_hugging_face_cache_is_read(
         shutil.copy(file, blobs / f"{number:040}")
         (snapshot / file.name).symlink_to(f"../../blobs/{number:040}")
     assert load_backbone(snapshot, "auto").config.model_type == "qwen2_vl"
+    # with the tokenizer, which another reader reads
+    initialize(find_recipe("digits-tiny"), tmp_path / "out", snapshot)
     # the control: the same links in another place
     shutil.copytree(snapshot, tmp_path / "elsewhere/abc", symlinks=True)
     shutil.copytree(blobs, tmp_path / "blobs")

@@ -14,6 +14,7 @@ import torch
 from lame_runtime.errors import BundleError
 from lame_training.model import checkpoint as checkpoint_files
 from lame_training.model.checkpoint import load_model
+from lame_training.model.from_disk import checkpoint_checks
 from lame_training.model.from_disk.checkpoint_checks import steps_of
 from safetensors.torch import load_file, save_file
 from samples import edit_json
@@ -87,6 +88,14 @@ def linked_weights(folder: Path) -> None:
     (folder / "model.safetensors").symlink_to(folder.parent / "elsewhere.safetensors")
 
 
+def linked(name: str) -> Damage:
+    def damage(folder: Path) -> None:
+        (folder / name).rename(folder.parent / "elsewhere.json")
+        (folder / name).symlink_to(folder.parent / "elsewhere.json")
+
+    return damage
+
+
 def piped(name: str) -> Damage:
     def damage(folder: Path) -> None:
         (folder / name).unlink()
@@ -107,6 +116,8 @@ FAULTS: dict[str, tuple[Damage, str]] = {
     "a surplus tensor": (surplus, "the weight backbone.more is unknown"),
     "truncated weights": (truncated, "model.safetensors: cannot be read"),
     "weights elsewhere": (linked_weights, "leads outside of its folder"),
+    "a tokenizer elsewhere": (linked("tokenizer.json"), "tokenizer.json: is a link that leads"),
+    "a contract elsewhere": (linked("contract.json"), "contract.json: is a link that leads"),
     "weights that are a pipe": (piped("model.safetensors"), "is a pipe"),
     "settings that are a pipe": (piped("config.json"), "is a pipe"),
     "unknown pooling": (setting(pooling="other"), "pooling is 'other'"),
@@ -184,3 +195,13 @@ def test_without_their_checks_damages_pass_or_end_elsewhere(
     monkeypatch.setattr(checkpoint_files, "check_contract", lambda *_: None)
     model, preparer = load_model(folder, decoder=False)
     assert preparer.contract.tokens.n_reason != model.n_reason
+
+
+def test_without_the_check_of_links_a_tokenizer_elsewhere_is_read(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: the runtime's reader follows the link."""
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+    linked("tokenizer.json")(folder)
+    monkeypatch.setattr(checkpoint_checks, "inside", lambda path: path)
+    assert load_model(folder, decoder=False)[1].tokenizer.size

@@ -8,6 +8,7 @@ import pytest
 from lame_runtime.contract import Preparer
 from lame_runtime.errors import LameError, StorageError, UsageError
 from lame_training.data import DataSet, data_sets, open_rows, read_mixture, row_files
+from lame_training.data.sources import yaml_file
 from samples import write_mixture, write_mmeb_rows, write_own_rows
 
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -178,6 +179,16 @@ def test_a_number_of_thousands_of_digits_is_refused_with_its_line(
     if field == "name":
         text = f"data_sets:\n  - {{name: {LONG_NUMBERS[number]}}}"
     assert_refused(text, UsageError, "is not valid YAML", tmp_path)
+
+
+def test_without_the_limit_a_long_number_ends_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: the number is read, and the message about it cannot be written."""
+    monkeypatch.setattr(yaml_file, "MAX_NUMBER", 10_000)
+    text = f"data_sets: [{{name: x, weight: {LONG_NUMBERS['hexadecimal']}}}]"
+    with pytest.raises(ValueError, match="integer string conversion"):
+        read_mixture(write_mixture(tmp_path, text), tmp_path)
 
 
 def test_a_data_set_without_files_is_one_line_that_names_file_and_entry(tmp_path: Path) -> None:

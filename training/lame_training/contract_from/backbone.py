@@ -21,6 +21,7 @@ from lame_training.contract_from.chat_template import layout_from_template, read
 from lame_training.contract_from.processor_files import check_numbers, image_rules, video_rules
 from lame_training.contract_from.tokenizer_training import CHAT_END, END
 from lame_training.model.backbones import config_folder, family_of, read_config
+from lame_training.model.from_disk.tensors import inside
 
 
 def derive_contract(
@@ -41,7 +42,7 @@ def derive_contract(
     folder = config_folder(folder)
     config = read_config(folder)
     tokenizer = TextTokenizer(
-        folder / "tokenizer.json", remedy="copy the backbone's tokenizer.json again"
+        inside(folder / "tokenizer.json"), remedy="copy the backbone's tokenizer.json again"
     )
     try:
         images = image_rules(folder, config, budget)

@@ -41,7 +41,8 @@ def read_template(folder: Path, family: str) -> str | PromptLayout:
     """Returns the folder's chat template, or the layout of the family's published one.
 
     Raises:
-        BundleError: a file cannot be read, or holds named templates without a default.
+        BundleError: a file cannot be read, or holds named templates without a default, or
+            something that is no template.
     """
     # newest format first: transformers writes the template to a file of its own
     path = folder / "chat_template.jinja"
@@ -70,6 +71,11 @@ def read_template(folder: Path, family: str) -> str | PromptLayout:
                 )
         if isinstance(template, str):
             return template
+        if template is not None:
+            raise BundleError(
+                f"{folder / name}: chat_template is {shown(repr(template))}; "
+                "expected a text or a list of named ones: copy the folder again"
+            )
     system, turns = PUBLISHED[family]
     prefix, suffix = (system + turns).split("{}")
     return PromptLayout(prefix, suffix, SEPARATOR, {})

@@ -5,6 +5,7 @@ It is a byte-level BPE with Qwen2's special tokens, trained on the texts of the 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -61,3 +62,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, path: Path) -> None:
     # a word of a million letters would take a minute: every merge walks through all of it
     tokenizer.train_from_iterator((text[:LONGEST_TEXT] for text in texts), trainer)
     atomic_text(path, tokenizer.to_str(pretty=True))
+
+
+def trained_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
+    """Returns the `tokenizer.json` that `train_tokenizer` writes; raises `StorageError`."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "tokenizer.json"
+        train_tokenizer(texts, vocab_size, file)
+        return file.read_bytes()

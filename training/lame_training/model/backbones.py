@@ -7,6 +7,8 @@ safetensors are read, no code of the folder is ever run, and nothing is download
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,11 @@ def parse_config(raw: dict[str, Any], where: Path | str) -> PreTrainedConfig:
         BundleError: as `read_config`.
     """
     family = raw.get("model_type")
+    if family is None and isinstance(raw.get("backbone"), dict):
+        raise BundleError(
+            f"{where}: describes a checkpoint that lame-train wrote, not a backbone; "
+            "give the folder of the backbone that it was trained from"
+        )
     if not isinstance(family, str) or family not in FAMILIES:
         raise BundleError(
             f"{where}: model_type is {shown(repr(family))}; supported are {', '.join(FAMILIES)}"
@@ -134,10 +141,26 @@ def _build(
 ) -> PreTrainedConfig:
     """Builds a config from checked settings; raises `BundleError`."""
     try:
-        return config_class(**fields)
+        # it warns about tokens that an embedder does not use, such as the one that ends an answer
+        with _quiet():
+            return config_class(**fields)
     # several libraries validate configs, each with its own exceptions
     except Exception as error:
         raise BundleError(f"{where}: not a config of {name} ({shown(first_line(error))})") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what transformers logs and its progress bars, and restores its settings."""
+    verbosity, progress_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress_bars:
+            logging.enable_progress_bar()
 
 
 def load_backbone(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
@@ -228,21 +251,19 @@ def _load(
     # pickles that an index names, in files that the config names, in the base of an adapter.
     weights = read_folder_tensors(folder)
     check_finite(weights, str(folder))
-    verbosity, progress_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    # transformers logs missing and unexpected weights and goes on with random ones; its report is
-    # checked below instead
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        model, report = model_class.from_pretrained(
-            None,
-            config=config,
-            state_dict=weights,
-            dtype=dtype,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        # transformers logs missing and unexpected weights and goes on with random ones; its report
+        # is checked below instead
+        with _quiet():
+            model, report = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=weights,
+                dtype=dtype,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except MemoryError:  # it says nothing about the folder
         raise
     except Exception as error:  # from_pretrained raises what a dozen libraries raise
@@ -250,13 +271,8 @@ def _load(
             f"{folder}: its weights cannot be read ({shown(first_line(error))}); "
             "copy the folder again"
         ) from None
-    else:
-        # as if it had looked for the weights itself; PEFT saves this name beside an adapter
-        model.name_or_path = model.config.name_or_path = str(folder)
-    finally:
-        logging.set_verbosity(verbosity)
-        if progress_bars:
-            logging.enable_progress_bar()
+    # as if it had looked for the weights itself; PEFT saves this name beside an adapter
+    model.name_or_path = model.config.name_or_path = str(folder)
     unexpected = [key for key in report["unexpected_keys"] if not key.startswith(HEADS)]
     # an entry of mismatched_keys is a name, or a name with the two shapes
     mismatched = [key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]]

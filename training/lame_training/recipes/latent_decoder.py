@@ -9,6 +9,7 @@ from lame_runtime.errors import BundleError, UsageError
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from lame_training.model.backbones import load_decoder
+from lame_training.model.from_disk.tensors import inside
 from lame_training.model.lame import decodes
 from lame_training.recipes.recipe import Recipe
 from lame_training.recipes.scratch_backbone import token_ids
@@ -47,7 +48,9 @@ def latent_decoder(
         )
     # weights alone, without a tokenizer, are taken on trust
     own_file = folder / "tokenizer.json"
-    if own_file.is_file() and TextTokenizer(own_file).encode(PROBE) != tokenizer.encode(PROBE):
+    if own_file.is_file() and TextTokenizer(inside(own_file)).encode(PROBE) != tokenizer.encode(
+        PROBE
+    ):
         raise BundleError(
             f"{folder}: its tokenizer is not the backbone's, whose tokens it must reconstruct; "
             "use another decoder"

@@ -6,7 +6,6 @@ the run that it resumes.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +16,18 @@ from lame_runtime.contract import Contract, Preparer
 from lame_runtime.contract.tokens import TextTokenizer
 from lame_runtime.errors import BundleError, TrainingError, UsageError, first_line, shown
 from lame_runtime.files.atomic import atomic_path
+from lame_runtime.files.json_file import MAX_JSON_BYTES
+from lame_runtime.files.regular import read_regular
 from transformers import PreTrainedModel
 
 from lame_training.contract_from.backbone import derive_contract
-from lame_training.contract_from.tokenizer_training import CHAT_END, train_tokenizer
+from lame_training.contract_from.tokenizer_training import CHAT_END, trained_tokenizer
 from lame_training.data import Pair
 from lame_training.distributed.processes import ProcessGroup
 from lame_training.model.adapters import LoRA, add_lora
 from lame_training.model.backbones import FAMILIES, config_folder, load_backbone
 from lame_training.model.checkpoint import described_model, save_model, write_recipe
+from lame_training.model.from_disk.tensors import inside
 from lame_training.model.lame import LaMEModel
 from lame_training.recipes.latent_decoder import latent_decoder
 from lame_training.recipes.recipe import Recipe
@@ -190,11 +192,12 @@ def initialize_run(
     # connector, latent rows, adapters) is part of what a seed means.
     if backbone is None:
         # the recipe's own Qwen2-VL; a folder that is given takes its place even if there is one
-        contract, tokenizer, vision_language = _from_scratch(recipe, rows, output, write=write)
+        scratch = _from_scratch(recipe, rows, output, write=write)
+        contract, tokenizer, content, vision_language = scratch
     else:
         # weights that are only initialized keep the folder's type; training holds them in FP32
         dtype = "auto" if data is None else torch.float32
-        contract, tokenizer = _from_folder(recipe, backbone, output, write=write)
+        contract, tokenizer, content = _from_folder(recipe, backbone, output)
         vision_language = load_backbone(backbone, dtype)
     model = LaMEModel(
         vision_language,
@@ -210,6 +213,11 @@ def initialize_run(
     if recipe.lora is not None:
         add_lora(model.backbone, recipe.lora)
     if write:
+        # not before everything is read: a folder that cannot be used leaves no file
+        run_folder.make_output_folder(output)
+        # byte for byte: the runtime's tokenizer must split texts as the backbone was trained to
+        with atomic_path(output / "tokenizer.json") as fresh:
+            fresh.write_bytes(content)
         run_folder.write_contract(output, contract)
         # without data there are no rows whose hashes could be recorded
         if data is not None:
@@ -222,35 +230,31 @@ def initialize_run(
 
 def _from_scratch(
     recipe: Recipe, rows: Iterable[Sequence[Pair]], output: Path, *, write: bool
-) -> tuple[Contract, TextTokenizer, PreTrainedModel]:
-    """Makes contract, tokenizer and backbone from the recipe and the texts of the rows."""
+) -> tuple[Contract, TextTokenizer, bytes, PreTrainedModel]:
+    """Makes contract, tokenizer with its file, and backbone from the recipe and texts of rows."""
     if recipe.scratch is None:
         raise UsageError(needs_backbone(recipe))
-    run_folder.make_output_folder(output)
     file = output / "tokenizer.json"
-    if write:
-        train_tokenizer(training_texts(rows), recipe.scratch.vocab_size, file)
-    tokenizer = TextTokenizer(file)
+    size = recipe.scratch.vocab_size
+    content = trained_tokenizer(training_texts(rows), size) if write else file.read_bytes()
+    tokenizer = TextTokenizer(file, content=content)
     contract = scratch_contract(recipe, recipe.scratch, tokenizer)
-    return contract, tokenizer, FAMILIES[FAMILY].model(scratch_config(recipe.scratch, tokenizer))
+    backbone = FAMILIES[FAMILY].model(scratch_config(recipe.scratch, tokenizer))
+    return contract, tokenizer, content, backbone
 
 
 def _from_folder(
-    recipe: Recipe, backbone: Path, output: Path, *, write: bool
-) -> tuple[Contract, TextTokenizer]:
-    """Derives contract and tokenizer from a backbone's folder."""
+    recipe: Recipe, backbone: Path, output: Path
+) -> tuple[Contract, TextTokenizer, bytes]:
+    """Derives the contract from a backbone's folder; returns its tokenizer and that file, too."""
     # before anything is written: the run's files would replace the backbone's
     if output.resolve() in (backbone.resolve(), config_folder(backbone).resolve()):
         raise UsageError(f"{output}: is the backbone's own folder; choose another `output`")
     roles = {"query": "", "document": ""}
     contract = derive_contract(backbone, recipe.budget, recipe.n_reason, recipe.dim, roles)
-    run_folder.make_output_folder(output)
-    file = output / "tokenizer.json"
-    if write:
-        # byte for byte: the runtime's tokenizer must split texts as the backbone was trained to
-        with atomic_path(file) as fresh:
-            shutil.copyfile(config_folder(backbone) / "tokenizer.json", fresh)
-    return contract, TextTokenizer(file)
+    file = config_folder(backbone) / "tokenizer.json"
+    content = read_regular(inside(file), MAX_JSON_BYTES)
+    return contract, TextTokenizer(file, content=content), content
 
 
 def training_texts(rows: Iterable[Sequence[Pair]]) -> list[str]:

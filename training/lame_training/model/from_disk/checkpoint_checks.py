@@ -9,7 +9,7 @@ from lame_runtime.contract import Contract
 from lame_runtime.errors import BundleError, shown
 
 from lame_training.model.from_disk.config_fields import STEPS, checked
-from lame_training.model.from_disk.tensors import read_object
+from lame_training.model.from_disk.tensors import inside, read_object
 
 MODEL_FILES = ("model.safetensors", "recipe.json", "contract.json", "tokenizer.json", "config.json")
 
@@ -21,7 +21,7 @@ def steps_of(folder: Path) -> int:
 
 
 def check_files(folder: Path) -> None:
-    """Raises `BundleError` if the folder is no complete checkpoint."""
+    """Raises `BundleError` if the folder is no complete checkpoint, or takes a file elsewhere."""
     try:
         names = {path.name for path in folder.iterdir()}
     except FileNotFoundError:
@@ -41,6 +41,9 @@ def check_files(folder: Path) -> None:
         raise BundleError(f"{shown(folder)}: is {kind}; give the folder that lame-train wrote")
     if missing := [name for name in MODEL_FILES if name not in names]:
         raise BundleError(f"{folder}: {missing[0]} is missing; copy or train the checkpoint again")
+    # the runtime, whose readers follow links, reads these two; the others are checked when read
+    for name in ("contract.json", "tokenizer.json"):
+        inside(folder / name)
     adapter = folder / "adapter"
     # a file, or a folder elsewhere, is nothing that a run has written
     if "adapter" in names and (adapter.is_symlink() or not adapter.is_dir()):

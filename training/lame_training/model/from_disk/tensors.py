@@ -71,7 +71,14 @@ def inside(path: Path) -> Path:
     for place in (folder, *folder.parents):
         if place.parent.name == "snapshots" and target.parent == place.parent.parent / "blobs":
             return path
-    raise BundleError(f"{path}: is a link that leads outside of its folder; copy the file there")
+    raise BundleError(
+        f"{_named(path)}: is a link that leads outside of its folder; copy the file there"
+    )
+
+
+def _named(path: Path) -> Path:
+    """Returns a path for a message; its last part may be a long name that an index gives."""
+    return path.parent / shown(path.name)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -126,8 +133,8 @@ def read_folder_tensors(folder: Path) -> dict[str, Tensor]:
         for name, value in read_tensors(path).items():
             if name in weights:
                 raise BundleError(
-                    f"{path}: holds {shown(name)}, which another file of the folder holds as well; "
-                    "copy the folder again"
+                    f"{_named(path)}: holds {shown(name)}, which another file of the folder holds "
+                    "as well; copy the folder again"
                 )
             weights[name] = value
     return weights
@@ -148,7 +155,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             for name in names:
                 if (kind := file.get_slice(name).get_dtype()) not in FLOATS:
                     raise BundleError(
-                        f"{path}: the weight {shown(name)} is of type {shown(kind)}; "
+                        f"{_named(path)}: the weight {shown(name)} is of type {shown(kind)}; "
                         f"weights are {', '.join(FLOATS)}: use the unquantized model"
                     )
             return {name: file.get_tensor(name) for name in names}
@@ -157,7 +164,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # safetensors raises what its Rust code, torch and the system raise
         raise BundleError(
-            f"{path}: cannot be read ({shown(reason(error))}); copy the folder again"
+            f"{_named(path)}: cannot be read ({shown(reason(error))}); copy the folder again"
         ) from None
 
 

@@ -6,7 +6,6 @@ when a step draws its row. A dry run looks in advance.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from lame_runtime.errors import InputError
 from lame_runtime.progress import progress_bar
 
 from lame_training.contract_from.backbone import derive_contract
-from lame_training.contract_from.tokenizer_training import train_tokenizer
+from lame_training.contract_from.tokenizer_training import trained_tokenizer
 from lame_training.data import Rows
 from lame_training.data.collate import Collator
 from lame_training.model.backbones import config_folder
@@ -46,10 +45,8 @@ def dry_preparer(recipe: Recipe, rows: Iterable[Rows], backbone: Path | None) ->
         return Preparer(contract, TextTokenizer(config_folder(backbone) / "tokenizer.json"))
     if recipe.scratch is None:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "tokenizer.json"
-        train_tokenizer(training_texts(rows), recipe.scratch.vocab_size, file)
-        tokenizer = TextTokenizer(file)
+    content = trained_tokenizer(training_texts(rows), recipe.scratch.vocab_size)
+    tokenizer = TextTokenizer(Path("tokenizer.json"), content=content)
     return Preparer(scratch_contract(recipe, recipe.scratch, tokenizer), tokenizer)
 
 

@@ -75,7 +75,7 @@ def read_weights(model: nn.Module, folder: Path) -> AdapterWeights:
     """
     path = folder / WEIGHTS
     if not path.exists() and not path.is_symlink():
-        content = what_instead(folder).replace("weights", "adapter")
+        content = what_instead(folder).replace("weights", "weights of an adapter")
         raise BundleError(f"{folder}: holds {content}, but no {WEIGHTS}; save it as safetensors")
     tensors = read_tensors(path)
     check_finite(tensors, str(path))
