@@ -8,6 +8,7 @@ power) leaves it; it may be deleted whenever nothing is being written there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -82,9 +83,27 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             inner = Path(outer) / "data"
             inner.mkdir()
             yield inner
-            inner.rename(target)
+            rename_new(inner, target)
     except OSError as error:
         raise _cannot_write(target, error) from None
+
+
+def rename_new(folder: Path, target: Path) -> None:
+    """Gives a complete folder its name.
+
+    Raises:
+        StorageError: the name was free when the work began, and is not any more.
+        OSError: the file system refuses.
+    """
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            raise StorageError(
+                f"{shown(target)}: another process made it meanwhile; "
+                "remove it or choose another folder"
+            ) from None
+        raise
 
 
 def names_open_file(target: str | os.PathLike[str]) -> bool:
