@@ -17,7 +17,9 @@ from typing import Any
 from lame_runtime.arguments import integer, number
 from lame_runtime.bundle.certificate import Result
 from lame_runtime.errors import StorageError, UsageError, shown
+from lame_runtime.files.atomic import rename_new
 from lame_training.arguments import folder_path, texts
+from lame_training.folder_lock import reserved_folder
 
 from lame_export.parity.calibration_inputs import CALIBRATION
 from lame_export.parity.golden_set import PER_MODALITY
@@ -126,11 +128,26 @@ def run_export(
     request: ExportState, plan: Sequence[Pass], on_pass: Callable[[str], None] | None = None
 ) -> list[Result]:
     """Runs a plan in a temporary folder that becomes `request.folder`; raises as `export` does."""
-    bundle = request.folder
+    _require_new(request.folder)
+    with reserved_folder(request.folder, "export", "bundle"):
+        # again: another export may have ended since
+        _require_new(request.folder)
+        return _run_reserved(request, plan, on_pass)
+
+
+def _require_new(bundle: Path) -> None:
+    """Raises `StorageError` if the name of a bundle is taken."""
     # a link that leads nowhere is there as well: it could not be replaced at the end. False without
     # an error if the folder above may not be searched, which `mkdtemp` reports
     if os.path.lexists(bundle):
         raise StorageError(f"{bundle}: already exists; remove it or choose another folder")
+
+
+def _run_reserved(
+    request: ExportState, plan: Sequence[Pass], on_pass: Callable[[str], None] | None
+) -> list[Result]:
+    """Runs a plan for a bundle that no other export writes."""
+    bundle = request.folder
     try:
         bundle.parent.mkdir(parents=True, exist_ok=True)
         # beside the target, because a rename is atomic only within one file system
@@ -145,7 +162,7 @@ def run_export(
         state = ExportState(request.checkpoint, request.data, folder, request.options)
         run_passes(state, plan, on_pass)
         # renamed last, so that a bundle is complete as soon as it exists
-        folder.rename(bundle)
+        rename_new(folder, bundle)
         return state.rows
     except OSError as error:
         name = error.filename or bundle

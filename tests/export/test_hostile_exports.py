@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,11 @@ from lame_export.lint import foreign_graphs
 from lame_export.parity import verify as verification
 from lame_export.parity.verify import verify
 from lame_export.plan import export
+from lame_export.state import ExportOptions, ExportState
 from lame_runtime.errors import BundleError, StorageError, UsageError
+from lame_training.folder_lock import reserved_folder
+
+from lame_export import plan
 
 Damage = Callable[[Path], object]
 
@@ -251,11 +256,42 @@ def test_a_link_in_the_place_of_the_bundle_is_refused_at_once(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_a_second_export_into_one_folder_is_refused_at_once(
+    checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    """It would do all the work, and fail when it gives the bundle its name."""
+    passes: list[str] = []
+    with (
+        reserved_folder(tmp_path / "new/bundle", "export", "bundle"),
+        pytest.raises(StorageError, match=r"bundle: another export is writing to it \(process"),
+    ):
+        export(checkpoint, tmp_path / "new/bundle", data, on_pass=passes.append)
+    assert not passes
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_that_appears_meanwhile_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control, without the lock: the message names the bundle, not a hidden folder."""
+
+    def other_export(*_: object) -> None:
+        (tmp_path / "bundle").mkdir()
+        (tmp_path / "bundle/manifest.json").touch()
+
+    monkeypatch.setattr(plan, "run_passes", other_export)
+    monkeypatch.setattr(plan, "reserved_folder", lambda *_: nullcontext())
+    request = ExportState(tmp_path, tmp_path, tmp_path / "bundle", ExportOptions())
+    with pytest.raises(StorageError, match="bundle: another process made it meanwhile; remove it"):
+        plan.run_export(request, ())
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
 @pytest.mark.parametrize("name", ["golden", "trace", "parity"])
 def test_a_killed_export_leaves_no_bundle(
     name: str, checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:
-    """A kill in the middle of a pass leaves a hidden folder alone."""
+    """A kill in the middle of a pass leaves a hidden folder and the lock's file alone."""
     command = [sys.executable, "-m", "lame_export", "bundle", str(checkpoint), "bundle"]
     options = ["--data", str(data), "--graphs", "fp32", "--golden", "1", "--calibration", "1"]
     with subprocess.Popen(
@@ -264,4 +300,7 @@ def test_a_killed_export_leaves_no_bundle(
         assert process.stderr is not None
         assert any(line == f"pass {name}\n" for line in process.stderr)
         process.kill()
-    assert [path.name[:8] for path in tmp_path.iterdir()] == [".bundle."]
+    assert {path.name[:8] for path in tmp_path.iterdir()} == {".bundle."}
+    # the lock has ended with its process
+    with reserved_folder(tmp_path / "bundle", "export", "bundle"):
+        pass

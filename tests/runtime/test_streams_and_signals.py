@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -355,6 +356,16 @@ def test_nothing_is_left_by_an_error_of_the_disk(
         full()
     with pytest.raises(StorageError, match="No space left"), atomic_folder(tmp_path / "a"):
         full()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").touch()
+    for other in ("other/file", "other"):
+        with (
+            pytest.raises(StorageError, match="a: another process made it meanwhile"),
+            atomic_folder(tmp_path / "a"),
+        ):
+            (tmp_path / other).rename(tmp_path / "a")
+        (tmp_path / "a").rename(tmp_path / "other/file" if other != "other" else tmp_path / "b")
+    shutil.rmtree(tmp_path / "b")
     (tmp_path / "circle").symlink_to("circle")
     names = ["a\0b", "\ud800", "x" * 300, "circle", "none/a"]
     for name in names:

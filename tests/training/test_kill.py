@@ -7,16 +7,19 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from lame_runtime.errors import StorageError
 from lame_training import folder_lock, train
-from lame_training.folder_lock import LOCK_FILE, locked_folder
+from lame_training.data.digits import write_digits
+from lame_training.folder_lock import LOCK_FILE, locked_folder, reserved_folder
 from lame_training.model.checkpoint import load_model
 from lame_training.recipes.catalog import find_recipe
 from lame_training.run.progress import read_losses
+from lame_training.studies.digit_rows import write_reasoning
 from safetensors.numpy import load_file
 
 WORKER = Path(__file__).with_name("kill_worker.py")
@@ -126,6 +129,21 @@ def test_a_lock_is_held_once_also_within_a_process(tmp_path: Path) -> None:
     with locked_folder(folder):
         (folder / "file").touch()
     assert [path.name for path in folder.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("write", [write_digits, write_reasoning])
+def test_a_second_writer_of_a_data_set_is_refused_at_once(
+    write: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """The folder does not exist before it is complete, so the lock lies beside it."""
+    root = tmp_path / "new/digits"
+    refused = pytest.raises(StorageError, match="digits: another command is writing to it")
+    with reserved_folder(root, "command", "root"), refused:
+        write(root)
+    # nothing is left of either
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(StorageError, match="cannot be written"):
+        write(tmp_path / "a\0b")
 
 
 def test_without_the_lock_a_second_run_begins(

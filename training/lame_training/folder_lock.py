@@ -48,16 +48,41 @@ def locked_folder(folder: Path, work: str = "run", argument: str = "output") -> 
     Raises:
         StorageError: another process holds the lock, or the folder cannot be made.
     """
-    made = _make(folder, argument)
+    with _held(folder, folder / LOCK_FILE, folder, work, argument):
+        yield
+
+
+@contextmanager
+def reserved_folder(folder: Path, work: str, argument: str) -> Iterator[None]:
+    """Holds the lock of a folder that is to appear when it is complete.
+
+    The lock's file lies beside it. So a second process is refused before it has done the work.
+
+    Args:
+        folder: the folder, which need not exist.
+        work: as in `locked_folder`.
+        argument: as in `locked_folder`.
+
+    Raises:
+        StorageError: another process holds the lock, or the folder above cannot be written.
+    """
+    with _held(folder.parent, folder.parent / f".{folder.name}.lock", folder, work, argument):
+        yield
+
+
+@contextmanager
+def _held(place: Path, file: Path, folder: Path, work: str, argument: str) -> Iterator[None]:
+    """Holds the lock of a file in `place`; messages name `folder`."""
+    made = _make(place, argument)
     handle = -1
     try:
-        handle = _lock(folder, work, argument)
+        handle = _lock(file, folder, work, argument)
         yield
     finally:
         if handle >= 0:
             # while it is still locked: a process that waits for the file looks whether it is gone
             with suppress(OSError):
-                (folder / LOCK_FILE).unlink()
+                file.unlink()
             os.close(handle)
         for path in made:
             # one that is not empty stays
@@ -78,22 +103,22 @@ def _make(folder: Path, argument: str) -> list[Path]:
     return missing
 
 
-def _lock(folder: Path, work: str, argument: str) -> int:
-    """Locks the folder's file; returns its handle, or -1 without locks."""
+def _lock(path: Path, folder: Path, work: str, argument: str) -> int:
+    """Locks a file; returns its handle, or -1 without locks."""
     if fcntl is None:
         return -1
-    path = folder / LOCK_FILE
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
         try:
             handle = os.open(path, flags, 0o666)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a null character
+            reason = getattr(error, "strerror", None) or error
             raise StorageError(
-                f"{folder}: cannot be written ({error.strerror}); choose another `{argument}`"
+                f"{folder}: cannot be written ({reason}); choose another `{argument}`"
             ) from None
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise OSError(errno.EEXIST, f"{LOCK_FILE} is not a regular file")
+                raise OSError(errno.EEXIST, f"{path.name} is not a regular file")
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # the file may have been removed by its former holder since it was opened
             if not _is_same(handle, path):

@@ -109,7 +109,25 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             inner.mkdir()
         yield inner
         with writing(target):
-            inner.rename(target)
+            rename_new(inner, target)
+
+
+def rename_new(folder: Path, target: Path) -> None:
+    """Gives a complete folder its name.
+
+    Raises:
+        StorageError: the name was free when the work began, and is not any more.
+        OSError: the file system refuses.
+    """
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            raise StorageError(
+                f"{shown(target)}: another process made it meanwhile; "
+                "remove it or choose another folder"
+            ) from None
+        raise
 
 
 def names_open_file(target: str | os.PathLike[str]) -> bool:

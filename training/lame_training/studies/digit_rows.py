@@ -36,6 +36,7 @@ from lame_training.data.digits import (
     write_evaluation_rows,
     write_training_rows,
 )
+from lame_training.folder_lock import reserved_folder
 
 POOL_SIZE = 16
 """Candidates of a query at most, the right one included."""
@@ -106,9 +107,9 @@ def write_reasoning(root: Path, sizes: dict[str, RowSizes] = FULL, seed: int = 0
         seed: seeds the splits, the pictures and the rows.
 
     Raises:
-        StorageError: `root` exists, or cannot be written.
+        StorageError: `root` exists, cannot be written, or is being written by another process.
     """
-    with atomic_folder(root) as fresh:
+    with reserved_folder(root, "command", "root"), atomic_folder(root) as fresh:
         # one generator for everything, so the order of the draws is part of the data set
         rng = np.random.default_rng(seed)
         rows = split_rows(rng)

@@ -28,6 +28,7 @@ from lame_training.data.digits.row_files import (
     write_evaluation_rows,
     write_training_rows,
 )
+from lame_training.folder_lock import reserved_folder
 
 T = TypeVar("T")
 
@@ -64,9 +65,9 @@ def write_digits(root: Path, sizes: dict[str, SplitSize] = FULL, seed: int = 0) 
         seed: seeds the splits, the pictures and the rows.
 
     Raises:
-        StorageError: `root` exists, or cannot be written.
+        StorageError: `root` exists, cannot be written, or is being written by another process.
     """
-    with atomic_folder(root) as fresh:
+    with reserved_folder(root, "command", "root"), atomic_folder(root) as fresh:
         # One generator for everything, so the order of the draws is part of the data set: a task
         # that is added goes to the end, or every published figure has to be measured again.
         rng = np.random.default_rng(seed)
