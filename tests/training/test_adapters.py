@@ -167,6 +167,7 @@ TRAINED: dict[str, tuple[dict[str, Any], Change]] = {
     "saved tables": ({"modules_to_save": ["embed_tokens", "lm_head"]}, older_keys),
     "a saved merger and norm": ({"modules_to_save": ["merger", "norm"]}, unchanged),
     "all biases": ({"bias": "all"}, unchanged),
+    "all biases and a saved merger": ({"bias": "all", "modules_to_save": ["merger"]}, unchanged),
     "an adapted table": ({"target_modules": ["q_proj", "embed_tokens"]}, unchanged),
     "new rows of the table": ({"trainable_token_indices": [9, 3]}, unchanged),
     "a parameter": (

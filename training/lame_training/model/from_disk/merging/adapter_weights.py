@@ -14,6 +14,8 @@ from lame_training.model.from_disk.tensors import check_finite, read_tensors, wh
 WEIGHTS = "adapter_model.safetensors"
 HEAD = "lm_head"
 """The head, whose adapter an embedder does not need."""
+ORIGINAL = ".original_module."
+"""Part of the names of weights that a saved module replaces."""
 PREFIXES = ("base_model.model.", "")
 """PEFT puts the first before the name of a weight; some trainers leave it out."""
 FACTORS = {
@@ -100,6 +102,9 @@ def _sort(
     trained = next(key.removeprefix(prefix) for prefix in PREFIXES if key.startswith(prefix))
     # a trainer that saves a state dict as it is leaves the adapter's name in it
     trained = trained.replace(f"modules_to_save.{ADAPTER}.", "").replace(f".{ADAPTER}", "")
+    # with all biases PEFT saves those that a saved module replaces, and its own under two names
+    if ORIGINAL in trained:
+        return
     if f".{HEAD}." in f".{trained}":
         _check_head(trained, value, parameters, path)
         return
@@ -116,7 +121,7 @@ def _sort(
     name = our_name(parameter, parameters.__contains__)
     if name is None:
         raise _unknown(key, path)
-    if name in weights.whole:
+    if name in weights.whole and not weights.whole[name].equal(value):
         raise _twice(key, name, path)
     _check_shape(name, value, parameters[name], path)
     weights.whole[name] = value
