@@ -29,7 +29,8 @@ from lame_export.plan import export
 from lame_export.quantization.calibration import Scan, scan_batches
 from lame_export.quantization.smoothing import smooth
 from lame_export.rewrites.fuse import fuse
-from lame_export.streamed import StreamedBackend, copy_of
+from lame_export.streaming.pieces import copy_of
+from lame_export.streaming.streamed_backend import StreamedBackend
 from lame_runtime import Encoder, Input
 from lame_runtime.backends.tensorrt.module import load_tensorrt
 from lame_runtime.bundle.bundle import PARTS

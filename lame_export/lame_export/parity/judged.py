@@ -13,7 +13,7 @@ from lame_runtime.encoder import Encoder
 
 from lame_export.rewrites.emulate import emulate
 from lame_export.state import ExportState
-from lame_export.streamed import StreamedBackend
+from lame_export.streaming.streamed_backend import StreamedBackend
 
 EMULATED = ("fp16", "int8")
 """Graphs that are evaluated on their emulation."""
