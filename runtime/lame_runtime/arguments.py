@@ -54,7 +54,7 @@ def integer(name: str, value: object, least: int, most: int | None = None, hint:
     except Exception:  # whatever a user's class raises
         whole = None
     if whole is None or not least <= whole <= (_MOST if most is None else most):
-        kind = "" if whole is not None else "a whole number of " if most is None else _WHOLE
+        kind = "" if whole is not None else "a whole number, " if most is None else _WHOLE
         upper = " or more" if most is None else f" to {most:,}"
         raise UsageError(f"`{name}` is {described(value)}: use {kind}{least:,}{upper}{hint}")
     return whole

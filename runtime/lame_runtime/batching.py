@@ -7,13 +7,14 @@ causal mask does not change the result of any row.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lame_runtime.contract.preparer import Prepared, Preparer
 from lame_runtime.contract.prompts import Input
-from lame_runtime.errors import InputError
+from lame_runtime.errors import InputError, first_line, shown
 from lame_runtime.inputs import InputLike, as_input, is_single
 from lame_runtime.options import EncodeOptions
 
@@ -37,7 +38,7 @@ def input_iterator(inputs: InputLike | Iterable[InputLike]) -> Iterator[InputLik
     """Returns an iterator over one input or an iterable of inputs.
 
     Raises:
-        InputError: the argument is neither.
+        InputError: the argument is neither, or later, a file in text mode holds no text.
     """
     if is_single(inputs):
         return iter([_converted(inputs, 0)])  # type: ignore[arg-type]
@@ -46,7 +47,21 @@ def input_iterator(inputs: InputLike | Iterable[InputLike]) -> Iterator[InputLik
             f"a {type(inputs).__name__} is not an input: "
             "give a str, a path, a PIL picture, a dict, or a list of them"
         )
+    # files in text mode have an encoding, and are iterables of lines
+    if callable(getattr(inputs, "read", None)) and hasattr(inputs, "encoding"):
+        return _lines(inputs)
     return iter(inputs)  # type: ignore[arg-type]
+
+
+def _lines(file: Iterable[Any]) -> Iterator[InputLike]:
+    try:
+        yield from file
+    # of another encoding, closed, or not open for reading
+    except (ValueError, OSError) as error:
+        raise InputError(
+            "the open file that was given, in text mode, cannot be read as lines "
+            f'({first_line(error)}); open pictures in binary mode ("rb"), texts with their encoding'
+        ) from None
 
 
 def prepare(
@@ -63,7 +78,22 @@ def prepare(
             prepared.append(preparer(parsed, options.role_name, truncate=options.truncate))
         except InputError as error:
             raise InputError(f"input {index}: {error}") from None
+        # what a disk or a decoder raises while a file is read; nothing is written here
+        except OSError as error:
+            name = error.filename or next(file_names(parsed), "the input")
+            raise InputError(
+                f"input {index}: {shown(name)}: cannot be read "
+                f"({error.strerror or first_line(error)}); check the file and its disk"
+            ) from None
     return prepared
+
+
+def file_names(item: Input) -> Iterator[str | os.PathLike[str]]:
+    """Yields the names of files in an input, as they were given."""
+    for part in item.parts:
+        source = "" if isinstance(part, str) else part.source
+        names = source if isinstance(source, tuple) else (source,)
+        yield from (name for name in names if name and isinstance(name, str | os.PathLike))
 
 
 def _converted(item: InputLike, index: int) -> Input:

@@ -13,7 +13,7 @@
 
 Exceptions of other libraries are translated into these where they occur. A message is one line that
 says what is wrong, with which value, and what to do. Names of arguments are in backticks
-(`` `threads` is 0 ``); the command lines replace them by the flag that sets the argument.
+(`` `threads` is 0 ``); the command lines replace them with the flag that sets the argument.
 
 Values in a message may come from an attacker: `LameError` escapes control characters, and `shown`
 cuts long values.
@@ -124,7 +124,7 @@ def shown(value: object, most: int = SHOWN_CHARACTERS) -> str:
         try:
             text = str(value)
         except ValueError:  # an integer of thousands of digits has no text
-            text = "a number of thousands of digits"
+            text = "a number with thousands of digits"
     # cut first, because escaping a long text costs time; escapes may make it longer again
     for _ in range(2):
         if len(text) > most:

@@ -13,10 +13,11 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from lame_runtime.contract.media.images import array_image
 from lame_runtime.contract.prompts import Input, Part, Picture, Video
 from lame_runtime.errors import InputError, shown
-from lame_runtime.files.in_memory import array_picture, as_bytes, is_binary
-from lame_runtime.files.urls import resolved
+from lame_runtime.files.in_memory import as_bytes, is_binary
+from lame_runtime.files.urls import path_name, resolved
 
 InputLike = (
     str
@@ -37,8 +38,7 @@ these keys:
     text, instruction    strings
     image                one or a list of: path, `a.pdf#page=2`, `data:` URI, bytes, open file, PIL
                          picture, uint8 array
-    video                a path, a `data:` URI, bytes, an open file, or a list of frames (with
-                         `fps`, frames per second)
+    video                a path, `data:` URI, bytes, open file, or list of frames with their `fps`
     content              a list of texts, paths and dicts with one key, in this order
 """
 
@@ -239,7 +239,7 @@ def _fps(fps: Any) -> float | None:
 def _picture_source(source: Any, root: Path | None) -> Any:
     """Returns a picture as a path, bytes or a PIL picture."""
     if isinstance(source, np.ndarray):
-        return array_picture(source)
+        return array_image(source)
     if is_binary(source):
         return as_bytes(source)
     if not isinstance(source, str | os.PathLike | Image.Image):
@@ -283,10 +283,10 @@ def _named(source: Any, key: str, root: Path | None) -> Any:
     """Joins a path given as a string to the root, and decodes a `data:` URI.
 
     Raises:
-        InputError: an empty name or a URL.
+        InputError: an empty name, a URL, or an object that gives no path.
     """
     if not isinstance(source, str):
-        return source
+        return resolved(source)
     if not source.strip():
         raise InputError(f"the name of a file in `{key}` is empty; leave the key out, or name one")
     source = resolved(source)
@@ -295,6 +295,6 @@ def _named(source: Any, key: str, root: Path | None) -> Any:
 
 def _from_object(item: Any) -> Picture | Video:
     """Returns the part that an object other than a text or a dict stands for."""
-    if isinstance(item, os.PathLike) and Path(os.fsdecode(item)).suffix.lower() in VIDEO_SUFFIXES:
+    if isinstance(item, os.PathLike) and Path(path_name(item)).suffix.lower() in VIDEO_SUFFIXES:
         return Video(item)
     return Picture(_picture_source(item, None))

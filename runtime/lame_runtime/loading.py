@@ -28,7 +28,7 @@ from lame_runtime.bundle.members import open_member
 from lame_runtime.contract.preparer import Preparer
 from lame_runtime.contract.rules import Contract
 from lame_runtime.contract.tokens import TextTokenizer
-from lame_runtime.errors import BackendError
+from lame_runtime.errors import BackendError, shown
 from lame_runtime.options import LoadOptions
 from lame_runtime.parity.embeds import Embeds
 from lame_runtime.parity.on_device import require_proof
@@ -64,7 +64,7 @@ def load(folder: Path, options: LoadOptions, make: Callable[..., EncoderT]) -> E
             raise
         selection = fall_back(bundle, options, error)
         encoder = _run(selection, bundle, preparer, options, make)
-    logger.info("loaded %s: %s", folder, selection.reason)
+    logger.info("loaded %s: %s", shown(folder), selection.reason)
     return encoder
 
 
@@ -153,7 +153,7 @@ def open_plans(bundle: Bundle, build: Build, module: Any, options: LoadOptions) 
 
 def fall_back(bundle: Bundle, options: LoadOptions, error: BackendError) -> Selection:
     """Selects ONNX Runtime after automatically selected plans could not be used."""
-    logger.warning("TensorRT plans of %s are not used: %s", bundle.folder, error)
+    logger.warning("TensorRT plans of %s are not used: %s", shown(bundle.folder), error)
     selection = select_onnxruntime(bundle, options)
     unused = f"TensorRT plans are there but not used: {error}"
     return replace(selection, reason=f"{selection.reason}; {unused}")

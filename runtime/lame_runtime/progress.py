@@ -7,6 +7,7 @@ seconds is not reported.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -71,11 +72,10 @@ class _PlainProgress(tqdm):  # type: ignore[misc]
         of_total = f"/{self.total:,} ({self.n / self.total:.0%})" if self.total else ""
         name = f"{self.desc.removesuffix(': ')}: " if self.desc else ""
         postfix = f", {self.postfix}" if self.postfix else ""
-        print(
-            printable(f"{name}{self.n:,}{of_total} {self.unit} in {elapsed}{postfix}"),
-            file=self.fp,
-            flush=True,
-        )
+        line = f"{name}{self.n:,}{of_total} {self.unit} in {elapsed}{postfix}"
+        # a log on a full disk must not end the work that it is about
+        with contextlib.suppress(OSError, ValueError):
+            print(printable(line), file=self.fp, flush=True)
         self._line_time, self._line_n = time.monotonic(), self.n
         self._lines += 1
 
@@ -90,6 +90,9 @@ def progress_bar(iterable: Any = None, **options: Any) -> Any:
     Returns:
         The bar; `update`, `set_postfix_str`, `close` and the `with` statement work as in tqdm.
     """
+    # None if the process was started without the stream
+    if sys.stderr is None:
+        return tqdm(iterable, **{**options, "disable": True})
     if sys.stderr.isatty():
         return tqdm(iterable, file=sys.stderr, dynamic_ncols=True, **options)
     return _PlainProgress(iterable, file=sys.stderr, **options)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from lame_runtime.contract import ImageRules, Preparer
-from lame_runtime.contract.media import colors
+from lame_runtime.contract.media import colors, decoders
 from lame_runtime.contract.media.images import open_image
 from lame_runtime.errors import InputError
 from PIL import Image, ImageOps, features
@@ -79,6 +79,107 @@ def test_sixteen_bit_rgb_with_a_transparent_color_is_refused(rules: ImageRules) 
         open_image(loaded, rules)
 
 
+def read_elsewhere(data: bytes) -> list[Image.Image]:
+    """Returns a picture as its owner loaded, copied and converted it."""
+    loaded = Image.open(io.BytesIO(data))
+    loaded.load()
+    return [loaded, loaded.copy(), loaded.convert("RGB")]
+
+
+@pytest.mark.parametrize("kind", TRANSPARENT)
+def test_a_transparent_gray_that_someone_else_loaded_is_white_or_refused(
+    kind: str, rules: ImageRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow forgets that samples had 2 or 4 bits; without the check they stay gray."""
+    data, expected = TRANSPARENT[kind]
+    # conversion to RGB clips 16 bits, and leaves the number of a bilevel picture as it is
+    pictures = read_elsewhere(data)[: 2 if kind in ("1 bit", "16 bits") else 3]
+    if kind not in ("2 bits", "4 bits"):
+        for picture in pictures:
+            assert pixels(picture, rules)[0, :, 0].tolist() == expected
+        return
+    for picture in pictures:
+        with pytest.raises(InputError, match="before its `load`"):
+            open_image(picture, rules)
+    monkeypatch.setattr(decoders, "require_known_transparency", lambda *_: None)
+    assert pixels(pictures[0], rules)[0, 1, 0] != 255
+
+
+def test_a_small_transparent_color_of_a_loaded_rgb_png_is_refused(rules: ImageRules) -> None:
+    """It may have had 16 bits, of which Pillow kept the upper 8; of a file, that is known."""
+    deep = png(16, 2, [struct.pack(">6H", 9, 5, 6, 9, 9, 9)], 2, struct.pack(">3H", 9, 5, 6))
+    for picture in read_elsewhere(deep):
+        with pytest.raises(InputError, match="before its `load`"):
+            open_image(picture, rules)
+    plain = png(8, 2, [bytes((9, 5, 6, 9, 9, 9))], 2, struct.pack(">3H", 9, 5, 6))
+    expected = [[255, 255, 255], [9, 9, 9]]
+    lazy = Image.open(io.BytesIO(plain))
+    for source in (plain, lazy, lazy, read_elsewhere(plain)[1]):
+        assert pixels(source, rules)[0].tolist() == expected
+    assert pixels(lazy.copy(), rules)[0].tolist() == expected
+    with pytest.raises(InputError, match="before its `load`"):
+        open_image(read_elsewhere(plain)[0], rules)
+
+
+def test_a_transparent_color_that_is_converted_from_a_palette_is_white(rules: ImageRules) -> None:
+    """Its samples have had 8 bits all the time."""
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 0, 0, 0])
+    image.putpixel((1, 0), 1)
+    image.info["transparency"] = 0
+    assert pixels(image.convert("RGB"), rules)[0].tolist() == [[255, 255, 255], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("mode", "key"),
+    [
+        *(
+            ("RGB", key)
+            for key in ((), (1, "a", 3), (None,) * 3, (1, 2), (-1, 0, 0), None, 5, b"a")
+        ),
+        *(("L", key) for key in ((), (1, 2, 3), b"abc", None, "x", -1, True)),
+        *(("P", key) for key in ((1, 2, 3), 300, None)),
+        ("I;16", b"abc"),
+        ("1", "x"),
+    ],
+)
+def test_a_transparent_color_that_is_none_is_refused(
+    mode: str, key: object, rules: ImageRules
+) -> None:
+    """Not as damage, and not by an exception of Python's."""
+    image = Image.new(mode, (4, 4))
+    image.info["transparency"] = key
+    with pytest.raises(InputError, match="is not a color of the mode"):
+        open_image(image, rules)
+
+
+@pytest.mark.parametrize(("photometric", "samples"), [(5, 5), (9, 3), (32845, 3)])
+def test_samples_that_pillow_does_not_know_are_not_called_damaged(
+    photometric: int, samples: int, rules: ImageRules
+) -> None:
+    """CMYK with alpha, ICC L*a*b* and LogLuv in a TIFF."""
+    with pytest.raises(InputError, match=r"not supported .*; convert it to RGB"):
+        open_image(raw_tiff(photometric, samples), rules)
+
+
+def raw_tiff(photometric: int, samples: int, side: int = 4) -> bytes:
+    """Returns a TIFF of samples of 8 bits, all of them 0."""
+    entries = {256: side, 257: side, 259: 1, 262: photometric, 277: samples, 278: side}
+    size, count = side * side * samples, len(entries) + 3 + (samples > 4)
+    bits = 8 + 2 + 12 * count + 4
+    entries |= {273: bits + 2 * samples, 279: size} | ({338: 2} if samples > 4 else {})
+    directory = b"".join(
+        struct.pack("<HHII", tag, 4, 1, value) if tag != 258 else b""
+        for tag, value in sorted((entries | {258: 0}).items())
+    )
+    position = 12 * sorted(entries | {258: 0}).index(258)
+    directory = (
+        directory[:position] + struct.pack("<HHII", 258, 3, samples, bits) + directory[position:]
+    )
+    head = b"II*\0" + struct.pack("<IH", 8, count)
+    return head + directory + bytes(4) + struct.pack("<H", 8) * samples + bytes(size)
+
+
 def tiff(samples: np.ndarray, **tags: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(samples).save(buffer, "TIFF", tiffinfo={int(k[1:]): v for k, v in tags.items()})
@@ -90,7 +191,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "32-bit integer samples": lambda: tiff(np.zeros((2, 2), np.int32)),
     "32-bit float": lambda: Image.fromarray(np.zeros((2, 2), np.float32)),
     "the mode LAB": lambda: Image.new("LAB", (2, 2)),
-    "not the range of 16 bits": lambda: tiff(np.zeros((2, 2), np.uint16), t262=0),
+    "do not span 16 bits": lambda: tiff(np.zeros((2, 2), np.uint16), t262=0),
     "signed or floats": lambda: tiff(np.zeros((2, 2), np.uint8), t339=2),
 }
 

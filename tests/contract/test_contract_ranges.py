@@ -188,7 +188,7 @@ def test_fields_that_contradict_each_other_are_refused_by_name(
     ("text", "message"),
     [
         ("[" * 100_000, "nested too deeply"),
-        ('{"dim": ' + "9" * 5000 + "}", "not JSON|a number of thousands"),
+        ('{"dim": ' + "9" * 5000 + "}", "not JSON|a number with thousands"),
         ('{"dim": 1, "dim": 2}', "the key 'dim' occurs twice"),
         ("", "not JSON"),
         ("\ufeff{}", "not JSON|contract_version"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import random
+import struct
 import threading
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,8 @@ from lame_runtime.contract import ImageRules, Preparer
 from lame_runtime.contract.media import decoders, decoding_limits
 from lame_runtime.contract.media.images import open_image
 from lame_runtime.errors import InputError
+from lame_runtime.files import in_memory
+from lame_runtime.inputs import as_input
 from PIL import EpsImagePlugin, Image, ImageFile, features
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n{} loop\n%%EOF\n"
@@ -88,7 +92,7 @@ def test_a_format_that_is_not_listed_is_refused(kind: str, rules: ImageRules) ->
     if kind not in Image.SAVE:
         pytest.skip(f"needs a Pillow that writes {kind}")
     data = encoded(kind, noise(64, 64))
-    with pytest.raises(InputError, match="not a picture in a format that is read"):
+    with pytest.raises(InputError, match="not a picture in a supported format"):
         open_image(data, rules)
     image = Image.open(io.BytesIO(data))
     with pytest.raises(InputError, match="call its `load` first"):
@@ -207,6 +211,144 @@ def test_a_picture_whose_file_was_closed_is_refused_as_such(
     with Image.open(tmp_path / "a.png") as image:
         image.load()
     assert np.array_equal(np.asarray(open_image(image, rules)), np.asarray(noise()))
+
+
+def test_a_picture_that_was_closed_is_not_called_damaged(tmp_path: Path, rules: ImageRules) -> None:
+    """Closed with the file that its owner opened, with a buffer, or by itself."""
+    noise().save(tmp_path / "a.png")
+    with (tmp_path / "a.png").open("rb") as file:
+        beside = Image.open(file)
+    buffer = io.BytesIO(encoded("PNG"))
+    inside = Image.open(buffer)
+    buffer.close()
+    for image in (beside, inside):
+        with pytest.raises(InputError, match="was closed before the pixels were read"):
+            open_image(image, rules)
+    loaded = Image.open(tmp_path / "a.png")
+    loaded.load()
+    loaded.close()
+    with pytest.raises(InputError, match="the picture was closed"):
+        open_image(loaded, rules)
+
+
+def test_a_frame_that_was_decoded_before_its_file_was_closed_is_read(rules: ImageRules) -> None:
+    """The control: formats that Pillow reads at once need their file no longer."""
+    for kind in {"WEBP", "AVIF"} & set(readable_formats()):
+        image = Image.open(io.BytesIO(encoded(kind, save_all=True, append_images=[noise(seed=1)])))
+        for number in (1, 0):
+            image.seek(number)
+            assert open_image(image, rules).size == (64, 48)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0junkjunkjunk", b"Exif\0\0MM", b"Exif\0\0\0"])
+def test_damaged_exif_data_count_as_none_in_every_format(exif: bytes, rules: ImageRules) -> None:
+    """As in a browser; as bytes and as a PIL picture, read twice."""
+    for kind in {"JPEG", "PNG", "WEBP"} & set(readable_formats()):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        expected = np.asarray(open_image(encoded(kind, **options), rules))
+        data = encoded(kind, exif=exif, **options)
+        image = Image.open(io.BytesIO(data))
+        for source in (data, image, image):
+            assert np.array_equal(np.asarray(open_image(source, rules)), expected)
+
+
+def test_a_file_and_a_picture_on_it_are_read_by_one_thread_at_a_time(
+    tmp_path: Path, rules: ImageRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share one position, so one lock holds for both; the control has two."""
+    noise().save(tmp_path / "a.png")
+    with (tmp_path / "a.png").open("rb") as file:
+        image = Image.open(file)
+
+        def reads_the_file(**_: object) -> bool:
+            """Returns whether a thread that reads the file finishes while the picture is loaded."""
+            other = threading.Thread(target=in_memory.as_bytes, args=(file,))
+            other.start()
+            other.join(0.2)
+            others.append(other)
+            return not other.is_alive()
+
+        others: list[threading.Thread] = []
+        seen = []
+        monkeypatch.setattr(
+            decoders, "check_loadable", lambda *_: seen.append(reads_the_file()) or None
+        )
+        open_image(image, rules)
+        others[0].join()
+        monkeypatch.setattr(decoders, "_lock", threading.Lock())
+        open_image(Image.open(file), rules)
+        assert seen == [False, True]
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs the files of /proc")
+def test_a_file_that_cannot_be_read_is_refused_with_the_reason(
+    tmp_path: Path, preparer: Preparer
+) -> None:
+    """By its name, as a frame, as an open file, and as a PDF."""
+    (tmp_path / "a.pdf").symlink_to("/proc/self/mem")
+    name = "/proc/self/mem"
+    with Path(name).open("rb") as file:
+        for item in (
+            {"image": name},
+            Path(name),
+            {"image": file},
+            {"video": [name] * 4},
+            {"image": str(tmp_path / "a.pdf")},
+        ):
+            with pytest.raises(InputError, match="cannot be read") as caught:
+                preparer(as_input(item))
+            assert "damaged" not in str(caught.value)
+
+
+class Unready(Image.Image):
+    """A picture whose class forgot Pillow's own constructor."""
+
+    def __init__(self) -> None:
+        pass
+
+
+def test_a_picture_with_odd_attributes_is_read_or_refused(rules: ImageRules) -> None:
+    """Nothing but an `InputError` comes out of it."""
+    with pytest.raises(InputError, match="cannot be decoded"):
+        open_image(Unready(), rules)
+    image = noise()
+    image.filename = 5  # type: ignore[attr-defined]
+    assert np.array_equal(np.asarray(open_image(image, rules)), np.asarray(noise()))
+
+
+def animated_png(*, hidden: bool) -> bytes:
+    """Returns an animated PNG of one frame, whose still picture is part of it or is not."""
+    first = encoded("PNG", noise(8, 8))
+    second = encoded("PNG", noise(8, 8, seed=1))
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
+
+    def pixels(data: bytes) -> bytes:
+        start = data.index(b"IDAT")
+        return data[start + 4 : start + 4 + int.from_bytes(data[start - 4 : start], "big")]
+
+    control = chunk(b"acTL", struct.pack(">II", 1, 0))
+    frame = chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 8, 8, 0, 0, 1, 10, 0, 0))
+    still = chunk(b"IDAT", pixels(first))
+    moving = chunk(b"fdAT", struct.pack(">I", 1) + pixels(second))
+    body = still + frame + moving if hidden else frame + still
+    return first[:33] + control + body + chunk(b"IEND", b"")
+
+
+def test_a_still_picture_that_is_no_part_of_the_animation_is_refused(rules: ImageRules) -> None:
+    """A browser shows the animation's first frame in its place, and so do we if there is one."""
+    loaded = Image.open(io.BytesIO(animated_png(hidden=True)))
+    loaded.load()
+    data = animated_png(hidden=True)
+    for source in (data, Image.open(io.BytesIO(data)), loaded):
+        with pytest.raises(InputError, match="no part of the animation"):
+            open_image(source, rules)
+    loaded.seek(1)
+    assert np.array_equal(np.asarray(open_image(loaded, rules)), np.asarray(noise(8, 8, seed=1)))
+    shown = open_image(animated_png(hidden=False), rules)
+    assert np.array_equal(np.asarray(shown), np.asarray(noise(8, 8)))
 
 
 def test_a_name_that_is_no_regular_file_is_refused_at_once(

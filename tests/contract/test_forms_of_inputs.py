@@ -18,6 +18,7 @@ import pytest
 from lame_runtime import Encoder
 from lame_runtime.backends.fake import FakeBackend
 from lame_runtime.contract import Preparer
+from lame_runtime.contract.media import images
 from lame_runtime.contract.media.images import open_image
 from lame_runtime.contract.prompts import Input, Picture, Video
 from lame_runtime.errors import InputError
@@ -155,8 +156,8 @@ def test_a_stream_that_cannot_be_read_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(in_memory, "MAX_STREAM_BYTES", 1000)
     with Path(os.devnull).open("rb") as device, pipe() as end:
         for file, message in (
-            (end, "no regular file"),
-            (device, "no regular file"),
+            (end, "not a regular file"),
+            (device, "not a regular file"),
             (closed(), "cannot be read"),
             (Endless(), "more than 1,000 bytes"),
         ):
@@ -193,6 +194,73 @@ def test_an_object_that_is_no_input_is_refused_with_a_hint(item: Any, preparer: 
         preparer(as_input(item))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+HUGE = np.broadcast_to(PIXELS[:1, :1], (100_000, 100_000, 3))
+STRIP = np.broadcast_to(PIXELS[:1, :1], (1, 10**9, 3))
+
+
+@pytest.mark.parametrize("array", [HUGE, STRIP], ids=["huge", "strip"])
+@pytest.mark.parametrize("key", ["alone", "image", "content", "frames", "input"])
+def test_an_array_is_measured_before_it_is_copied(
+    array: np.ndarray, key: str, preparer: Preparer
+) -> None:
+    """Views of three bytes stand for gigabytes."""
+    items = {
+        "alone": array,
+        "image": {"image": array},
+        "content": {"content": [array]},
+        "frames": {"video": [array] * 4},
+        "input": Input(image=array),  # type: ignore[arg-type]
+    }
+    with pytest.raises(InputError, match=r"the limit is|times the other"):
+        preparer(as_input(items[key]))
+
+
+def test_without_the_measure_an_array_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: the copy is what fails then, or takes the memory."""
+    copied = []
+    monkeypatch.setattr(images, "array_picture", copied.append)
+    with pytest.raises(InputError):
+        as_input(HUGE)
+    assert not copied
+    monkeypatch.setattr(images, "check_array", lambda _: None)
+    as_input(HUGE)
+    assert len(copied) == 1
+
+
+class Odd(os.PathLike[str]):
+    """A path whose class has a mistake."""
+
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+
+    def __fspath__(self) -> Any:
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+@pytest.mark.parametrize("answer", [5, None, RuntimeError("a\nb")], ids=["int", "None", "raises"])
+def test_an_object_that_gives_no_path_is_refused_in_every_place(
+    answer: object, preparer: Preparer
+) -> None:
+    """Its own exception would not name the input."""
+    odd: Any = Odd(answer)
+    for item in (
+        odd,
+        {"image": odd},
+        {"image": [odd]},
+        {"content": [odd]},
+        {"video": odd},
+        {"video": [odd] * 4},
+        Input(image=odd),
+        Input(video=Video(odd)),
+    ):
+        with pytest.raises(InputError, match=r"type Odd gives no path .*; give a str or a Path"):
+            preparer(as_input(item))
+    with pytest.raises(InputError, match="type Odd gives no path"):
+        open_image(odd, preparer.contract.images)
 
 
 @pytest.mark.parametrize("name", ["", "  "])

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 from lame_runtime import BundleError, InputError
 from lame_runtime.contract.tokens import TextTokenizer
-from lame_runtime.files.tokenizer_json import PATTERNS
+from lame_runtime.files.tokenizer_json import (
+    MAX_ADDED_TOKENS,
+    MAX_TOKENIZER_BYTES,
+    MAX_TOKENS,
+    PATTERNS,
+)
 from tokenizers import (
     AddedToken,
     Regex,
@@ -127,6 +132,58 @@ def test_what_is_no_tokenizer_is_refused(content: bytes, tmp_path: Path) -> None
     path = tmp_path / "tokenizer.json"
     with pytest.raises(BundleError, match=r"not a readable tokenizer\.json"):
         TextTokenizer(path, content=content)
+
+
+def added_tokens(count: int) -> Edit:
+    def edit(content: dict[str, Any]) -> None:
+        tokens, first = content["added_tokens"], len(content["model"]["vocab"])
+        more = [
+            {**tokens[0], "content": f"<{place}>", "id": first + place} for place in range(count)
+        ]
+        content["added_tokens"] = tokens + more
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (added_tokens(MAX_ADDED_TOKENS), "added_tokens has more than 65,536 entries"),
+        (lambda content: content.update(filler="x" * MAX_TOKENIZER_BYTES), "is larger than 67,"),
+        (model(vocab={f"{n}": n for n in range(MAX_TOKENS + 1)}), "model.vocab has 1,048,577 ent"),
+    ],
+)
+def test_too_large_a_tokenizer_is_refused_before_it_is_built(
+    edit: Edit, message: str, edited: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library would read millions of tokens for half a minute."""
+    built: list[str] = []
+    monkeypatch.setattr(Tokenizer, "from_str", built.append)
+    with pytest.raises(BundleError, match=message):
+        edited(edit)
+    assert built == []
+
+
+def test_thousands_of_added_tokens_are_read(edited: Load) -> None:
+    """Identifiers of items, which some models are trained with, are no hostile input."""
+    assert edited(added_tokens(20_000)).encode("a")
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ('"normalizer": null', "the key 'normalizer' occurs twice"),
+        ('"padding": NaN', "NaN is not a number in JSON"),
+    ],
+)
+def test_a_key_given_twice_is_refused(
+    field: str, message: str, tokenizer_file: Path, tmp_path: Path
+) -> None:
+    """Readers take one value or the other; NaN is still refused, too."""
+    text = tokenizer_file.read_text(encoding="utf-8")
+    content = text.replace("{", "{" + field + ",", 1)
+    with pytest.raises(BundleError, match=message):
+        TextTokenizer(tmp_path / "tokenizer.json", content=content.encode())
 
 
 def test_a_panic_of_the_library_is_translated(

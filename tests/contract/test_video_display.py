@@ -109,7 +109,7 @@ def test_without_the_matrix_a_mirrored_video_is_wrong(
 )
 def test_other_matrices_are_refused(numbers: tuple[float, ...], contract: Contract) -> None:
     """Slanted, sheared, stretched, and nothing at all."""
-    with pytest.raises(InputError, match="no multiple of 90 degrees, or distorted"):
+    with pytest.raises(InputError, match="not a multiple of 90 degrees, or distorted"):
         read(with_matrix(film([CORNERS] * 4), numbers), contract)
 
 

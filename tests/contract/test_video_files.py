@@ -104,7 +104,7 @@ def test_scripts_that_name_other_files_are_refused(
     (tmp_path / "upload.mp4").write_bytes(content)
     monkeypatch.chdir(tmp_path)
     for source in (content, Path("upload.mp4")):
-        assert "it is no MP4, MOV, Matroska" in refusal(source, contract)
+        assert "it is not MP4, MOV, Matroska" in refusal(source, contract)
 
 
 def test_without_both_guards_a_script_is_read(
@@ -381,7 +381,7 @@ def test_a_codec_off_the_list_is_named(
     """The message names it and the remedy."""
     film = write_video(tmp_path / "a.mp4", 4).read_bytes()
     monkeypatch.delitem(video_frames.DECODERS, "mpeg4")
-    assert "codec (mpeg4) is not read; convert it to H.264" in refusal(film, contract)
+    assert "codec (mpeg4) is not supported; convert it to H.264" in refusal(film, contract)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "ts", "mpg"])

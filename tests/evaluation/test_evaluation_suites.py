@@ -215,7 +215,7 @@ def test_a_script_in_place_of_a_video_is_not_followed(store: PictureStore, tmp_p
     write_video(tmp_path / "other.mp4", 4)
     script = tmp_path / "v0.mp4"
     script.write_text("ffconcat version 1.0\nfile other.mp4\n")
-    with pytest.raises(ValueError, match="it is no MP4") as caught:
+    with pytest.raises(ValueError, match="it is not MP4") as caught:
         store.sample_frames(tmp_path / "none", script)
     assert "\n" not in str(caught.value)
 

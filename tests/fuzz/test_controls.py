@@ -46,7 +46,7 @@ def test_what_is_allowed_is_no_fault(action: str, pool: Pool) -> None:
 
 
 def test_every_fault_verdict_has_a_control() -> None:
-    """No verdict exists that nothing has ever been seen to get."""
+    """Every fault verdict is given to at least one planted fault."""
     assert set(FAULTS.values()) == set(FAULT_VERDICTS)
 
 

@@ -6,14 +6,16 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from lame_runtime import BundleError, Encoder
+from lame_runtime import BundleError, Encoder, LameError
 from lame_runtime.__main__ import main
 from lame_runtime.bundle import leftovers, members
 from lame_runtime.bundle.bundle import Bundle
+from lame_runtime.bundle.certificate import read_certificate
+from lame_runtime.bundle.golden import read_golden
 from lame_runtime.bundle.manifest import (
     GraphFiles,
     ModelFacts,
@@ -22,6 +24,8 @@ from lame_runtime.bundle.manifest import (
     sha256_file,
 )
 from lame_runtime.bundle.members import name_problem, read_member
+from lame_runtime.contract import Contract
+from lame_runtime.contract.tokens import TextTokenizer
 from lame_runtime.parity.verify import report, table, verify
 from tampering import copy_tiny, rehash
 
@@ -341,3 +345,61 @@ def test_a_key_that_occurs_twice_is_refused(tiny: Path) -> None:
     with pytest.raises(BundleError, match="the key 'kind' occurs twice"):
         read_manifest(tiny)
     assert json.loads((tiny / "manifest.json").read_text())["kind"] == "lame-bundle"
+
+
+def damages(folder: Path) -> Iterator[Callable[[], object]]:
+    """Yields calls that fail, on copies of the tiny bundle below a path of thousands of letters."""
+    yield lambda: Encoder.load(folder / "missing")
+    yield lambda: main(["info", str(folder / ("x" * 200))])
+    yield lambda: main(["embed", "x" * 5000, "--text", "a", "-o", "v"])
+    yield lambda: Encoder.load(folder, graph="none")
+    for name in ("contract.json", "tokenizer.json", "parity.json", "golden/inputs.jsonl"):
+        yield lambda name=name: read_member(folder, name, 1)
+        (folder / name).rename(folder / "aside")
+        yield lambda: main(["info", str(folder)])
+        yield lambda: Bundle(folder, read_manifest(folder)).golden()
+        (folder / name).mkdir()
+        yield lambda: main(["embed", str(folder), "--text", "a", "-o", "v"])
+        (folder / name).rmdir()
+        (folder / name).write_text("{}")
+        yield lambda: Bundle.open(folder).check_all()
+        yield lambda: Contract.load(folder / "contract.json")
+        yield lambda: TextTokenizer(folder / "tokenizer.json")
+        yield lambda: read_certificate(folder)
+        yield lambda: read_golden(folder)
+        (folder / name).unlink()
+        (folder / "aside").rename(folder / name)
+    (folder / "graphs").mkdir(exist_ok=True)
+    for path in folder.rglob("*.onnx"):
+        path.write_bytes(b"x")
+    yield lambda: Encoder.load(folder)
+    yield lambda: Encoder.load(folder, check_hashes=False)
+    (folder / "other").touch()
+    yield lambda: leftovers.find_leftovers(folder, [])
+    for text in ("{}", '{"format_version": 1}', "[", '{"format_version": 1, "kind": "x"}'):
+        (folder / "manifest.json").write_text(text)
+        yield lambda: read_manifest(folder)
+    (folder / "manifest.json").unlink()
+    yield lambda: read_manifest(folder)
+    (folder / "model.safetensors").touch()
+    yield lambda: read_manifest(folder)
+
+
+def test_a_long_path_is_cut_in_every_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path.joinpath(*["y" * 200] * 15, "bundle")
+    copy_tiny(folder)
+    count = 0
+    for call in damages(folder):
+        try:
+            call()
+        except LameError as error:
+            message = str(error)
+            count += 1
+        else:
+            message = capsys.readouterr().err
+        assert len(message) < 500, message
+        assert "y" * 80 not in message
+    assert count > 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -269,3 +270,30 @@ def test_a_subclass_loads_itself(exported: Path) -> None:
 
     with Subclass.load(exported) as encoder:
         assert type(encoder) is Subclass
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_picture_that_is_open_in_text_mode_is_refused(
+    encoding: str, encoder: Encoder, tmp_path: Path
+) -> None:
+    """The error of a caller's own iterator is the caller's, and a text file gives its lines."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    for file in (
+        (tmp_path / "a.png").open(encoding=encoding),
+        io.TextIOWrapper(io.BytesIO((tmp_path / "a.png").read_bytes()), encoding),
+        (tmp_path / "new.txt").open("w", encoding=encoding),
+    ):
+        with file, pytest.raises(InputError, match=r'binary mode \("rb"\)'):
+            list(encoder.stream(file))
+        with pytest.raises(InputError, match="binary mode"):
+            encoder.encode(file)
+
+    def broken() -> Iterator[str]:
+        yield "a"
+        raise UnicodeDecodeError("utf-8", b"x", 0, 1, "of the caller")
+
+    with pytest.raises(UnicodeDecodeError, match="of the caller"):
+        encoder.encode(broken())
+    (tmp_path / "a.txt").write_text("one\ntwo\n", encoding=encoding)
+    with (tmp_path / "a.txt").open(encoding=encoding) as file:
+        assert encoder.encode(file).shape[0] == 2

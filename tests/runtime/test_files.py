@@ -1,12 +1,15 @@
 """Tests reading of regular files and JSON, and values in messages."""
 
+import errno
 import os
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from lame_runtime.errors import InputError, printable, shown
+from lame_runtime.files import regular
 from lame_runtime.files.fork_lock import ForkLock
 from lame_runtime.files.json_file import parse_json, read_json
 from lame_runtime.files.regular import open_regular, read_regular
@@ -44,6 +47,44 @@ def test_a_file_that_is_too_large_is_refused_also_if_its_size_is_unknown(tmp_pat
     # files of /proc say that they are empty
     with pytest.raises(OSError, match="larger than 3 bytes"):
         read_regular("/proc/self/status", most=3)
+
+
+def test_a_signal_behind_the_opening_of_a_file_is_not_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file object, which owns the descriptor, is gone then; closing it again would fail."""
+    (tmp_path / "a").write_bytes(b"abc")
+
+    def interrupted(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **options: object) -> object:
+            function(*args, **options).close()  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+        return call
+
+    monkeypatch.setattr(regular, "open", interrupted(open), raising=False)
+    monkeypatch.setattr(os, "fdopen", interrupted(os.fdopen))
+    with pytest.raises(KeyboardInterrupt):
+        open_regular(tmp_path / "a")
+
+
+def test_a_file_that_was_replaced_by_a_pipe_is_refused_and_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two looks at it."""
+    (tmp_path / "a").write_bytes(b"abc")
+    looks, closed, close = [], [], os.close
+
+    def second_fails(*_: object) -> None:
+        looks.append(1)
+        if len(looks) == 2:
+            raise OSError(errno.EINVAL, "is a pipe, not a regular file")
+
+    monkeypatch.setattr(regular, "_require_regular", second_fails)
+    monkeypatch.setattr(os, "close", lambda handle: closed.append(handle) or close(handle))
+    with pytest.raises(OSError, match="is a pipe"):
+        open_regular(tmp_path / "a")
+    assert len(closed) == 1
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "NaN", "[Infinity]", "9" * 5000, b"\xff", ""])

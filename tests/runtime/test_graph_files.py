@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import platform
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,9 +29,10 @@ from lame_runtime.bundle.bundle import Bundle
 from lame_runtime.bundle.graph_source import open_graph
 from lame_runtime.contract.batch import assemble
 from lame_runtime.contract.preparer import Preparer
+from lame_runtime.files.graphs.divisions import require_safe
 from lame_runtime.files.graphs.onnx_fields import OPERATORS
 from lame_runtime.files.graphs.onnx_graph import GraphFacts, read_graph
-from lame_runtime.files.graphs.protobuf import Reader, number, text
+from lame_runtime.files.graphs.protobuf import Message, Reader, number, text
 from lame_runtime.inputs import as_input
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -135,6 +140,47 @@ def with_node(*arguments: object, **attributes: object) -> Change:
     return lambda model: model.graph.node.append(helper.make_node(*arguments, **attributes))
 
 
+def integers(name: str, *values: int, kind: int = TensorProto.INT64) -> TensorProto:
+    return helper.make_tensor(name, kind, [len(values)], values)
+
+
+def with_division(
+    divisor: TensorProto | None, *, operator: str = "Div", declared: int = TensorProto.INT64
+) -> Change:
+    """Returns a change that divides the prompt's ids, at run time."""
+
+    def change(model: onnx.ModelProto) -> None:
+        if divisor is not None:
+            model.graph.initializer.append(divisor)
+        model.graph.node.append(helper.make_node("Neg", ["input_ids"], ["negative"]))
+        model.graph.value_info.append(helper.make_tensor_value_info("negative", declared, None))
+        by = "negative" if divisor is None else divisor.name
+        model.graph.node.append(helper.make_node(operator, ["negative", by], ["quotient"]))
+
+    return change
+
+
+def with_many(kind: str, count: int) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        for place in range(count):
+            getattr(model.graph, kind).add().name = f"n{place}"
+
+    return change
+
+
+def with_many_operands(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Sum", ["features"] * 50_000, ["sum"]))
+
+
+def with_two_types(model: onnx.ModelProto) -> None:
+    for kind in (TensorProto.FLOAT, TensorProto.INT64):
+        model.graph.value_info.append(helper.make_tensor_value_info("twice", kind, None))
+
+
+def with_another_type(model: onnx.ModelProto) -> None:
+    model.graph.value_info.append(helper.make_tensor_value_info("input_ids", 1, None))
+
+
 def with_function(model: onnx.ModelProto) -> None:
     nodes = [helper.make_node("Identity", ["a"], ["b"])]
     opsets = [helper.make_opsetid("", 20)]
@@ -183,6 +229,21 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a sparse tensor": (with_sparse_tensor, "GraphProto has the field 15"),
     "training": (lambda model: model.training_info.add(), "ModelProto has the field 20"),
     "settings of ONNX Runtime": (with_settings, "ort_config"),
+    "a division by a value of the run": (with_division(None), "a Div of integers by negative"),
+    "a division by minus one": (with_division(integers("d", 4, -1)), "a Div of integers by d"),
+    "a division by zero": (with_division(integers("d", 0)), "a Div of integers by d"),
+    "a remainder": (with_division(None, operator="Mod"), "a Mod of integers by negative"),
+    "many nodes": (with_many("node", 10_000), "GraphProto.node has more than 10,000"),
+    "many tensors": (with_many("initializer", 5_000), "GraphProto.initializer has more than"),
+    "many declarations": (with_many("value_info", 50_000), "GraphProto.value_info has more"),
+    "many outputs": (with_many("output", 100), "GraphProto.output has more than 100"),
+    "many operands": (with_many_operands, "more than 50,000 inputs and outputs"),
+    "an attribute out of range": (
+        with_node("GatherND", ["features", "i"], ["c"], batch_dims=-(2**63)),
+        "has a GatherND with the attribute -9223372036854775808",
+    ),
+    "two types": (with_two_types, "declares two types for twice"),
+    "another type declared": (with_another_type, "declares two types for input_ids"),
     "no graph": (lambda model: model.ClearField("graph"), "holds no graph"),
 }
 
@@ -219,6 +280,73 @@ def test_without_the_reader_onnx_runtime_would_be_reached(
     with pytest.raises(BackendError, match="ONNX Runtime was reached"):
         open_encoder(bundle)
     assert len(sessions) == 1
+
+
+@pytest.mark.parametrize("declared", ["INT64", "FLOAT"])
+def test_what_is_declared_a_float_is_one_to_onnx_runtime(
+    declared: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Integers declared as floats pass our reader alone; a true declaration passes both."""
+    model = example_encoder()
+    with_division(None, declared=getattr(TensorProto, declared))(model)
+    monkeypatch.setattr("lame_runtime.files.graphs.onnx_graph.require_safe", lambda *_: None)
+    bundle = changed_bundle(tmp_path / "b", {ENCODER: model.SerializeToString()})
+    if declared == "INT64":
+        open_encoder(bundle)
+        return
+    monkeypatch.undo()
+    with pytest.raises(BackendError, match=r"Type Error.*negative"):
+        open_encoder(bundle)
+
+
+@pytest.mark.parametrize("operator", ["Div", "Mod"])
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="others do not stop")
+def test_without_the_reader_a_division_ends_the_process(operator: str) -> None:
+    """Control: ONNX Runtime divides the smallest integer by −1."""
+    values = [helper.make_tensor_value_info(name, TensorProto.INT64, [1]) for name in "abc"]
+    nodes = [helper.make_node(operator, ["a", "b"], ["c"])]
+    graph = helper.make_graph(nodes, "g", values[:2], values[2:])
+    opsets = [helper.make_opsetid("", 20)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    script = (
+        "import sys, numpy, onnxruntime\n"
+        "session = onnxruntime.InferenceSession(sys.stdin.buffer.read())\n"
+        "session.run(None, {'a': numpy.array([-2**63]), 'b': numpy.array([-1])})\n"
+    )
+    command = [sys.executable, "-c", script]
+    ended = subprocess.run(command, input=model, capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGFPE
+
+
+@pytest.mark.parametrize(
+    ("tensor", "safe"),
+    [
+        (helper.make_tensor("d", TensorProto.INT64, [2], [1, 2**63 - 1]), True),
+        (helper.make_tensor("d", TensorProto.INT32, [1], [4]), True),
+        (numpy_helper.from_array(np.array([1, 4]), "d"), True),
+        (numpy_helper.from_array(np.array([1, -1]), "d"), False),
+        (numpy_helper.from_array(np.array([-1], np.int32), "d"), False),
+        (numpy_helper.from_array(np.array([], np.int64), "d"), False),
+        (helper.make_tensor("d", TensorProto.UINT8, [1], [4]), False),
+    ],
+)
+def test_integers_are_divided_by_positive_constants(tensor: TensorProto, safe: bool) -> None:
+    """Whatever form the constant has in the file."""
+    model = example_encoder()
+    with_division(tensor)(model)
+    if safe:
+        facts_of(model)
+        return
+    with pytest.raises(ValueError, match="not a positive constant"):
+        facts_of(model)
+
+
+def test_a_divisor_with_more_bits_than_its_type_is_refused() -> None:
+    """Other readers take the lower 32 bits of 0xFFFFFFFF, which are those of −1."""
+    divisor: Message = {"data_type": [6], "int32_data": [0xFFFFFFFF]}
+    with pytest.raises(ValueError, match="not a positive constant"):
+        require_safe([("Div", ["a", "d"])], {}, {"d": divisor})
+    require_safe([("Div", ["a", "d"])], {}, {"d": {**divisor, "int32_data": [0x7FFFFFFF]}})
 
 
 def test_every_road_to_a_graph_looks_at_it(tmp_path: Path) -> None:
@@ -367,7 +495,7 @@ def test_too_few_features_are_refused(preparer: Preparer) -> None:
 
 
 MESSAGES: dict[str, tuple[bytes, str]] = {
-    "cut short": (b"\x0a\x05abc", "ends behind the end"),
+    "cut short": (b"\x0a\x05abc", "extends past the end"),
     "cut in a number": (b"\x10\x80", "cut short"),
     "a number of eleven bytes": (b"\x10" + b"\x80" * 10 + b"\x01", "cut short"),
     "a number beyond 64 bits": (b"\x10" + b"\xff" * 9 + b"\x7f", "cut short"),

@@ -25,7 +25,7 @@ from lame_runtime.bundle.vector_file import read_vectors
 from lame_runtime.contract.batch import Batch, Floats
 from lame_runtime.errors import StorageError
 from lame_runtime.parity import verify as verification
-from lame_runtime.parity.verify import verify
+from lame_runtime.parity.verify import table, verify
 from tampering import (
     TINY,
     copy_tiny,
@@ -93,6 +93,59 @@ def test_a_golden_file_that_was_not_certified_is_refused(tiny: Path) -> None:
         verify(tiny, ["fp32"])
 
 
+@pytest.mark.parametrize("name", ["golden/inputs.jsonl", "golden/images/0000.png", ""])
+def test_a_golden_file_without_a_certified_hash_is_refused(name: str, tiny: Path) -> None:
+    """Every exporter has written the hashes of all golden files; "" takes all of them out."""
+
+    def edit(raw: dict[str, Any]) -> None:
+        raw["hashes"] = {
+            each: raw["hashes"][each] for each in raw["hashes"] if name and each != name
+        }
+
+    edit_file(tiny, "parity.json", edit)
+    rehash(tiny)
+    with pytest.raises(BundleError, match="is not the file that was certified"):
+        verify(tiny, ["fp32"])
+
+
+def test_a_graph_without_a_certified_hash_is_noted(tiny: Path) -> None:
+    """The golden vectors judge a graph, whoever made it; the table says that it is another."""
+    name = "graphs/encoder.fp32.onnx"
+    edit_file(tiny, "parity.json", lambda raw: raw["hashes"].pop(name))
+    rehash(tiny)
+    assert f"{name} is not the file that was certified" in table(verify(tiny, ["fp32"]))
+
+
+def test_copies_of_a_golden_input_do_not_count(tiny: Path) -> None:
+    """The number of inputs is the certificate's, but two of them are one."""
+    rows = golden_rows(tiny)
+    assert rows[0]["modality"] == rows[1]["modality"]
+    write_golden_rows(tiny, [rows[0], rows[0], *rows[2:]])
+    vectors = np.load(tiny / "golden/embeddings.npy")
+    write_vectors(tiny, vectors[[0, 0, *range(2, len(vectors))]])
+    rehash(tiny)
+    with pytest.raises(BundleError, match=r"inputs\.jsonl: input 2 repeats input 1; copy"):
+        verify(tiny, ["fp32"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"role": "x"}, "unknown role 'x'"),
+        ({"content": [{"text": ""}], "instruction": ""}, "empty"),
+    ],
+)
+def test_a_golden_input_that_the_contract_refuses_is_named(
+    change: dict[str, Any], message: str, tiny: Path
+) -> None:
+    """The message gives the file, the number of the input, and a remedy."""
+    rows = golden_rows(tiny)
+    write_golden_rows(tiny, [rows[0], {**rows[1], **change}, *rows[2:]])
+    rehash(tiny)
+    with pytest.raises(BundleError, match=rf"inputs\.jsonl: input 2: .*{message}.*copy or export"):
+        verify(tiny, ["fp32"])
+
+
 def test_a_graph_without_gates_is_refused_by_name(tiny: Path) -> None:
     """A graph that this runtime knows no bounds for cannot be verified."""
     rehash(tiny, lambda raw: raw["graphs"].update(fp4=raw["graphs"]["fp32"]))
@@ -105,6 +158,8 @@ def test_a_graph_without_gates_is_refused_by_name(tiny: Path) -> None:
     [
         (lambda raw: raw["rows"][0].update(figure={"cosine": "x"}), r"rows\[0\].figure must be"),
         (lambda raw: raw["rows"][0].update(figure={"x": 10**400}), r"rows\[0\].figure.x is"),
+        (lambda raw: raw["rows"][0].update(gate={}), r"rows\[0\].gate has 0 entries"),
+        (lambda raw: raw["rows"].extend(raw["rows"][:1]), "repeats the comparison of rows.0"),
         (lambda raw: raw["rows"][0].update(inputs=-1), r"rows\[0\].inputs is -1"),
         (lambda raw: raw["rows"][0].update(modality="\x1b[2J"), r"rows\[0\].modality is"),
         (lambda raw: raw["rows"][0].update(gate={"x": ["=", 1]}), r"rows\[0\].gate.x\[0\] is"),

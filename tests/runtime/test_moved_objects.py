@@ -11,6 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from lame_runtime import BackendError, Encoder, Input, UsageError
 from lame_runtime.backends.fake import FakeBackend
 from lame_runtime.contract import Preparer
 from lame_runtime.contract.tokens import TextTokenizer
+from tokenizers import Tokenizer
 
 BUNDLE = Path(__file__).parent.parent.parent / "examples/tiny-bundle"
 TEXTS = ("plain words", "see <|im_end|> here", "<|image_pad|>", "<|endoftext|><|vision_start|>")
@@ -31,7 +33,10 @@ def ids_of(preparer: Preparer) -> list[list[int]]:
 def moved(value: Preparer) -> dict[str, Preparer]:
     """Returns copies of a preparer by the way they were made."""
     return {
-        "pickle": pickle.loads(pickle.dumps(value)),
+        **{
+            f"pickle {protocol}": pickle.loads(pickle.dumps(value, protocol))
+            for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+        },
         "deepcopy": copy.deepcopy(value),
         "copy": copy.copy(value),
         "deepcopy of a copy": copy.deepcopy(copy.copy(value)),
@@ -50,8 +55,12 @@ def test_a_moved_preparer_gives_the_same_ids(preparer: Preparer) -> None:
 def test_a_moved_tokenizer_would_read_special_tokens(
     preparer: Preparer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Control: without `__setstate__`, a copy makes special tokens of a user's text."""
-    monkeypatch.delattr(TextTokenizer, "__setstate__")
+    """Control: if `__setstate__` forgets a setting, a copy makes special tokens of a text."""
+
+    def restored(tokenizer: TextTokenizer, state: dict[str, Any]) -> None:
+        tokenizer.__dict__.update(state, _tokenizer=Tokenizer.from_str(state["_tokenizer"]))
+
+    monkeypatch.setattr(TextTokenizer, "__setstate__", restored)
     tokenizer = copy.deepcopy(preparer.tokenizer)
     ids = tokenizer._tokenizer.encode("<|image_pad|>", add_special_tokens=False).ids  # noqa: SLF001
     assert ids == [tokenizer.special("<|image_pad|>")]
@@ -75,6 +84,39 @@ def test_an_encoder_cannot_be_pickled(preparer: Preparer) -> None:
             move(encoder)
     assert copy.copy(encoder) is encoder
     assert replace(encoder, graph="fp16").encode("a").tolist() == encoder.encode("a").tolist()
+
+
+PICKLE = """
+import copy, pickle, sys
+from dataclasses import asdict
+from lame_runtime import Encoder, UsageError
+encoder = Encoder.load(sys.argv[1], threads=1)
+moves = [lambda value, p=p: pickle.dumps(value, p) for p in range(pickle.HIGHEST_PROTOCOL + 1)]
+for move in (*moves, copy.deepcopy):
+    for value in (encoder, encoder.backend, [encoder.backend]):
+        try:
+            move(value)
+        except UsageError as error:
+            assert "call `Encoder.load` in each process" in str(error)
+        else:
+            raise AssertionError
+try:
+    asdict(encoder)
+except UsageError:
+    print("refused")
+assert copy.copy(encoder.backend) is encoder.backend
+"""
+
+
+@pytest.mark.parametrize("guard", ["", "from lame_runtime.backends.base import Backend\n"])
+def test_a_backend_cannot_be_pickled(guard: str) -> None:
+    """By no protocol. Control: without the guard, ONNX Runtime raises or ends the process."""
+    remove = f"{guard}del Backend.__reduce_ex__\n" if guard else ""
+    done = subprocess.run(
+        [sys.executable, "-c", remove + PICKLE, str(BUNDLE)], capture_output=True, check=False
+    )
+    assert (done.returncode == 0) is not bool(guard), done.stderr
+    assert (done.stdout == b"refused\n") is not bool(guard)
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8", "uint8", "binary"])

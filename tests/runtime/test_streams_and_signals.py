@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lame_runtime import InputError, StorageError
+from lame_runtime import BackendError, InputError, StorageError, progress
 from lame_runtime.cli import sources
 from lame_runtime.cli.command_line import run_command
 from lame_runtime.cli.grammar import ProgramParser, add_command
@@ -24,6 +24,7 @@ from lame_runtime.cli.main import main
 from lame_runtime.cli.sources import read_sources
 from lame_runtime.files import atomic
 from lame_runtime.files.atomic import atomic_folder, atomic_path, atomic_text
+from lame_runtime.progress import progress_bar
 from PIL import Image
 
 BUNDLE = Path(__file__).parent.parent.parent / "examples/tiny-bundle"
@@ -183,6 +184,53 @@ def test_a_signal_leaves_nothing(number: int, code: int, tmp_path: Path) -> None
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
+@pytest.mark.parametrize("error", [ImportError("initialization failed"), BackendError("x"), None])
+def test_a_signal_counts_though_an_import_turns_it_into_an_error(
+    error: Exception | None, number: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Native code does so, and the message would be that ONNX Runtime is not installed."""
+
+    def interrupted(*_: object) -> int:
+        # the second one must not interrupt the cleanup
+        for _ in range(2):
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(0.01)
+            except KeyboardInterrupt:
+                pass
+        if error:
+            raise error
+        return 0
+
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        assert run_command(program(interrupted), ["work"], "") == code
+        if error:
+            assert run_command(interrupted, ["work"], "") == code  # type: ignore[arg-type]
+            assert capsys.readouterr().err == "stopped; \n" * 2
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+
+
+@pytest.mark.parametrize(
+    "module", ["lame_runtime.cli.main", "lame_training.__main__", "lame_export.cli.main"]
+)
+def test_signals_are_handled_before_anything_large_is_imported(module: str) -> None:
+    """Importing NumPy takes long enough for a ctrl-C, which would print a traceback."""
+    code = f"import {module}, sys; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    large = {"numpy", "PIL", "torch", "transformers", "onnxruntime", "onnx", "tqdm"}
+    assert not large & set(done.stdout.split())
+
+
 def test_handlers_of_others_are_left_alone() -> None:
     """Handlers of an embedding process stay, ignored signals stay ignored, and ours are removed."""
     seen: list[object] = []
@@ -323,3 +371,129 @@ def test_nothing_is_left_by_an_error_of_the_disk(
     with pytest.raises(StorageError), atomic_path(tmp_path / "a"):
         full()
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("stream", ["2>&-", "2>/dev/full", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_or_full_changes_no_outcome(stream: str, tmp_path: Path) -> None:
+    """The vectors are written whole, and errors keep their exit code."""
+    if "full" in stream and not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    for arguments, code in (("--text a", 0), ("--text a --batch-size 0", 2), ("none.png", 2)):
+        command = f"{' '.join(EMBED)} {arguments} -o v.npy {stream}"
+        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, check=False)
+        assert done.returncode == code, arguments
+    assert np.load(tmp_path / "v.npy").shape == (1, 64)
+    for command in ("--nonsense", "info none"):
+        line = f"{sys.executable} -m lame_runtime {command} {stream}"
+        assert subprocess.run(["bash", "-c", line], cwd=tmp_path, check=False).returncode == 2
+
+
+def test_what_a_library_prints_does_not_end_up_in_a_file(tmp_path: Path) -> None:
+    """The number of a stream that is closed is not given to the next file that is opened."""
+    code = (
+        "import os, sys; from lame_runtime.cli.system.streams import open_streams\n"
+        "if sys.argv[1] == 'guarded': guard = open_streams(); guard.__enter__()\n"
+        "file = open('out', 'w'); os.write(2, b'warning') if file.fileno() == 2 else None\n"
+    )
+    for mode, content in (("guarded", ""), ("control", "warning")):
+        line = f'{sys.executable} -c "{code}" {mode} 2>&-'
+        subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True)
+        assert (tmp_path / "out").read_text() == content
+
+
+def test_notes_and_progress_do_not_need_a_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing fails without stderr, nor if it cannot be written, also outside the command line."""
+
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    (tmp_path / "a.png").write_bytes(PICTURE.getvalue())
+    (tmp_path / "notes.txt").touch()
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    for stream in (None, Full()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert len(list(read_sources([str(tmp_path)], []))) == 1
+        assert list(progress_bar(range(20), total=20)) == list(range(20))
+
+
+@pytest.mark.parametrize("name", ["data:rows.jsonl", "ab:/", "data:x,", "data:a.png", "ab://b.png"])
+def test_a_name_like_a_url_is_that_of_an_existing_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the command line, for files, folders, JSONL and PDFs; without a file it stays a URL."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("ab:", "data:x,"):
+        Path(folder).mkdir()
+        (Path(folder) / "b.png").write_bytes(PICTURE.getvalue())
+    Path("data:a.png").write_bytes(PICTURE.getvalue())
+    Path("data:rows.jsonl").write_text('{"image": "data:a.png"}\n')
+    assert main(["embed", str(BUNDLE), name, "-o", "v.npy"]) == 0
+    (Path("data:x,") / "rows.jsonl").write_text('{"image": "b.png"}\n')
+    assert main(["embed", str(BUNDLE), "data:x,/rows.jsonl", "-o", "v.npy"]) == 0
+    for missing in ("ab://c.png", "https://host/a.png"):
+        with pytest.raises(InputError, match="is a URL"):
+            list(read_sources([missing], []))
+    assert len(list(read_sources(["data:;base64,AAAA"], []))) == 1
+
+
+@pytest.mark.parametrize("name", ["clip.ts", "clip.mpg", "clip.mp4", "clip.mkv", "clip.avi"])
+def test_a_video_is_recognized_by_its_beginning(name: str, tmp_path: Path) -> None:
+    """A stream has no suffix, and gives the vectors of the file."""
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream("mpeg2video" if name == "clip.mpg" else "mpeg4", 25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(8):
+            pixels = np.full((48, 64, 3), 30 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+        container.mux(stream.encode())
+    vectors = []
+    for source in (f"/dev/stdin < {name}", f"<(cat {name})", name):
+        line = f"{' '.join(EMBED)} {source} -o v.npy"
+        subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True, capture_output=True)
+        vectors.append(np.load(tmp_path / "v.npy"))
+    assert np.allclose(vectors[:2], vectors[2], atol=1e-5)
+
+
+@pytest.mark.parametrize("blank", [b"\n" * 20, b" " * 3000, b"\xef\xbb\xbf" + b"\r\n" * 2000])
+def test_jsonl_on_stdin_may_begin_with_blank_lines(blank: bytes, tmp_path: Path) -> None:
+    command = [*EMBED, "/dev/stdin", "-o", "v.npy"]
+    subprocess.run(command, cwd=tmp_path, input=blank + b'"a"\n"b"\n', check=True)
+    assert len(np.load(tmp_path / "v.npy")) == 2
+
+
+def test_an_output_of_the_process_is_no_input(tmp_path: Path) -> None:
+    """It is refused at once: who reads its own output waits forever."""
+    for name, redirect in (
+        ("/dev/fd/1", "| cat"),
+        ("/dev/fd/2", ""),
+        ("/proc/self/fd/1", "| cat"),
+        ("/dev/fd/5", "5> out"),
+        ("/dev/fd/5", "5<> pipe"),
+        ("/dev/fd/77", ""),
+    ):
+        line = f"[ -p pipe ] || mkfifo pipe; {' '.join(EMBED)} {name} -o v.npy {redirect}"
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", line],
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 2, name
+        assert done.stderr.count(b"\n") == 1, done.stderr
+        assert name.encode() in done.stderr
+    line = f"{' '.join(EMBED)} /dev/fd/5 -o v.npy 5< <(echo '\"a\"')"
+    subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_many_blank_lines_cost_little(tmp_path: Path) -> None:
+    """A line is given its place in a message only if there is a message."""
+    (tmp_path / "a.jsonl").write_bytes(b"\n" * 1_000_000 + b'"a"\n"')
+    start = time.process_time()
+    with pytest.raises(InputError, match="line 1000002: not JSON"):
+        list(read_sources([str(tmp_path / "a.jsonl")], []))
+    assert time.process_time() - start < 1

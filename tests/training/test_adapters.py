@@ -17,6 +17,7 @@ from lame_runtime.errors import BundleError
 from lame_training.model.backbones import FAMILIES, load_backbone
 from lame_training.model.checkpoint import load_model
 from lame_training.model.from_disk import limited_process
+from lame_training.model.from_disk.merging import adapter_merge
 from lame_training.model.from_disk.merging.adapter_merge import merge_adapter
 from lame_training.recipes.catalog import find_recipe
 from lame_training.run.initialization import initialize
@@ -32,6 +33,9 @@ Change = Callable[[Path], object]
 # PEFT still uses names that transformers has renamed
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
+    # of a pattern that is to match nothing, and of biases, which have one dimension
+    pytest.mark.filterwarnings("ignore:.*keys did not match any:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:.*have invalid shape:peft.utils.warning.PeftWarning"),
     # what it says about tied tables and saved ones concerns the head, which we leave out
     pytest.mark.filterwarnings("ignore:.*(tie_word_embeddings|save_embedding_layers):UserWarning"),
 ]
@@ -169,6 +173,35 @@ TRAINED: dict[str, tuple[dict[str, Any], Change]] = {
         {"target_modules": ["v_proj"], "target_parameters": ["mlp.down_proj.weight"]},
         unchanged,
     ),
+    "a pattern of a parameter": (
+        {
+            "target_modules": ["v_proj"],
+            "target_parameters": ["mlp.down_proj.weight"],
+            "rank_pattern": {"layers.0.mlp.down_proj.weight": 2},
+            "alpha_pattern": {"layers.1.mlp.down_proj": 64},
+        },
+        unchanged,
+    ),
+    "a pattern from the first letter": (
+        {"alpha_pattern": {r"^model.language_model.layers.0.self_attn.q_proj": 64}},
+        unchanged,
+    ),
+    "a pattern from the first letter of another class": (
+        {
+            "alpha_pattern": {
+                r"^layers.0.self_attn.q_proj": 64,
+                r"^language_model.layers.1.self_attn.q_proj": 64,
+                r"^model.layers.0.self_attn.v_proj": 64,
+            }
+        },
+        unchanged,
+    ),
+    "biases of adapted layers": ({"bias": "lora_only"}, unchanged),
+    "biases of factors": ({"lora_bias": True}, unchanged),
+    "rows of named tables": (
+        {"trainable_token_indices": {"embed_tokens": [9, 3]}},
+        unchanged,
+    ),
     "PiSSA": ({"init_lora_weights": "pissa"}, unchanged),
 }
 """Options of `LoraConfig` on the class with a head, and how the saved weights are renamed."""
@@ -181,17 +214,9 @@ def train_adapter(folder: Path, base: Path, **options: Any) -> dict[str, torch.T
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
     adapted = get_peft_model(model, LoraConfig(**settings))
     with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            trained = ("lora_", "modules_to_save", "trainable_tokens_delta")
-            if any(part in name for part in trained) or name.endswith(".bias"):
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-    if settings.get("bias") != "all":
-        # biases are not saved, so they must not have been trained
-        plain = model.state_dict()
-        fresh = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32).state_dict()
-        for name, value in plain.items():
-            if name.replace(".base_layer", "") in fresh and name.endswith(".bias"):
-                value.copy_(fresh[name.replace(".base_layer", "")])
     adapted.save_pretrained(folder)
     edit_json(folder / "adapter_config.json", base_model_name_or_path=str(base))
     merged = adapted.merge_and_unload().state_dict()
@@ -304,6 +329,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "other targets": (setting(target_modules=["k_proj"]), "lacks the adapter weights"),
     "fewer targets": (setting(target_modules=["q_proj"]), "which target_modules does not name"),
+    "rows that are not there": (
+        setting(trainable_token_indices={"embed_tokens": [10**9]}),
+        "which its setting trainable_token_indices names",
+    ),
+    "biases of a kind that is unknown": (setting(bias="some"), "bias is 'some'; expected one of"),
     "no base": (setting(base_model_name_or_path=None), "no local folder"),
     "a base that is an object": (setting(base_model_name_or_path={"a": 1}), "no local folder"),
     "a base with a null character": (setting(base_model_name_or_path="a\0b"), "no local folder"),
@@ -318,8 +348,8 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "NaN": (convert(lambda value: value * float("nan")), "holds NaN or an infinity"),
     "integers": (convert(lambda value: value.to(torch.int8)), "is of type I8"),
-    "one dimension": (convert(torch.flatten), "which are no pair"),
-    "other widths": (convert(lambda value: value[:, :4][:4]), "is it this model's"),
+    "one dimension": (convert(torch.flatten), "which do not match"),
+    "other widths": (convert(lambda value: value[:, :4][:4]), "check base_model_name"),
     "a pickle": (pickled, "pickled adapter"),
     "a link to the outside": (linked, "leads outside"),
     "a pipe": (piped, "is a pipe"),
@@ -347,6 +377,113 @@ def test_an_adapter_that_cannot_be_merged_is_refused_by_name(
     with pytest.raises(BundleError, match=re.escape(message)) as refusal:
         load_backbone(folder, "auto")
     assert len(str(refusal.value).removeprefix(str(folder))) < 500
+
+
+def keep(pattern: str) -> Change:
+    """Removes the weights whose name holds no match of a pattern."""
+
+    def change(folder: Path) -> None:
+        weights = load_file(folder / WEIGHTS)
+        kept = {key: value for key, value in weights.items() if re.search(pattern, key)}
+        assert 0 < len(kept) < len(weights)
+        save_file(kept, folder / WEIGHTS)
+
+    return change
+
+
+PARAMETERS = {"target_modules": ["v_proj"], "target_parameters": ["k_proj.weight"]}
+INCOMPLETE: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a saved module": ({"modules_to_save": ["merger"]}, "lora_", "modules_to_save"),
+    "half of a saved module": (
+        {"modules_to_save": ["merger"]},
+        r"lora_|merger\.mlp\.0",
+        "modules_to_save",
+    ),
+    "a saved module of several": (
+        {"modules_to_save": ["merger", "embed_tokens"]},
+        "lora_|merger",
+        "embed_tokens.weight (1 in all), which its setting modules_to_save",
+    ),
+    "new rows": ({"trainable_token_indices": [9, 3]}, "lora_", "trainable_token_indices"),
+    "all biases": ({"bias": "all"}, "lora_", "setting bias"),
+    "one of all biases": (
+        {"bias": "all"},
+        r"^(?!.*layers\.0\.self_attn\.k_proj).*",
+        "layers.0.self_attn.k_proj.bias (1 in all), which its setting bias",
+    ),
+    "biases of adapted layers": ({"bias": "lora_only"}, "lora_", "setting bias"),
+    "one bias of an adapted layer": (
+        {"bias": "lora_only"},
+        r"lora_|[12]\.self_attn|layers\.0\.self_attn\.v_proj",
+        "layers.0.self_attn.q_proj.bias (1 in all), which its setting bias",
+    ),
+    "biases of factors": ({"lora_bias": True}, "weight", "missing weight lora_B.default.bias of"),
+    "magnitudes": ({"use_dora": True}, "lora_[AB]", "missing weight lora_magnit"),
+    "parameters": (PARAMETERS, "v_proj", "lacks the adapter weights of"),
+    "a layer beside parameters": (
+        PARAMETERS,
+        r"k_proj|layers\.0\.self_attn\.v_proj",
+        "lacks the adapter weights of language_model.layers.1.self_attn.v_proj",
+    ),
+    "all layers": (
+        {"modules_to_save": ["merger"]},
+        "merger",
+        "lacks the adapter weights of",
+    ),
+    "the vision tower": (
+        {"target_modules": ["q_proj", "proj"]},
+        "language_model",
+        "lacks the adapter weights of visual",
+    ),
+}
+"""Options of `LoraConfig`, the weights that are left in the file, and a part of the message."""
+
+
+@pytest.mark.parametrize("name", INCOMPLETE)
+def test_an_adapter_that_lacks_what_its_settings_name_is_refused(
+    name: str, backbones: dict[str, Path], tmp_path: Path
+) -> None:
+    """A file that was cut would else be merged into another model, without a word."""
+    options, kept, message = INCOMPLETE[name]
+    train_adapter(tmp_path / "adapter", backbones["qwen2_5_vl"], **options)
+    load_backbone(tmp_path / "adapter", "auto")
+    keep(kept)(tmp_path / "adapter")
+    with pytest.raises(BundleError, match=re.escape(message)) as refusal:
+        load_backbone(tmp_path / "adapter", "auto")
+    assert "copy the adapter again" in str(refusal.value)
+
+
+def test_the_check_of_saved_modules_rows_and_biases_is_what_refuses(
+    backbones: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: without the check the rest of the adapter is merged."""
+    for options in ({"modules_to_save": ["merger"]}, {"bias": "all"}):
+        folder = tmp_path / next(iter(options))
+        train_adapter(folder, backbones["qwen2_vl"], **options)
+        keep("lora_")(folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(adapter_merge, "check_parts", lambda *_: None)
+            load_backbone(folder, "auto")
+        with pytest.raises(BundleError, match="lacks the weight"):
+            load_backbone(folder, "auto")
+
+
+@pytest.mark.parametrize(
+    ("part", "new"), [("model.model.language_model", "model.model"), ("base_model.model.", "")]
+)
+@pytest.mark.parametrize("options", [{}, {"modules_to_save": ["norm"]}, {"bias": "all"}])
+def test_a_weight_under_two_names_is_refused(
+    options: dict[str, Any], part: str, new: str, backbones: dict[str, Path], tmp_path: Path
+) -> None:
+    """The later would be merged, and which one is later depends on the file."""
+    train_adapter(tmp_path / "adapter", backbones["qwen2_vl"], **options)
+    weights = load_file(tmp_path / "adapter" / WEIGHTS)
+    chosen = [key for key in weights if bool(options) != ("lora_" in key) and part in key]
+    second = {key.replace(part, new): weights[key] * 3 for key in chosen}
+    assert second
+    save_file({**weights, **second}, tmp_path / "adapter" / WEIGHTS)
+    with pytest.raises(BundleError, match="under two names"):
+        load_backbone(tmp_path / "adapter", "auto")
 
 
 CODE = {
@@ -444,5 +581,5 @@ def test_an_adapter_of_another_model_is_refused(backbones: dict[str, Path], tmp_
     edit_json(
         tmp_path / "adapter/adapter_config.json", base_model_name_or_path=str(backbones["qwen3_vl"])
     )
-    with pytest.raises(BundleError, match="is it this model's"):
+    with pytest.raises(BundleError, match="check base_model_name_or_path"):
         load_backbone(tmp_path / "adapter", "auto")

@@ -115,6 +115,10 @@ FAULTS: dict[str, tuple[Damage, str]] = {
     "a dim that is a text": (setting(dim="64"), "dim is '64'"),
     "no backbone": (setting(backbone=None), "backbone is None"),
     "a decoder that is a list": (setting(decoder=[1]), "decoder is [1]"),
+    "a decoder that is an empty list": (setting(decoder=[]), "decoder is [], not an object"),
+    "a decoder that is zero": (setting(decoder=0), "decoder is 0, not an object"),
+    "a decoder that is false": (setting(decoder=False), "decoder is False, not an object"),
+    "a decoder that is an empty text": (setting(decoder=""), "decoder is '', not an object"),
     "another family": (setting(backbone={"model_type": "evil"}), "model_type is 'evil'"),
     "a billion layers": (
         backbone("text_config", num_hidden_layers=10**9),

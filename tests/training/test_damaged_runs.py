@@ -107,12 +107,12 @@ STATES: dict[str, tuple[str, Callable[[dict[str, torch.Tensor]], object], str]] 
     "weights that are no numbers": (
         "model",
         lambda tensors: tensors[first(tensors)].fill_(float("nan")),
-        "holds values that are no finite numbers",
+        "holds values that are not finite floating-point numbers",
     ),
     "weights of integers": (
         "model",
         lambda tensors: tensors.update({first(tensors): tensors[first(tensors)].int()}),
-        "holds values that are no finite numbers",
+        "holds values that are not finite floating-point numbers",
     ),
     "a weight that is missing": (
         "model",
@@ -122,7 +122,7 @@ STATES: dict[str, tuple[str, Callable[[dict[str, torch.Tensor]], object], str]] 
     "moments that are no numbers": (
         "optimizer",
         lambda tensors: tensors[first(tensors, "exp_avg")].fill_(float("inf")),
-        "holds values that are no finite numbers",
+        "holds values that are not finite floating-point numbers",
     ),
     "moments of another shape": (
         "optimizer",

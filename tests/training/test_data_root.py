@@ -233,7 +233,7 @@ def test_a_saved_data_set_opens_no_other_file(root: Path, tmp_path: Path) -> Non
     for other in (f"../../outside/saved/{name}", "/etc/passwd", "..", 3):
         state["_data_files"] = [{"filename": other}]
         (root / "saved/state.json").write_text(json.dumps(state))
-        with pytest.raises(InputError, match=r"state\.json: names .*, which is no file of the"):
+        with pytest.raises(InputError, match=r"state\.json: names .*, which is not a file in the"):
             open_rows(root, data_set)
     for text in ("[", "[" * 100_000, "{}", '{"_data_files": 3}', "null"):
         (root / "saved/state.json").write_text(text)

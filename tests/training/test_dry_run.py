@@ -32,7 +32,7 @@ def test_a_published_recipe_is_described_without_any_weights(
     assert lines["language_model"][2:] == ["frozen", "5.0e-05"]
     assert lines["language_model"][1] == "1,543,714,304"
     assert lines["decoder"][1] == "596,049,920", "Qwen3-0.6B"
-    assert "all else is ours" in output
+    assert "the rest is ours" in output
     assert not list(tmp_path.iterdir())
 
 

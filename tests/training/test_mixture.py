@@ -157,6 +157,29 @@ def test_a_mistake_in_a_mixture_is_one_line_that_names_file_and_entry(
     assert_refused(text, UsageError, message, tmp_path)
 
 
+LONG_NUMBERS = {
+    "hexadecimal": f"0x{'f' * 5000}",
+    "binary": f"-0b{'1' * 20_000}",
+    "octal": f"0{'7' * 9000}",
+    "base 60": "1" + ":59" * 200_000,
+    "base 60 with a fraction": "1" + ":59" * 100_000 + ".5",
+    "tagged": f'!!int "0x{"f" * 5000}"',
+    "decimal": "9" * 5000,
+}
+
+
+@pytest.mark.parametrize("number", LONG_NUMBERS)
+@pytest.mark.parametrize("field", ["name", "max_rows", "weight", "path", "instruction", "[5]"])
+def test_a_number_of_thousands_of_digits_is_refused_with_its_line(
+    field: str, number: str, tmp_path: Path
+) -> None:
+    """Python refuses to write it in a message, and base 60 would take minutes to compute."""
+    text = f"data_sets:\n  - {{name: x, {field}: {LONG_NUMBERS[number]}}}"
+    if field == "name":
+        text = f"data_sets:\n  - {{name: {LONG_NUMBERS[number]}}}"
+    assert_refused(text, UsageError, "is not valid YAML", tmp_path)
+
+
 def test_a_data_set_without_files_is_one_line_that_names_file_and_entry(tmp_path: Path) -> None:
     """The mixture may be right and the data missing, so the error is of another kind."""
     message = r"entry 1 \(y\): .*gone/\*\.parquet: no such file"

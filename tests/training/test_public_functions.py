@@ -123,7 +123,7 @@ def test_the_digits_are_written_if_there_is_no_data(
     ("options", "message"),
     [
         ({"steps": -1}, "`steps` is -1: use 0 or more"),
-        ({"steps": True}, "`steps` is True: use a whole number of 0 or more"),
+        ({"steps": True}, "`steps` is True: use a whole number, 0 or more"),
         ({"threads": -1}, "`threads` is -1: use 0 or more"),
         ({"keep": 0}, "`keep` is 0: use 1 or more"),
         ({"save_every": 0}, "`save_every` is 0: use 1 or more"),

@@ -105,7 +105,7 @@ def test_a_run_is_not_resumed_with_other_rows_or_to_an_earlier_step(
     assert run(other, out, "--resume") == 2
     assert "other training rows" in capsys.readouterr().err
     assert run(data, out, "--resume", "--steps", "2") == 2
-    assert "stands at step 6" in capsys.readouterr().err
+    assert "is already at step 6" in capsys.readouterr().err
 
 
 def test_rows_are_known_by_their_paths(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> 
     )
     with pytest.raises(
         TrainingError,
-        match=r"loss of stage .* is nan; resuming would come to the same: .* lower rates",
+        match=r"loss of stage .* is nan; resuming would fail the same way: .* lower rates",
     ):
         train(dataclasses.replace(RECIPE, stages=wild), data, tmp_path / "wild", progress=False)
     assert not (tmp_path / "wild/config.json").exists()
@@ -314,7 +314,7 @@ def test_prefixes_of_the_vector_can_be_trained(data: Path, tmp_path: Path) -> No
         (["run", "lame-qwen2-vl-2b", "--output", "x"], "give the folder of one as --backbone"),
         (
             ["run", "digits-tiny", "--output", "x", "--mixture", "m.yaml"],
-            "name the root of an MMEB-style data set as --data",
+            "pass the root of an MMEB-style data set as --data",
         ),
         (["run", "digits-tiny", "--output", "x", "--steps", "-1"], "--steps is -1: use 0 or more"),
         (["run", "digits-tiny", "--output", "x", "--keep", "0"], "--keep is 0: use 1 or more"),
@@ -330,7 +330,7 @@ def test_prefixes_of_the_vector_can_be_trained(data: Path, tmp_path: Path) -> No
         ),
         (
             ["run", "digits-tiny", "--dry-run", "--mixture", "m.yaml"],
-            "m.yaml: its paths begin at the root of the data; name that as --data",
+            "m.yaml: its paths are relative to the data root; pass that as --data",
         ),
         (
             ["run", "lame-qwen2-vl-2b", "--dry-run", "--decoder", "nowhere"],

@@ -111,6 +111,7 @@ def golden_batches(bundle: Path, inputs: int) -> dict[str, Batch]:
 
     Raises:
         UsageError: `inputs` is below 1.
+        BundleError: the golden files cannot be read, or the contract refuses an input.
     """
     if inputs < 1:
         raise UsageError(f"`inputs` is {inputs}: use 1 or more")
@@ -119,7 +120,7 @@ def golden_batches(bundle: Path, inputs: int) -> dict[str, Batch]:
     for modality in golden.modalities:
         # The first ones rather than random ones, so that two runs compare the same inputs.
         rows = [golden.inputs[index] for index in golden.of(modality)[:inputs]]
-        prepared = [preparer(row.item, row.role) for row in rows]
+        prepared = [row.prepare(preparer) for row in rows]
         batches[modality] = assemble(prepared, preparer.contract)
     return batches
 

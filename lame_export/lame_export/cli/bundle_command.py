@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from lame_runtime.cli.command_line import with_flags
 from lame_runtime.cli.grammar import GRAPH_NAMES, add_command, path
+from lame_runtime.cli.system.streams import print_note
 from lame_runtime.errors import LameError
 
 from lame_export.cli.graph_extra import needing_graph_extra
@@ -83,7 +83,7 @@ def run_optimum(options: argparse.Namespace) -> int:
     try:
         return _export(options.model, options.output, options)
     except LameError as error:
-        print(f"error: {with_flags(str(error), parser)}", file=sys.stderr)
+        print_note(f"error: {with_flags(str(error), parser)}")
         return error.exit_code
 
 
@@ -107,7 +107,7 @@ def _export(checkpoint: Path, bundle: Path, options: argparse.Namespace) -> int:
         calibration=options.calibration,
         # a single strength is used without a search
         strengths=STRENGTHS if options.strengths is None else (options.strengths,),
-        on_pass=lambda name: print(f"pass {name}", file=sys.stderr),
+        on_pass=lambda name: print_note(f"pass {name}"),
     )
     if options.json:
         print(json.dumps([row.to_json() for row in rows], indent=1, ensure_ascii=False))

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsIndex
 
 import numpy as np
 
 from lame_runtime.backends.device import Device
 from lame_runtime.contract.batch import Batch, Floats, PictureGroup
 from lame_runtime.contract.vectors import require_floats
-from lame_runtime.errors import BackendError
+from lame_runtime.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -62,6 +62,21 @@ class Backend(ABC):
                 "the encoder was loaded in another process, whose threads a forked process does "
                 "not have; call `Encoder.load` in each process, or start processes with `spawn`"
             )
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuses to be pickled or copied: native code would end the process or fail later.
+
+        Raises:
+            UsageError: always; also from `copy.deepcopy` and `dataclasses.asdict`.
+        """
+        raise UsageError(
+            "a backend cannot be pickled or copied, because it holds loaded graphs; "
+            "call `Encoder.load` in each process, or share the encoder between threads"
+        )
+
+    def __copy__(self) -> Self:
+        """Returns the backend itself, which has no state of its own to change."""
+        return self
 
     @abstractmethod
     def vision(self, group: PictureGroup) -> Floats:

@@ -105,7 +105,7 @@ def _require_rows(path: Path, facts: GraphFacts, tokens: TokenRules) -> None:
     for weight in facts.weights:
         if weight.name in TABLES and weight.dims[0] != rows:
             raise BundleError(
-                f"{path}: its token table has {weight.dims[0]:,} rows; the contract's "
+                f"{shown(path)}: its token table has {weight.dims[0]:,} rows; the contract's "
                 f"tokens.first_latent, {tokens.first_latent:,}, and tokens.n_reason, "
                 f"{tokens.n_reason}, ask for {rows:,}; {COPY_AGAIN}"
             )
@@ -115,7 +115,7 @@ def _last_size(path: Path, facts: GraphFacts, name: str) -> int:
     _, dims = facts.outputs.get(name, (FLOAT, ()))
     size = dims[-1] if dims else None
     if not isinstance(size, int) or size < 1:
-        raise BundleError(f"{path}: its output {name} has no fixed width; {COPY_AGAIN}")
+        raise BundleError(f"{shown(path)}: its output {name} has no fixed width; {COPY_AGAIN}")
     return size
 
 
@@ -126,14 +126,14 @@ def _require(
     decided = f" by the contract's {', '.join(fields)}" if fields else ""
     if set(values) != set(expected):
         raise BundleError(
-            f"{path}: has the {kind}s {shown(', '.join(sorted(values)))}; "
+            f"{shown(path)}: has the {kind}s {shown(', '.join(sorted(values)))}; "
             f"expected {', '.join(sorted(expected))}{decided}; {COPY_AGAIN}"
         )
     for name, (element, dims) in expected.items():
         actual, sizes = values[name]
         if actual != element or not _fits(sizes, dims):
             raise BundleError(
-                f"{path}: its {kind} {name} is {_spelled(actual, sizes)}; "
+                f"{shown(path)}: its {kind} {name} is {_spelled(actual, sizes)}; "
                 f"expected {_spelled(element, dims)}{decided}; {COPY_AGAIN}"
             )
 

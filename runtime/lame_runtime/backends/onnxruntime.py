@@ -23,7 +23,7 @@ from lame_runtime.bundle.graph_source import GraphSource, Hashes, open_graph
 from lame_runtime.contract.batch import Batch, Floats, PictureGroup
 from lame_runtime.contract.rules import Contract
 from lame_runtime.contract.vectors import require_finite
-from lame_runtime.errors import BackendError, StorageError, first_line
+from lame_runtime.errors import BackendError, StorageError, first_line, shown
 
 _CUDA = "CUDAExecutionProvider"
 _PROVIDERS = {"onnxruntime": "CPUExecutionProvider", "onnxruntime-gpu": _CUDA}
@@ -226,7 +226,8 @@ def _create_session(ort: Any, path: Path, model: str | bytes, options: Any, prov
             )
     except Exception as error:  # ONNX Runtime raises a dozen classes here, with no common base
         raise BackendError(
-            f"{path}: ONNX Runtime {ort.__version__} cannot load the graph ({first_line(error)})"
+            f"{shown(path)}: ONNX Runtime {ort.__version__} cannot load the graph "
+            f"({first_line(error)})"
         ) from None
     # A provider whose libraries cannot be loaded is no error to ONNX Runtime: it logs a line and
     # takes the CPU. `get_providers` says what it took.

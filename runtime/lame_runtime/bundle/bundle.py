@@ -61,7 +61,7 @@ class Bundle:
         ):
             if value != expected:
                 raise BundleError(
-                    f"{path}: {name} is {shown(value)}, the model's is {shown(expected)}; "
+                    f"{shown(path)}: {name} is {shown(value)}, the model's is {shown(expected)}; "
                     f"{COPY_AGAIN}"
                 )
 
@@ -74,7 +74,8 @@ class Bundle:
         content = read_member(self.folder, name, MAX_JSON_BYTES)
         if hashlib.sha256(content).hexdigest() != self.manifest.files.get(name):
             raise BundleError(
-                f"{self.folder / name}: differs from what was exported (wrong sha256); {COPY_AGAIN}"
+                f"{shown(self.folder / name)}: differs from what was exported (wrong sha256); "
+                f"{COPY_AGAIN}"
             )
         return content
 
@@ -92,15 +93,15 @@ class Bundle:
         """
         if graph not in self.manifest.graphs:
             raise UsageError(
-                f"`graph` is {shown(graph)!r}, which {self.folder} does not have: "
-                f"use {', '.join(self.graphs)}"
+                f"`graph` is {shown(graph)!r}, which {shown(self.folder)} does not have: "
+                f"use {shown(', '.join(self.graphs), 400)}"
             )
         parts = self.manifest.graphs[graph]
         onnx_files = [parts.vision, parts.encoder]
         for name in onnx_files:
             if name not in self.manifest.files:
                 raise BundleError(
-                    f"{self.folder / name}: is not listed in the manifest; {COPY_AGAIN}"
+                    f"{shown(self.folder / name)}: is not listed in the manifest; {COPY_AGAIN}"
                 )
         # weights are stored beside their graph; a graph of a few kilobytes has none
         listed = [
@@ -167,7 +168,8 @@ class Bundle:
         sha256 = self.manifest.files.get(GOLDEN_VECTORS)
         if sha256 is None:
             raise BundleError(
-                f"{self.folder / GOLDEN_VECTORS}: is not listed in the manifest; {COPY_AGAIN}"
+                f"{shown(self.folder / GOLDEN_VECTORS)}: is not listed in the manifest; "
+                f"{COPY_AGAIN}"
             )
         vectors = read_vectors(self.folder, GOLDEN_VECTORS, sha256)
         return self._of_this_model(Golden([], vectors)).embeddings
@@ -195,7 +197,8 @@ class Bundle:
         width, dim = golden.embeddings.shape[1], self.manifest.model.dim
         if width != dim:
             raise BundleError(
-                f"{self.folder / GOLDEN_VECTORS}: holds vectors of {width} values, the model's "
+                f"{shown(self.folder / GOLDEN_VECTORS)}: holds vectors of {width} values, the "
+                "model's "
                 f"have {dim}; {COPY_AGAIN}"
             )
         return golden

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from lame_runtime.bundle.manifest import FileName
 from lame_runtime.bundle.members import COPY_AGAIN, read_member
 from lame_runtime.contract.strict_json import from_json_object
-from lame_runtime.errors import BundleError, printable
+from lame_runtime.errors import BundleError, printable, shown
 from lame_runtime.files.constraints import Count, Figure, Length, Line, Name, Sha256, Text
 from lame_runtime.files.json_file import parse_json
 
@@ -20,8 +20,8 @@ MAX_CERTIFICATE_BYTES = 64 << 20
 """Largest `parity.json` that is read; a bundle with six graphs has about 100 kB."""
 
 Sign = Annotated[str, Text(2, pattern="[<>]=")]
-Bounds = Annotated[dict[Name, tuple[Sign, Figure]], Length(100)]
-"""A gate: figure name → (">=" or "<=", bound)."""
+Bounds = Annotated[dict[Name, tuple[Sign, Figure]], Length(100, 1)]
+"""A gate: figure name → (">=" or "<=", bound). Without a bound it would always be met."""
 Figures = Annotated[dict[Name, Figure], Length(100)]
 
 
@@ -130,8 +130,8 @@ def read_certificate(folder: Path) -> Certificate:
     """Reads `FOLDER/parity.json`.
 
     Raises:
-        BundleError: the file is missing, not JSON, or lacks a field, a figure is not a number, or
-            it claims to have passed with figures that do not.
+        BundleError: the file is missing, not JSON, or lacks a field, a figure is not a number, a
+            gate is empty, a row occurs twice, or it claims to have passed with figures that do not.
     """
     path = folder / "parity.json"
     try:
@@ -146,18 +146,23 @@ def read_certificate(folder: Path) -> Certificate:
             }
     # a damaged file may hold any JSON value in any place
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{path}: cannot be read ({error}); {COPY_AGAIN}") from None
+        raise BundleError(f"{shown(path)}: cannot be read ({error}); {COPY_AGAIN}") from None
     certificate: Certificate = from_json_object(
         Certificate, raw, str(path), remedy=COPY_AGAIN, defaults=True
     )
     for problem in _contradictions(certificate):
-        raise BundleError(f"{path}: {problem}; {COPY_AGAIN}")
+        raise BundleError(f"{shown(path)}: {problem}; {COPY_AGAIN}")
     return certificate
 
 
 def _contradictions(certificate: Certificate) -> Iterator[str]:
     """Yields why a certificate cannot be the outcome of its own figures."""
+    numbers: dict[tuple[str, str, str], int] = {}
     for number, row in enumerate(certificate.rows):
+        # a row that stands there twice would count twice
+        first = numbers.setdefault((row.comparison, row.graph, row.modality), number)
+        if first != number:
+            yield f"rows[{number}] repeats the comparison of rows[{first}]"
         passed = None if row.gate is None else holds(row.figure, row.gate)
         if row.passed is not passed:
             yield f"rows[{number}].passed is {row.passed}, by its figures it is {passed}"

@@ -8,6 +8,7 @@ golden/embeddings.npy   float32 (n, P), computed by PyTorch in FP32
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from lame_runtime.contract.preparer import Prepared, Preparer
 from lame_runtime.contract.prompts import Input
 from lame_runtime.contract.rules import TokenId
 from lame_runtime.contract.strict_json import from_json_object
-from lame_runtime.errors import BundleError, InputError, shown
+from lame_runtime.errors import BundleError, InputError, UsageError, shown
 from lame_runtime.files.constraints import Between, Length, Name, Sha256, Text
 from lame_runtime.files.json_file import parse_json
 from lame_runtime.inputs import MAX_FPS, MIN_FPS, as_input
@@ -48,6 +49,19 @@ class GoldenInput:
     """sha256 of the int64 M-RoPE positions."""
     patches: str
     """sha256 of the float32 patches; empty for an input without pictures."""
+    place: str = GOLDEN_INPUTS
+    """File and number of the input, for messages."""
+
+    def prepare(self, preparer: Preparer) -> Prepared:
+        """Returns the input as the contract prepares it.
+
+        Raises:
+            BundleError: the contract refuses it, or does not know its role.
+        """
+        try:
+            return preparer(self.item, self.role)
+        except (InputError, UsageError) as error:
+            raise BundleError(f"{self.place}: {error}; {COPY_AGAIN}") from None
 
 
 @dataclass(frozen=True)
@@ -91,33 +105,41 @@ def read_golden(folder: Path, listed: Mapping[str, str] | None = None) -> Golden
             a bundle that is being made, takes any file below `golden/`.
 
     Raises:
-        BundleError: a file is missing or cannot be read, a picture lies elsewhere, or inputs and
-            embeddings differ in number.
+        BundleError: a file is missing or cannot be read, a picture lies elsewhere, an input occurs
+            twice, or inputs and embeddings differ in number.
     """
     path = folder / GOLDEN_INPUTS
     content = read_member(folder, GOLDEN_INPUTS, MAX_INPUTS_BYTES)
     # of the bytes that were read, because a file may change between two readings; the inputs hold
     # hashes of what is made of their pictures
     if listed is not None and hashlib.sha256(content).hexdigest() != listed.get(GOLDEN_INPUTS):
-        raise BundleError(f"{path}: differs from what was exported (wrong sha256); {COPY_AGAIN}")
+        raise BundleError(
+            f"{shown(path)}: differs from what was exported (wrong sha256); {COPY_AGAIN}"
+        )
     lines = content.split(b"\n")
     try:
         # not `splitlines`, which also splits at U+2028, a valid character of a text
         rows = [parse_json(line, strict=True) for line in lines if line]
     except ValueError as error:
-        raise BundleError(f"{path}: cannot be read ({error}); {COPY_AGAIN}") from None
+        raise BundleError(f"{shown(path)}: cannot be read ({error}); {COPY_AGAIN}") from None
     if not rows:
-        raise BundleError(f"{path}: holds no inputs, so nothing can be verified; {COPY_AGAIN}")
-    inputs = [
-        _parse(row, folder, f"{path}: input {number}", listed) for number, row in enumerate(rows, 1)
-    ]
+        raise BundleError(
+            f"{shown(path)}: holds no inputs, so nothing can be verified; {COPY_AGAIN}"
+        )
+    inputs, numbers = [], dict[str, int]()
+    for number, row in enumerate(rows, 1):
+        inputs.append(_parse(row, folder, f"{shown(path)}: input {number}", listed))
+        # copies of one input would count as several
+        key = json.dumps([row[name] for name in ("modality", "role", "content", "instruction")])
+        if (first := numbers.setdefault(key, number)) != number:
+            raise BundleError(f"{shown(path)}: input {number} repeats input {first}; {COPY_AGAIN}")
     # an empty hash, that of no file, for vectors that are not listed
     sha256 = None if listed is None else listed.get(GOLDEN_VECTORS, "")
     embeddings = read_vectors(folder, GOLDEN_VECTORS, sha256)
     # rows are compared by position, so a missing one would shift all others
     if len(inputs) != len(embeddings):
         raise BundleError(
-            f"{folder / 'golden'}: {len(inputs)} inputs but {len(embeddings)} embeddings; "
+            f"{shown(folder / 'golden')}: {len(inputs)} inputs but {len(embeddings)} embeddings; "
             "export the bundle again"
         )
     return Golden(inputs, embeddings)
@@ -172,4 +194,4 @@ def _parse(raw: object, folder: Path, where: str, listed: Collection[str] | None
         item = as_input({"content": row.content, "instruction": row.instruction}, folder)
     except InputError as error:
         raise BundleError(f"{where}: {error}; {COPY_AGAIN}") from None
-    return GoldenInput(item, row.role, row.modality, row.ids, row.positions, row.patches)
+    return GoldenInput(item, row.role, row.modality, row.ids, row.positions, row.patches, where)

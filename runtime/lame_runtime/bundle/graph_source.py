@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lame_runtime.bundle.members import COPY_AGAIN, unreadable
-from lame_runtime.errors import BackendError, BundleError
+from lame_runtime.errors import BackendError, BundleError, shown
 from lame_runtime.files.graphs.onnx_fields import DATA_TYPES
 from lame_runtime.files.graphs.onnx_graph import (
     MAX_GRAPH_BYTES,
@@ -89,7 +89,7 @@ class GraphSource:
         if self.file is not None and file_state(self.file) != self.state:
             data_path = self.path.with_name(self.facts.data_name)
             raise BundleError(
-                f"{data_path}: was changed while it was loaded; load the bundle again"
+                f"{shown(data_path)}: was changed while it was loaded; load the bundle again"
             )
 
 
@@ -115,7 +115,7 @@ def open_graph(path: Path, listed: Hashes | None = None, *, mapped: bool = False
     except OSError as error:
         raise unreadable(Path(error.filename or path), error) from None
     except MemoryError:
-        raise BackendError(f"{path}: its weights do not fit into memory") from None
+        raise BackendError(f"{shown(path)}: its weights do not fit into memory") from None
 
 
 def check_graph(path: Path) -> None:
@@ -131,7 +131,7 @@ def graph_facts(path: Path, model: bytes) -> GraphFacts:
     try:
         return read_graph(model, path.name)
     except ValueError as error:
-        raise BundleError(f"{path}: {error}; {COPY_AGAIN}") from None
+        raise BundleError(f"{shown(path)}: {error}; {COPY_AGAIN}") from None
 
 
 def _with_weights(
@@ -143,13 +143,13 @@ def _with_weights(
     # `realpath`, because `resolve` raises for links in a circle before Python 3.13
     folders = {Path(os.path.realpath(name)).parent for name in (path, data_path)}
     if len(folders) > 1:
-        raise BundleError(f"{data_path}: is a link that leads elsewhere; {COPY_AGAIN}")
+        raise BundleError(f"{shown(data_path)}: is a link that leads elsewhere; {COPY_AGAIN}")
     file = open_regular(data_path)
     try:
         size = os.fstat(file.fileno()).st_size
         if size < facts.data_size:
             raise BundleError(
-                f"{data_path}: has {size:,} bytes, its graph needs {facts.data_size:,}; "
+                f"{shown(data_path)}: has {size:,} bytes, its graph needs {facts.data_size:,}; "
                 f"{COPY_AGAIN}"
             )
         if mapped or size > PRIVATE_BYTES:
@@ -159,7 +159,9 @@ def _with_weights(
             return GraphSource(path, model, facts, data, file, state)
         copy = bytearray(size)
         if file.readinto(copy) != size:  # type: ignore[attr-defined]
-            raise BundleError(f"{data_path}: was changed while it was read; load the bundle again")
+            raise BundleError(
+                f"{shown(data_path)}: was changed while it was read; load the bundle again"
+            )
         _require_hash(data_path, listed, lambda: hashlib.sha256(copy).hexdigest())
         file.close()
         return GraphSource(path, model, facts, copy)
@@ -172,10 +174,12 @@ def _require_hash(path: Path, listed: Hashes | None, digest: Callable[[], str]) 
     if listed is None:
         return
     if path not in listed:
-        raise BundleError(f"{path}: is not listed in the manifest; {COPY_AGAIN}")
+        raise BundleError(f"{shown(path)}: is not listed in the manifest; {COPY_AGAIN}")
     expected = listed[path]
     if expected is not None and digest() != expected:
-        raise BundleError(f"{path}: differs from what was exported (wrong sha256); {COPY_AGAIN}")
+        raise BundleError(
+            f"{shown(path)}: differs from what was exported (wrong sha256); {COPY_AGAIN}"
+        )
 
 
 def _digest(file: IO[bytes]) -> str:

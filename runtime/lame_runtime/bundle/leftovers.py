@@ -1,6 +1,6 @@
-"""Knows the files that hubs, clones and desktops leave in a bundle, and refuses all others.
+"""Recognizes the files that hubs, clones and desktops leave in a bundle, and refuses all others.
 
-They are named as not hashed and never read. A folder among them is not entered.
+`verify` names them as not hashed. They are never read, and folders among them never entered.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lame_runtime.bundle.members import is_in_hub_cache, unreadable
-from lame_runtime.errors import BundleError
+from lame_runtime.errors import BundleError, shown
 
 AT_THE_TOP = (
     # what a repository on a model hub holds beside the bundle, and what a download leaves
@@ -60,7 +60,7 @@ def find_leftovers(folder: Path, listed: Collection[str]) -> list[str]:
             continue
         kind = "is" if stat.S_ISREG(mode) else "is a pipe, a socket or a device, and"
         kind = "is a link, and" if stat.S_ISLNK(mode) else kind
-        raise BundleError(f"{path}: {kind} not part of the bundle; move it elsewhere")
+        raise BundleError(f"{shown(path)}: {kind} not part of the bundle; move it elsewhere")
     return sorted(leftovers)
 
 
@@ -76,7 +76,9 @@ def _entries(folder: Path, listed: set[str]) -> list[tuple[str, int]]:
                     count += 1
                     name, mode = prefix + entry.name, entry.stat(follow_symlinks=False).st_mode
                     if count > MOST_ENTRIES:
-                        raise BundleError(f"{folder}: holds more than {MOST_ENTRIES:,} files")
+                        raise BundleError(
+                            f"{shown(folder)}: holds more than {MOST_ENTRIES:,} files"
+                        )
                     # listed files and plans are checked by others
                     if name in listed or (name == "engines" and stat.S_ISDIR(mode)):
                         continue

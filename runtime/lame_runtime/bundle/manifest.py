@@ -134,7 +134,9 @@ def build_manifest(folder: Path, model: ModelFacts, graphs: dict[str, GraphFiles
             continue
         # whoever reads the bundle would refuse a link, and hold a leftover for one of its files
         if (folder / name).is_symlink() or is_leftover(name):
-            raise BundleError(f"{folder / name}: does not belong in a bundle; move it elsewhere")
+            raise BundleError(
+                f"{shown(folder / name)}: does not belong in a bundle; move it elsewhere"
+            )
         hashes[name] = hash_member(folder, name)
     manifest = Manifest(FORMAT_VERSION, KIND, model, graphs, hashes)
     return replace(manifest, sha256=canonical_hash(asdict(manifest)))
@@ -154,18 +156,19 @@ def read_manifest(folder: Path) -> Manifest:
     # `type`, because JSON's true would equal 1
     if type(version) is not int or version != FORMAT_VERSION:
         raise BundleError(
-            f"{path}: format_version {shown(repr(version))} is not known here "
+            f"{shown(path)}: format_version {shown(repr(version))} is not known here "
             f"(known: {FORMAT_VERSION}); upgrade lame-runtime"
         )
     if raw.get("kind") != KIND:
         raise BundleError(
-            f"{path}: kind {shown(repr(raw.get('kind')))} is not {KIND!r}; "
+            f"{shown(path)}: kind {shown(repr(raw.get('kind')))} is not {KIND!r}; "
             "give the folder that lame-export wrote"
         )
     # hash the raw JSON, because parsing fills in defaults of missing fields
     if raw.get("sha256") != canonical_hash(raw):
         raise BundleError(
-            f"{path}: was changed after it was written (its hash does not match); {COPY_AGAIN}"
+            f"{shown(path)}: was changed after it was written (its hash does not match); "
+            f"{COPY_AGAIN}"
         )
     manifest: Manifest = from_json_object(
         Manifest, raw, str(path), remedy=COPY_AGAIN, defaults=True
@@ -174,7 +177,9 @@ def read_manifest(folder: Path) -> Manifest:
     for name in (*manifest.files, *graph_files):
         # a manipulated path must not lead out of the bundle
         if problem := name_problem(name):
-            raise BundleError(f"{path}: lists {shown(name)!r}, which {problem}; {COPY_AGAIN}")
+            raise BundleError(
+                f"{shown(path)}: lists {shown(name)!r}, which {problem}; {COPY_AGAIN}"
+            )
     return manifest
 
 
@@ -189,17 +194,19 @@ def check_files(folder: Path, manifest: Manifest, names: list[str]) -> None:
         expected = manifest.files.get(name)
         path = folder / name
         if expected is None:
-            raise BundleError(f"{path}: is not listed in the manifest; {COPY_AGAIN}")
+            raise BundleError(f"{shown(path)}: is not listed in the manifest; {COPY_AGAIN}")
         if hash_member(folder, name) != expected:
             raise BundleError(
-                f"{path}: differs from what was exported (wrong sha256); {COPY_AGAIN}"
+                f"{shown(path)}: differs from what was exported (wrong sha256); {COPY_AGAIN}"
             )
 
 
 def _read_json(folder: Path, path: Path) -> Any:
     try:
         if not folder.is_dir():
-            raise BundleError(f"{folder}: no such folder; give the folder that lame-export wrote")
+            raise BundleError(
+                f"{shown(folder)}: no such folder; give the folder that lame-export wrote"
+            )
         # `lstat`, because a dangling link is a damaged bundle
         path.lstat()
     except FileNotFoundError:
@@ -210,17 +217,17 @@ def _read_json(folder: Path, path: Path) -> Any:
     try:
         return parse_json(read_member(folder, "manifest.json", MAX_MANIFEST_BYTES), strict=True)
     except ValueError as error:
-        raise BundleError(f"{path}: cannot be read ({error}); {COPY_AGAIN}") from None
+        raise BundleError(f"{shown(path)}: cannot be read ({error}); {COPY_AGAIN}") from None
 
 
 def _not_a_bundle(folder: Path) -> BundleError:
     # passing a checkpoint is the most frequent mistake, so it gets its own remedy
     if (folder / "model.safetensors").is_file():
         return BundleError(
-            f"{folder}: this is a checkpoint, not a bundle; "
-            f"export it first: lame-export bundle {folder} BUNDLE --data DATA"
+            f"{shown(folder)}: this is a checkpoint, not a bundle; "
+            f"export it first: lame-export bundle {shown(folder)} BUNDLE --data DATA"
         )
     return BundleError(
-        f"{folder}: has no manifest.json, so it is not a LaME bundle; "
+        f"{shown(folder)}: has no manifest.json, so it is not a LaME bundle; "
         "give the folder that lame-export wrote"
     )

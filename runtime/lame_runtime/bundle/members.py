@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import IO
 
-from lame_runtime.errors import BundleError, shown
+from lame_runtime.errors import BundleError, first_line, shown
 from lame_runtime.files.regular import open_regular
 
 COPY_AGAIN = "copy or export the bundle again"
@@ -58,10 +58,12 @@ def open_member(folder: Path, name: str) -> IO[bytes]:
     """
     path = folder / name
     if problem := name_problem(name):
-        raise BundleError(f"{folder}: {shown(name)!r} {problem}; {COPY_AGAIN}")
+        raise BundleError(f"{shown(folder)}: {shown(name)!r} {problem}; {COPY_AGAIN}")
     try:
         if not _is_below(path, folder):
-            raise BundleError(f"{path}: is a link that leads out of the bundle; {COPY_AGAIN}")
+            raise BundleError(
+                f"{shown(path)}: is a link that leads out of the bundle; {COPY_AGAIN}"
+            )
         return open_regular(path)
     except (OSError, RuntimeError) as error:
         # before Python 3.13, `resolve` raises a RuntimeError for links in a circle
@@ -82,7 +84,7 @@ def read_member(folder: Path, name: str, most: int) -> bytes:
         except OSError as error:
             raise unreadable(path, error) from None
     if len(data) > most:
-        raise BundleError(f"{path}: is larger than {most:,} bytes; {COPY_AGAIN}")
+        raise BundleError(f"{shown(path)}: is larger than {most:,} bytes; {COPY_AGAIN}")
     return data
 
 
@@ -92,7 +94,9 @@ def hash_member(folder: Path, name: str) -> str:
     with open_member(folder, name) as file:
         try:
             if (size := os.fstat(file.fileno()).st_size) > MAX_FILE_BYTES:
-                raise BundleError(f"{path}: has {size:,} bytes, too many to read; {COPY_AGAIN}")
+                raise BundleError(
+                    f"{shown(path)}: has {size:,} bytes, too many to read; {COPY_AGAIN}"
+                )
             return hash_stream(file)
         except OSError as error:
             raise unreadable(path, error) from None
@@ -109,14 +113,14 @@ def hash_stream(file: IO[bytes]) -> str:
 def unreadable(path: Path, error: Exception) -> BundleError:
     """Returns the error for a file or folder that could not be read, in one line with a remedy."""
     if isinstance(error, FileNotFoundError):
-        return BundleError(f"{path}: is missing; {COPY_AGAIN}")
-    reason = getattr(error, "strerror", None) or error
+        return BundleError(f"{shown(path)}: is missing; {COPY_AGAIN}")
+    reason = getattr(error, "strerror", None) or first_line(error)
     if isinstance(error, PermissionError):
         return BundleError(
-            f"{path}: may not be read ({reason}); "
+            f"{shown(path)}: may not be read ({reason}); "
             "give this account the right to read the bundle (chmod -R u+rX)"
         )
-    return BundleError(f"{path}: cannot be read ({reason}); {COPY_AGAIN}")
+    return BundleError(f"{shown(path)}: cannot be read ({reason}); {COPY_AGAIN}")
 
 
 def is_in_hub_cache(path: Path, folder: Path) -> bool:

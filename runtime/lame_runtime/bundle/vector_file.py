@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lame_runtime.bundle.members import COPY_AGAIN, open_member
-from lame_runtime.errors import BundleError
+from lame_runtime.errors import BundleError, shown
 
 MAX_ROWS, MAX_WIDTH = 1_000_000, 65_536
 LENGTH_TOLERANCE = 1e-3
@@ -43,7 +43,7 @@ def read_vectors(folder: Path, name: str, sha256: str | None = None) -> npt.NDAr
     path = folder / name
 
     def damaged(problem: str) -> BundleError:
-        return BundleError(f"{path}: {problem}; {COPY_AGAIN}")
+        return BundleError(f"{shown(path)}: {problem}; {COPY_AGAIN}")
 
     with open_member(folder, name) as file:
         try:

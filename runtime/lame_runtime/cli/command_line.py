@@ -7,33 +7,33 @@ signals and broken pipes alike and agree on exit codes.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import logging
-import os
 import re
 import signal
 import sys
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 
-from lame_runtime.errors import LameError, printable
+from lame_runtime.cli.system.interruption import Interruption, signals_as_exceptions
+from lame_runtime.cli.system.streams import discard, is_writable, open_streams, print_note
+from lame_runtime.errors import LameError, printable, shown
 
-_TERMINATION = ("SIGTERM", "SIGHUP")
-"""Signals that end a command as ctrl-C does; Windows has only the first."""
-_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 _ARGUMENT = re.compile(r"`(?P<name>[a-z_]+)(?:=(?P<value>[^`]*))?`")
 
 
 def run_command(
-    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, stopped: str
+    parser: argparse.ArgumentParser | Callable[[], argparse.ArgumentParser],
+    arguments: Sequence[str] | None,
+    stopped: str,
 ) -> int:
     """Parses the arguments, calls `options.run(options)` and turns the outcome into an exit code.
 
     Args:
-        parser: the program's parser; each command sets the defaults `run` and `parser`.
+        parser: the program's parser, or a function that makes it; each command sets the defaults
+            `run` and `parser`. A function is called when signals are handled already, because what
+            it imports takes half a second.
         arguments: the arguments; None takes those of the process.
         stopped: end of the message after ctrl-C, such as "nothing was written".
 
@@ -41,94 +41,68 @@ def run_command(
         0 on success, 1 if a check or the work failed, 2 for wrong use or bad input, 130 after
         ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 141 if the reader of stdout has gone away.
     """
-    for stream in (sys.stdout, sys.stderr):
-        # a console that cannot encode × or → shows ? instead of a traceback
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    with signals_as_exceptions() as received:
+        try:
+            with open_streams():
+                return _outcome(parser, arguments, received)
+        except KeyboardInterrupt as interrupt:
+            print_note(f"stopped; {stopped}")
+            number = interrupt.number if isinstance(interrupt, Interruption) else signal.SIGINT
+            # shells report a process that was ended by a signal like this
+            return 128 + number
+
+
+def _outcome(
+    parser: argparse.ArgumentParser | Callable[[], argparse.ArgumentParser],
+    arguments: Sequence[str] | None,
+    received: list[int],
+) -> int:
     # Pillow warns about damaged EXIF blocks and the like; unreadable pictures raise errors anyway
     warnings.filterwarnings("ignore", module="PIL")
     options = argparse.Namespace()
     try:
-        with _termination_as_exception():
+        try:
+            parser = parser if isinstance(parser, argparse.ArgumentParser) else parser()
             options = parser.parse_args(arguments)
             _configure_logging(verbose=getattr(options, "verbose", False))
             code = int(options.run(options))
             # flush here, because a write error at interpreter exit could not be handled
-            if sys.stdout is not None:
-                sys.stdout.flush()
-            return code
+            sys.stdout.flush()
+            # an error that came of the interruption may have been taken for a finding, as by `info`
+            return 128 + received[-1] if received else code
+        except Exception:
+            # native code that was interrupted while it was imported raises an error of its own
+            if received:
+                raise Interruption(received[-1]) from None
+            raise
     except LameError as error:
-        command = getattr(options, "parser", parser)
-        print(f"error: {with_flags(str(error), command)}", file=sys.stderr)
+        command = getattr(options, "parser", None) or argparse.ArgumentParser()
+        print_note(f"error: {with_flags(str(error), command)}")
         return error.exit_code
-    except KeyboardInterrupt as interrupt:
-        print(f"stopped; {stopped}", file=sys.stderr)
-        # shells report a process that was ended by a signal like this
-        return 128 + (interrupt.number if isinstance(interrupt, _Termination) else signal.SIGINT)
     except MemoryError:
         # suggest only flags that the command has
         has_batches = hasattr(options, "batch_size")
         remedy = (
-            "; use a smaller --batch-size" if has_batches else "; free some, or use a smaller model"
+            "use a smaller --batch-size" if has_batches else "free some, or use a smaller model"
         )
-        print(f"error: out of memory{remedy}", file=sys.stderr)
+        print_note(f"error: out of memory; {remedy}")
         return 1
     except BrokenPipeError:
-        _discard_output()
+        discard(1)
         return 128 + signal.SIGPIPE
     except OSError as error:
-        # the commands translate errors of files; one without a name comes from a printed line
-        if error.errno not in _WRITE_ERRORS or error.filename is not None:
+        # the commands translate errors of files
+        if error.errno not in _DISK_ERRORS:
             raise
-        _discard_output()
-        print(f"error: the standard output cannot be written ({error.strerror})", file=sys.stderr)
+        # what could not be written is in the buffer still, if there is one (PYTHONUNBUFFERED)
+        is_buffered = not getattr(sys.stdout, "write_through", False)
+        if error.filename is None and not (is_buffered and is_writable(sys.stdout)):
+            discard(1)
+            print_note(f"error: the standard output cannot be written ({error.strerror})")
+        else:
+            name = "a file or stream" if error.filename is None else shown(error.filename)
+            print_note(f"error: {name}: cannot be read or written ({error.strerror}); check it")
         return 2
-
-
-class _Termination(KeyboardInterrupt):
-    """Raised in place of a termination signal, so that temporary files are removed."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
-@contextlib.contextmanager
-def _termination_as_exception() -> Iterator[None]:
-    """Raises `_Termination` for signals that would end the process without any cleanup.
-
-    Signals that somebody else handles or ignores stay as they are: `nohup` ignores SIGHUP.
-    """
-    process = os.getpid()
-    numbers = [getattr(signal, name) for name in _TERMINATION if hasattr(signal, name)]
-    # only the main thread may set handlers
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []
-    replaced = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
-
-    def terminate(number: int, _: FrameType | None) -> None:
-        if os.getpid() != process:
-            # a forked worker inherits the handler, but has nothing to clean up
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        # a second signal must not interrupt the cleanup
-        for other in replaced:
-            signal.signal(other, signal.SIG_IGN)
-        raise _Termination(number)
-
-    for number in replaced:
-        signal.signal(number, terminate)
-    try:
-        yield
-    finally:
-        for number in replaced:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _discard_output() -> None:
-    """Discards buffered output, because Python would raise the same error again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def with_flags(message: str, parser: argparse.ArgumentParser) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from typing import Any
 
@@ -99,8 +98,9 @@ def _embed(options: argparse.Namespace) -> int:
     import numpy as np
 
     from lame_runtime.cli.sources import read_sources
+    from lame_runtime.cli.system.outputs import without_output
     from lame_runtime.encoder import Encoder
-    from lame_runtime.files.atomic import atomic_path
+    from lame_runtime.files.atomic import atomic_path, writing
     from lame_runtime.loading import load
     from lame_runtime.progress import progress_bar
 
@@ -110,7 +110,7 @@ def _embed(options: argparse.Namespace) -> int:
     with encoder, atomic_path(options.output) as fresh:
         # inputs are read lazily, so the time includes decoding
         start = time.perf_counter()
-        inputs = read_sources(options.paths, options.text)
+        inputs = without_output(read_sources(options.paths, options.text), options.output)
         vectors = encoder.stream(inputs, **_encoding_options(options))
         rows = list(progress_bar(vectors, unit="input", leave=False))
         seconds = time.perf_counter() - start
@@ -118,7 +118,7 @@ def _embed(options: argparse.Namespace) -> int:
             names = shown(", ".join(options.paths))
             raise InputError(f"nothing to embed: {names} holds no input")
         array = np.stack(rows)
-        with fresh.open("wb") as file:
+        with writing(options.output), fresh.open("wb") as file:
             np.save(file, array)
     # `seconds` excludes loading, which a service does only once
     report = {
@@ -137,22 +137,14 @@ def _embed(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Checks the arguments before anything is loaded; raises `UsageError`."""
+    from lame_runtime.cli.system.outputs import require_apart, require_no_source
+
     if not options.paths and not options.text:
         raise UsageError(
             "nothing to embed: name a picture, a folder or a .jsonl file, or pass `text`"
         )
-    # the vectors would replace the input file
-    output = _real_path(options.output)
-    if any(name != "-" and _real_path(name) == output for name in options.paths):
-        raise UsageError(f"`output` {shown(options.output)} is also an input: choose another file")
-
-
-def _real_path(name: str | os.PathLike[str]) -> str:
-    try:
-        return os.path.realpath(name)
-    except OSError:
-        # the working folder is gone; what is relative to it fails where it is opened
-        return os.fspath(name)
+    require_apart({"output": options.output}, options.bundle, options.engines)
+    require_no_source(options.output, options.paths)
 
 
 def _encoding_options(options: argparse.Namespace) -> EncodeKeywords:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 
 from lame_runtime import __version__
-from lame_runtime.cli import bench_command, embed_command, info_command, verify_command
 from lame_runtime.cli.command_line import run_command
-from lame_runtime.cli.grammar import ProgramParser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program; returns 0 on success, 1 if a check failed, 2 for wrong use or bad input."""
-    return run_command(make_parser(), arguments, "nothing was written")
+    return run_command(make_parser, arguments, "nothing was written")
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands, which also generates the reference documentation."""
+    # deferred, because NumPy takes a fifth of a second, in which signals are handled already
+    from lame_runtime.cli import bench_command, embed_command, info_command, verify_command
+    from lame_runtime.cli.grammar import ProgramParser
+
     parser = ProgramParser(
         prog="lame-runtime",
         description="Embeds texts, pictures and videos from a LaME bundle, without PyTorch.",

@@ -10,9 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from lame_runtime.cli.system.handed_over import (
+    BYTE_ORDER_MARK,
+    HEAD_BYTES,
+    MAX_STREAM,
+    is_handed_over,
+    is_jsonl,
+    is_video,
+    open_handed_over,
+)
+from lame_runtime.cli.system.streams import print_note
 from lame_runtime.contract.media.pages import is_pdf, page_names
 from lame_runtime.contract.prompts import Input, Picture, Video
-from lame_runtime.errors import InputError, StorageError, UsageError, first_line, printable, shown
+from lame_runtime.errors import InputError, StorageError, UsageError, first_line, shown
 from lame_runtime.files.json_file import parse_json
 from lame_runtime.files.regular import open_regular
 from lame_runtime.inputs import VIDEO_SUFFIXES, as_input
@@ -23,16 +33,8 @@ PICTURE_SUFFIXES = frozenset(
 STDIN = "-"
 MAX_LINE = 64 << 20
 """Largest JSONL line in bytes; a line may hold a picture as a `data:` URI."""
-MAX_STREAM = 256 << 20
-"""Largest picture or video in bytes that a shell hands over as a pipe."""
 
 _URL = re.compile(r"data:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_STREAM = re.compile(r"/dev/(stdin|fd/\d+)|/proc/(self|\d+)/fd/\d+")
-"""Names under which a shell hands over what it has opened, for `<(…)` and `< file`."""
-_MARK = b"\xef\xbb\xbf"
-"""Byte order mark of UTF-8, which editors on Windows write."""
-_VIDEO = re.compile(rb"\x1a\x45\xdf\xa3|RIFF....AVI |....ftyp(?!avi|hei|mif|msf)", re.DOTALL)
-"""Beginnings of the video containers that are recognized without the suffix of a name."""
 
 
 def read_sources(paths: list[str], texts: list[str]) -> Iterator[Input]:
@@ -60,16 +62,16 @@ def read_sources(paths: list[str], texts: list[str]) -> Iterator[Input]:
             if sys.stdin is None:
                 raise UsageError("stdin is closed; pipe JSONL into it or name a file")
             yield from _read_lines(sys.stdin.buffer, "stdin", Path())
-        elif _URL.match(name):
+        elif is_handed_over(name):
+            yield from _read_stream(name)
+        elif _URL.match(name) and not _is_present(name):
             # decoded or refused as everywhere else
             yield as_input({"image": name})
-        elif _STREAM.fullmatch(name):
-            yield from _read_stream(name)
-        elif _is_folder(path):
+        elif is_folder(path):
             yield from _read_folder(path)
         elif path.suffix.lower() == ".jsonl":
             with _opened(name) as file:
-                yield from _read_lines(file, name, path.parent)
+                yield from _read_lines(file, name, Path(_unmistakable(str(path.parent))))
         else:
             yield from _read_file(name)
     for text in texts:
@@ -77,6 +79,7 @@ def read_sources(paths: list[str], texts: list[str]) -> Iterator[Input]:
 
 
 def _read_file(name: str) -> Iterator[Input]:
+    name = _unmistakable(name)
     path = name.rpartition("#page=")[0] if is_pdf(name) and "#page=" in name else name
     # a pipe or a device is refused here, before anything waits for it; a missing file where it is
     # decoded, whose message has more to say
@@ -106,13 +109,9 @@ def _opened(name: str) -> IO[bytes]:
 def _read_stream(name: str) -> Iterator[Input]:
     """Yields what a shell has opened for this process: JSONL, a picture or a video."""
     try:
-        with Path(name).open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not file.isatty()):
-                raise StorageError(f"{shown(name)}: is a device; give a file or a pipe")
-            head = file.read(16)
-            # no picture or video begins like a JSON string or object
-            if head.removeprefix(_MARK).lstrip()[:1] in (b"{", b'"'):
+        with open_handed_over(name) as file:
+            head = file.read(HEAD_BYTES)
+            if is_jsonl(head):
                 yield from _read_lines(file, name, Path(), head)
                 return
             data = head + file.read(MAX_STREAM + 1 - len(head))
@@ -124,10 +123,39 @@ def _read_stream(name: str) -> Iterator[Input]:
         raise StorageError(
             f"{shown(name)}: has more than {MAX_STREAM:,} bytes; store it in a file first"
         )
-    yield Input(content=(Video(data) if _VIDEO.match(data) else Picture(data),))
+    yield Input(content=(Video(data) if is_video(data) else Picture(data),))
+
+
+def _is_present(name: str) -> bool:
+    """Returns whether a name like that of a URL is one of a file or folder, or a page of a file."""
+    # False for what cannot be a name, such as a long `data:` URI
+    names = (name, name.rpartition("#page=")[0]) if is_pdf(name) else (name,)
+    return any(map(os.path.exists, filter(None, names)))
+
+
+def _unmistakable(name: str) -> str:
+    """Returns the name of a file so that nothing takes it for a URL or a `data:` URI."""
+    return f".{os.sep}{name}" if _URL.match(name) else name
 
 
 def _read_folder(folder: Path) -> Iterator[Input]:
+    media, total = media_files(folder)
+    if skipped := total - len(media):
+        print_note(
+            f"note: {shown(folder)}: left out {skipped} of {total} files, "
+            "which are no pictures, videos or PDFs"
+        )
+    for path in media:
+        yield from _read_file(str(path))
+
+
+def media_files(folder: Path) -> tuple[list[Path], int]:
+    """Returns the pictures, videos and PDFs of a folder by name, and the number of all its files.
+
+    Raises:
+        InputError: there are none.
+        StorageError: the folder cannot be listed.
+    """
     suffixes = PICTURE_SUFFIXES | VIDEO_SUFFIXES | {".pdf"}
     try:
         # hidden files belong to the operating system, such as .DS_Store
@@ -144,17 +172,16 @@ def _read_folder(folder: Path) -> Iterator[Input]:
             f"{shown(folder)}: a folder without pictures, videos or PDFs "
             f"({', '.join(sorted(suffixes))})"
         )
-    if skipped := len(files) - len(media):
-        note = (
-            f"note: {folder}: left out {skipped} of {len(files)} files, "
-            "which are no pictures, videos or PDFs"
-        )
-        print(printable(note), file=sys.stderr)
-    for path in media:
-        yield from _read_file(str(path))
+    return media, len(files)
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
+    """Returns whether a path is a folder.
+
+    Raises:
+        StorageError: the permissions of its folder do not tell.
+        UsageError: it is not a path.
+    """
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -172,16 +199,18 @@ def _is_folder(path: Path) -> bool:
 def _read_lines(file: IO[bytes], name: str, root: Path, head: bytes = b"") -> Iterator[Input]:
     """Yields the inputs of JSONL; `head` is what was read of it already."""
     for number, line in enumerate(_raw_lines(file, head), 1):
-        place = f"{shown(name)}, line {number}"
-        if len(line.rstrip(b"\n")) > MAX_LINE:
+        if len(line) > MAX_LINE and len(line.rstrip(b"\n")) > MAX_LINE:
             raise InputError(
-                f"{place}: longer than {MAX_LINE:,} bytes; write one JSON object or string per line"
+                f"{shown(name)}, line {number}: longer than {MAX_LINE:,} bytes; "
+                "write one JSON object or string per line"
             )
         if number == 1:
-            line = line.removeprefix(_MARK)  # noqa: PLW2901
+            line = line.removeprefix(BYTE_ORDER_MARK)  # noqa: PLW2901
         # many editors leave an empty last line
         if not line.strip():
             continue
+        # not for the lines before, of which there may be millions
+        place = f"{shown(name)}, line {number}"
         try:
             yield as_input(parse_json(line.decode("utf-8")), root)
         except ValueError as error:

@@ -46,10 +46,13 @@ def add(commands: Any) -> None:
 
 def _verify(options: argparse.Namespace) -> int:
     # deferred, so that `--help` does not wait for NumPy and ONNX Runtime
+    from lame_runtime.cli.system.outputs import require_apart
     from lame_runtime.files.atomic import atomic_text
     from lame_runtime.parity.junit import write_junit
     from lame_runtime.parity.verify import report, table, verify
 
+    outputs = {"output": options.output, "junit": options.junit}
+    require_apart(outputs, options.bundle, options.engines)
     rows = verify(options.bundle, options.graph, loading_options(options))
     outcome = report(rows)
     text = json.dumps(outcome, indent=1, ensure_ascii=False)

@@ -199,20 +199,20 @@ class Contract:
         try:
             raw = parse_json(text, strict=True)
         except ValueError as error:
-            raise BundleError(f"{source}: not JSON ({error}); {remedy}") from None
+            raise BundleError(f"{shown(source)}: not JSON ({error}); {remedy}") from None
         # Before the fields: another version has other fields, and its remedy is another one.
         version = raw.get("contract_version") if isinstance(raw, dict) else None
         # `type`, because JSON's 2.0 would equal 2
         if type(version) is not int or version != CONTRACT_VERSION:
             older = isinstance(version, int) and version < CONTRACT_VERSION
             raise BundleError(
-                f"{source}: contract_version {shown(repr(version))} is not known here "
+                f"{shown(source)}: contract_version {shown(repr(version))} is not known here "
                 f"(known: {CONTRACT_VERSION}); "
                 + ("export it again" if older else "upgrade lame-runtime")
             )
         contract: Contract = from_json_object(Contract, raw, source, remedy)
         for problem in contradictions(contract):
-            raise BundleError(f"{source}: {problem}; {remedy}")
+            raise BundleError(f"{shown(source)}: {problem}; {remedy}")
         return contract
 
     @staticmethod
@@ -226,7 +226,8 @@ class Contract:
             text = read_regular(path, MAX_CONTRACT_BYTES)
         except OSError as error:
             raise BundleError(
-                f"{path}: cannot be read ({error.strerror}); is this a LaME bundle or checkpoint?"
+                f"{shown(path)}: cannot be read ({error.strerror}); is this a LaME bundle or "
+                "checkpoint?"
             ) from None
         return Contract.from_json(text, str(path))
 

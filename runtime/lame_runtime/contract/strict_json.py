@@ -17,6 +17,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from lame_runtime.errors import BundleError, shown
 from lame_runtime.files.constraints import Constraint
 
+LONGEST_PLACE = 160
+"""Number of characters of a file's name, and of a place in it, that a message repeats."""
+
 T = TypeVar("T")
 
 
@@ -170,7 +173,8 @@ class _Reader:
 
     def _error(self, place: str, problem: str) -> BundleError:
         # a place has no colon before it, so that a message reads "images.patch_size is 0"
-        subject = f"{self.where}: {place} {problem}" if place else f"{self.where}: {problem}"
+        where = shown(self.where, LONGEST_PLACE)
+        subject = f"{where}: {place} {problem}" if place else f"{where}: {problem}"
         return BundleError(f"{subject}; {self.remedy}")
 
 

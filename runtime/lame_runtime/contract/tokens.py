@@ -17,7 +17,7 @@ import numpy.typing as npt
 from lame_runtime.contract.prompts import Run
 from lame_runtime.contract.rules import TokenRules
 from lame_runtime.contract.texts.pieces import PIECE, can_be_cut, pieces
-from lame_runtime.errors import BundleError, InputError, first_line
+from lame_runtime.errors import BundleError, InputError, first_line, shown
 from lame_runtime.files.json_file import MAX_JSON_BYTES
 from lame_runtime.files.regular import read_regular
 from lame_runtime.files.tokenizer_json import read_tokenizer
@@ -58,7 +58,7 @@ class TextTokenizer:
         except (OSError, ValueError) as error:
             reason = (isinstance(error, OSError) and error.strerror) or first_line(error)
             raise BundleError(
-                f"{path}: not a readable tokenizer.json ({reason}); {remedy}"
+                f"{shown(path)}: not a readable tokenizer.json ({reason}); {remedy}"
             ) from None
         self._special: dict[str, int] = {
             token.content: number for number, token in added.items() if token.special
@@ -73,9 +73,15 @@ class TextTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the state with the library's tokenizer as text, which every protocol can hold."""
+        return {**self.__dict__, "_tokenizer": self._tokenizer.to_str()}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores a copied or pickled tokenizer; tokenizers itself forgets this setting."""
-        self.__dict__.update(state)
+        from tokenizers import Tokenizer  # deferred: 30 ms
+
+        self.__dict__.update(state, _tokenizer=Tokenizer.from_str(state["_tokenizer"]))
         self._tokenizer.encode_special_tokens = True
 
     def encode(self, text: str, *, offset: int = 0) -> list[int]:
@@ -107,7 +113,7 @@ class TextTokenizer:
         # Ids of special tokens have a meaning beside the text: they stand for pictures and turns.
         if not self._special_ids.isdisjoint(ids):
             raise BundleError(
-                f"{self._path}: makes a special token of plain text, so texts could forge "
+                f"{shown(self._path)}: makes a special token of plain text, so texts could forge "
                 f"pictures; {self._remedy}"
             )
         return ids
@@ -149,7 +155,7 @@ class TextTokenizer:
         number = self._special.get(token)
         if number is None:
             raise BundleError(
-                f"{self._path}: has no token {token} that is marked as special, which the "
+                f"{shown(self._path)}: has no token {token} that is marked as special, which the "
                 f"contract's prompt uses; {self._remedy}"
             )
         return number

@@ -8,6 +8,7 @@ power) leaves it; it may be deleted whenever nothing is being written there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -19,6 +20,8 @@ from pathlib import Path
 
 from lame_runtime.errors import StorageError, shown
 
+_FULL = (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Errors that only writing can meet; a library that wraps one gives no number."""
 _OPEN_FILE = re.compile(r"/dev/(std(in|out|err)|fd/[^/]+)|/proc/[^/]+(/task/[^/]+)?/fd/[^/]+")
 
 
@@ -29,6 +32,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
     If `target` is a link, the file that it points to is replaced.
 
+    An error of the block is one of writing if it names the temporary path, or can have no other
+    cause, such as a full disk. Any other is left alone: it is about what the block reads. `writing`
+    marks what writes nothing but the target.
+
     Raises:
         StorageError: the target cannot be written (full, read-only, no such folder), or is not a
             regular file. An existing target stays unchanged.
@@ -36,28 +43,42 @@ def atomic_path(target: Path) -> Iterator[Path]:
     temporary = None
     _require_name(target)
     try:
-        require_replaceable(target)
-        # a rename would replace the link itself, not the file that it points to; not `resolve`,
-        # which raises a RuntimeError for a circle of links on older versions of Python
-        target = Path(os.path.realpath(target))
-        # in the same folder, because a rename is atomic only within one file system; named before
-        # it is made, so that a signal in between leaves nothing
-        temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}")
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        yield temporary
-        # private until now; give it the permissions that `open` would have
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(target)
-    except OSError as error:
-        raise _cannot_write(target, error) from None
+        with writing(target):
+            require_replaceable(target)
+            # a rename would replace the link itself, not the file that it points to; not `resolve`,
+            # which raises a RuntimeError for a circle of links on older versions of Python
+            target = Path(os.path.realpath(target))
+            # in the same folder, because a rename is atomic only within one file system; named
+            # before it is made, so that a signal in between leaves nothing
+            temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}")
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with _errors_of_writing(target, temporary):
+            yield temporary
+        with writing(target):
+            # private until now; give it the permissions that `open` would have
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(target)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Translates every `OSError` of a block that writes `target` and reads nothing.
+
+    Raises:
+        StorageError: the block raised an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_write(target, error) from None
+
+
 def atomic_text(target: Path, text: str) -> None:
     """Writes `text` as UTF-8 to `target`, completely or not at all; raises `StorageError`."""
-    with atomic_path(target) as path:
+    with atomic_path(target) as path, writing(target):
         path.write_text(text, encoding="utf-8")
 
 
@@ -66,25 +87,29 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """Yields a temporary folder beside `target`, which takes its name if the block ends without an
     error.
 
+    Errors of the block are told apart as by `atomic_path`.
+
     Raises:
         StorageError: `target` already exists or cannot be written.
     """
     _require_name(target)
-    try:
-        # also a link that leads nowhere, whose name is taken
-        if os.path.lexists(target):
-            raise StorageError(
-                f"{shown(target)}: already exists; remove it or choose another folder"
-            )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as outer:
+    with contextlib.ExitStack() as stack:
+        with writing(target):
+            # also a link that leads nowhere, whose name is taken
+            if os.path.lexists(target):
+                raise StorageError(
+                    f"{shown(target)}: already exists; remove it or choose another folder"
+                )
+            target.parent.mkdir(parents=True, exist_ok=True)
+            outer = tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
+            # before the folder, so that it also sees errors of removing it
+            stack.enter_context(_errors_of_writing(target, Path(outer.name)))
             # a folder inside, because the outer one is removed at the end in any case
-            inner = Path(outer) / "data"
+            inner = Path(stack.enter_context(outer)) / "data"
             inner.mkdir()
-            yield inner
+        yield inner
+        with writing(target):
             inner.rename(target)
-    except OSError as error:
-        raise _cannot_write(target, error) from None
 
 
 def names_open_file(target: str | os.PathLike[str]) -> bool:
@@ -113,6 +138,28 @@ def _require_name(target: Path) -> None:
         possible = False
     if not possible:
         raise StorageError(f"{shown(target)}: is not the name of a file; choose another path")
+
+
+@contextmanager
+def _errors_of_writing(target: Path, temporary: Path) -> Iterator[None]:
+    """Translates the errors of a block that may read other files as well, if they are of writing.
+
+    Raises:
+        StorageError: an `OSError` names the temporary path or what is below it, or can only come
+            from writing.
+    """
+    try:
+        yield
+    except OSError as error:
+        name = error.filename
+        if not isinstance(name, str | bytes | os.PathLike):
+            is_of_writing = error.errno in _FULL
+        else:
+            path = Path(os.fsdecode(name))
+            is_of_writing = path == temporary or temporary in path.parents
+        if is_of_writing:
+            raise _cannot_write(target, error) from None
+        raise
 
 
 def _cannot_write(target: Path, error: OSError) -> StorageError:

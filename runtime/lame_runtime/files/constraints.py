@@ -92,4 +92,4 @@ def _number(value: float) -> str:
     try:
         return f"{value:,}" if isinstance(value, int) or value.is_integer() else f"{value:g}"
     except ValueError:  # an integer of thousands of digits has no text
-        return "a number of thousands of digits"
+        return "a number with thousands of digits"

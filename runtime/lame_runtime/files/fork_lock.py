@@ -37,3 +37,9 @@ class ForkLock:
     def locked(self) -> bool:
         """Returns whether a thread of this process holds the lock."""
         return self._lock.locked()
+
+
+CALLERS_FILES = ForkLock()
+"""Held while an object that a caller handed in is read: an open file, or a picture that is not
+loaded yet. Threads may share them, they may share one file, and a file has one position.
+"""

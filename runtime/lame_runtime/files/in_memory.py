@@ -12,11 +12,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from lame_runtime.errors import InputError, shown
-from lame_runtime.files.fork_lock import ForkLock
+from lame_runtime.files.fork_lock import CALLERS_FILES
 
 MAX_STREAM_BYTES = 256_000_000
 """Most bytes that are read from an open file; larger files are given by their path."""
-_lock = ForkLock()
 
 
 def array_picture(pixels: npt.NDArray[Any]) -> Image.Image:
@@ -31,7 +30,7 @@ def array_picture(pixels: npt.NDArray[Any]) -> Image.Image:
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise InputError(
             f"the picture is an array of {shown(pixels.dtype)} {shown(pixels.shape)}; arrays must "
-            "be uint8 (height, width, 3), anything else a path, bytes or a PIL picture"
+            "be uint8 (height, width, 3); otherwise give a path, bytes or a PIL picture"
         )
     height, width = pixels.shape[:2]
     # Pillow takes no empty array, but what reads pictures refuses an empty picture by name
@@ -68,8 +67,7 @@ def as_bytes(item: Any) -> bytes:
             return bytes(item)
         if isinstance(item, io.BytesIO):
             return item.getvalue()
-        # threads may share a file, and it has one position
-        with _lock:
+        with CALLERS_FILES:
             return _read(item)
     except (InputError, MemoryError):
         raise
@@ -108,5 +106,5 @@ def _require_file(file: Any) -> None:
     # some files of `tempfile` have no `seekable` before Python 3.11
     if not stat.S_ISREG(mode) or not getattr(file, "seekable", lambda: True)():
         raise InputError(
-            "the open file that was given is no regular file; read it and give its bytes"
+            "the open file that was given is not a regular file; read it and give its bytes"
         )

@@ -18,7 +18,7 @@ MAX_JSON_BYTES = 256 << 20
 """Largest JSON file that is read; tokenizers of large vocabularies take about 12 MB."""
 
 
-def parse_json(text: str | bytes, *, strict: bool = False) -> Any:
+def parse_json(text: str | bytes, *, strict: bool = False, finite: bool = False) -> Any:
     """Returns the value of a JSON text.
 
     Args:
@@ -26,15 +26,18 @@ def parse_json(text: str | bytes, *, strict: bool = False) -> Any:
         strict: refuse objects that hold a key twice, of which Python would take the last and other
             readers the first. NaN and the infinities are then read, because what is read strictly
             goes through `contract.strict_json`, which refuses them by the name of their field.
+        finite: refuse NaN and the infinities of what is read strictly, too.
 
     Raises:
         ValueError: the text is not JSON, not UTF-8, nested too deeply, or holds NaN, an infinity or
             a number with thousands of digits.
     """
     try:
-        if strict:
-            return json.loads(text, object_pairs_hook=_unique)
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(
+            text,
+            object_pairs_hook=_unique if strict else None,
+            parse_constant=None if strict and not finite else _refuse_constant,
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

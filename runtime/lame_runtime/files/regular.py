@@ -35,16 +35,11 @@ def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
     try:
         # before opening, because opening a device may already have an effect
         _require_regular(Path(name).stat(), name)
-        # a pipe that takes the file's place between the two calls must not block either
-        handle = os.open(name, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+        # The file object owns the descriptor from the beginning. If it were made here from one, a
+        # signal behind that would close it twice, and the second error would hide the signal's.
+        return open(name, "rb", opener=_opened)
     except (ValueError, TypeError):
         raise OSError(errno.EINVAL, "is not the name of a file", name) from None
-    try:
-        _require_regular(os.fstat(handle), name)
-        return os.fdopen(handle, "rb")
-    except BaseException:
-        os.close(handle)
-        raise
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
@@ -64,6 +59,17 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     if size > most or len(data) > most:
         raise OSError(errno.EFBIG, f"is larger than {most:,} bytes", os.fspath(path))
     return data
+
+
+def _opened(name: str, flags: int) -> int:
+    # a pipe that takes the file's place after the first check must not block either
+    handle = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+    try:
+        _require_regular(os.fstat(handle), name)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
 
 
 def _require_regular(status: os.stat_result, name: str) -> None:

@@ -17,8 +17,12 @@ from typing import Any
 from lame_runtime.errors import shown
 from lame_runtime.files.json_file import parse_json
 
-MAX_TOKENS = 1 << 21
+MAX_TOKENIZER_BYTES = 64 << 20
+"""Largest `tokenizer.json` that is read; those of published vocabularies have 7 to 33 MB."""
+MAX_TOKENS = 1 << 20
 """Largest number of tokens, and of merges; published vocabularies have 152,000 to 262,000."""
+MAX_ADDED_TOKENS = 1 << 16
+"""Largest number of added tokens, of which the library reads 50,000 in a second."""
 MAX_TOKEN_LENGTH = 1024
 """Largest number of characters of a token."""
 MAX_STEPS = 8
@@ -64,15 +68,18 @@ def read_tokenizer(content: bytes) -> TokenizerFile:
     """Checks the content of a `tokenizer.json`.
 
     Raises:
-        ValueError: it is not JSON, or describes another kind of tokenizer; the text names the
-            field.
+        ValueError: it is too large, not JSON, holds a key twice, or describes another kind of
+            tokenizer; the text names the field.
     """
-    raw = _object(parse_json(content.decode("utf-8-sig")), "it")
+    if len(content) > MAX_TOKENIZER_BYTES:
+        raise ValueError(f"it is larger than {MAX_TOKENIZER_BYTES:,} bytes")
+    # the library takes the last of two values with one key, other readers the first
+    raw = _object(parse_json(content.decode("utf-8-sig"), strict=True, finite=True), "it")
+    entries = _list(raw.get("added_tokens", []), "added_tokens")
+    if len(entries) > MAX_ADDED_TOKENS:
+        raise ValueError(f"added_tokens has more than {MAX_ADDED_TOKENS:,} entries")
     model = _bpe(_object(raw.get("model"), "model"))
-    added = [
-        _added_token(entry, f"added_tokens[{index}]")
-        for index, entry in enumerate(_list(raw.get("added_tokens", []), "added_tokens"))
-    ]
+    added = [_added_token(entry, f"added_tokens[{index}]") for index, entry in enumerate(entries)]
     checked = {
         "version": "1.0",
         "truncation": None,

@@ -1,9 +1,10 @@
-"""Recognizes names that are not names of files: URLs, which are refused, and `data:` URIs."""
+"""Names that users give: those of files, URLs, which are refused, and `data:` URIs."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
 from typing import IO, Any
 from urllib.parse import unquote_to_bytes
@@ -45,14 +46,33 @@ def resolved(source: Any) -> Any:
     """Returns the bytes of a `data:` URI, and anything else unchanged.
 
     Raises:
-        InputError: a URL, or a `data:` URI that is damaged or too long.
+        InputError: a URL, a `data:` URI that is damaged or too long, or an object that gives no
+            path.
     """
+    if isinstance(source, os.PathLike):
+        path_name(source)
     if not isinstance(source, str):
         return source
     if is_url(source):
         raise url_error(source)
     header = _DATA.match(source[:_LONGEST_HEADER])
     return source if header is None else _decoded(source, header)
+
+
+def path_name(path: os.PathLike[Any]) -> str:
+    """Returns the name that a path object stands for.
+
+    Raises:
+        InputError: the object gives none.
+    """
+    try:
+        return os.fsdecode(path)
+    # whatever the code of the object's class raises
+    except Exception as error:
+        raise InputError(
+            f"an object of the type {shown(type(path).__name__)} gives no path "
+            f"({type(error).__name__}); give a str or a Path"
+        ) from None
 
 
 def open_media(path: str, kind: str) -> IO[bytes]:

@@ -24,6 +24,9 @@ def contract_rows(preparer: Preparer, golden: Golden) -> list[Result]:
     Returns:
         One row per modality; its figure is the number of inputs whose ids, positions or patches
         differ.
+
+    Raises:
+        BundleError: the contract refuses an input.
     """
     rows = []
     for modality in golden.modalities:
@@ -31,7 +34,7 @@ def contract_rows(preparer: Preparer, golden: Golden) -> list[Result]:
         mismatches = 0
         for index in indices:
             expected = golden.inputs[index]
-            actual = fingerprint(preparer(expected.item, expected.role), preparer)
+            actual = fingerprint(expected.prepare(preparer), preparer)
             # an input counts once, no matter how many of the three differ
             mismatches += actual != (expected.ids, expected.positions, expected.patches)
         figure = {"mismatches": mismatches}

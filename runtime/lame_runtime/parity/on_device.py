@@ -22,7 +22,7 @@ from lame_runtime.bundle.certificate import Result
 from lame_runtime.bundle.engine_files import read_device_report
 from lame_runtime.bundle.golden import Golden
 from lame_runtime.contract.batch import assemble
-from lame_runtime.errors import BackendError, ProofError, StorageError
+from lame_runtime.errors import BackendError, ProofError, StorageError, shown
 from lame_runtime.files.atomic import atomic_text
 from lame_runtime.parity.compare import BATCH_SIZE, graph_rows, profile_row
 from lame_runtime.parity.embeds import Embeds
@@ -77,7 +77,7 @@ def require_proof(encoder: Embeds, bundle: Bundle, build: Build) -> str:
         # the first failed row is enough for a message; `lame-runtime verify` lists all
         row = failed[0]
         raise ProofError(
-            f"{build.folder}: not to be trusted on this device: "
+            f"{shown(build.folder)}: not to be trusted on this device: "
             f"{row.comparison} {row.modality}: {row.describe()}; {REMEDY}"
         )
     return f"proved on this device now, {proof.describe()}"
@@ -156,7 +156,7 @@ def _fitting(
         for index in range(count)
     }
     for number, entry in enumerate(golden.inputs):
-        batch = assemble([preparer(entry.item, entry.role)], preparer.contract)
+        batch = assemble([entry.prepare(preparer)], preparer.contract)
         if backend.takes(batch):
             fitting.append(number)
         for (part, index), numbers in by_profile.items():

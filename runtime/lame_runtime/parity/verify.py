@@ -18,7 +18,7 @@ from lame_runtime.bundle.certificate import Certificate, Result, read_certificat
 from lame_runtime.bundle.golden import Golden
 from lame_runtime.bundle.members import COPY_AGAIN
 from lame_runtime.encoder import Encoder
-from lame_runtime.errors import BackendError, BundleError, UsageError, printable
+from lame_runtime.errors import BackendError, BundleError, UsageError, printable, shown
 from lame_runtime.loading import load
 from lame_runtime.options import LoadOptions
 from lame_runtime.parity import gates
@@ -115,15 +115,16 @@ def require_as_certified(bundle: Bundle, certificate: Certificate, golden: Golde
     """Checks that nothing was taken out of a bundle since its certificate was written.
 
     Raises:
-        BundleError: a certified golden file has another hash or is gone, golden inputs are fewer
-            or more than a row of the certificate was measured on, or a graph has no such row.
+        BundleError: a golden file was not certified, has another hash or is gone, golden inputs are
+            fewer or more than a row of the certificate was measured on, or a graph has no such row.
     """
     files = bundle.manifest.files
-    for name, sha256 in certificate.hashes.items():
+    # every exporter has written the hashes of all of them
+    for name in (*certificate.hashes, *files):
         # graphs are not compared: the golden vectors judge whatever is there
-        if name.startswith("golden/") and files.get(name) != sha256:
+        if name.startswith("golden/") and files.get(name) != certificate.hashes.get(name):
             raise BundleError(
-                f"{bundle.folder / name}: is not the file that was certified; {COPY_AGAIN}"
+                f"{shown(bundle.folder / name)}: is not the file that was certified; {COPY_AGAIN}"
             )
     sizes = {modality: len(golden.of(modality)) for modality in golden.modalities}
     # rows on graphs that were left out of a copy are not repeated
@@ -132,8 +133,8 @@ def require_as_certified(bundle: Bundle, certificate: Certificate, golden: Golde
         size = len(golden.inputs) if row.modality == "mixed" else sizes.get(row.modality, 0)
         if repeated and size != row.inputs:
             raise BundleError(
-                f"{bundle.folder}: {row.comparison}, {row.modality}, was certified on "
-                f"{row.inputs} golden inputs, {size} are left; {COPY_AGAIN}"
+                f"{shown(bundle.folder)}: {shown(row.comparison)}, {shown(row.modality)}, "
+                f"was certified on {row.inputs} golden inputs, {size} are left; {COPY_AGAIN}"
             )
     certified = {
         (row.graph, row.modality)
@@ -144,8 +145,8 @@ def require_as_certified(bundle: Bundle, certificate: Certificate, golden: Golde
     for graph, modality in itertools.product(bundle.graphs, golden.modalities):
         if (graph, modality) not in certified:
             raise BundleError(
-                f"{bundle.folder}: the certificate has no row for graph {graph}, {modality}; "
-                f"{COPY_AGAIN}"
+                f"{shown(bundle.folder)}: the certificate has no row for graph {graph}, "
+                f"{shown(modality)}; {COPY_AGAIN}"
             )
 
 
@@ -200,10 +201,11 @@ def _graph_rows(encoder: Encoder, bundle: Bundle, golden: Golden) -> list[Verifi
 def _other_graph_files(bundle: Bundle, certificate: Certificate) -> list[str]:
     """Returns a note for each file of a graph that is not the one that was certified."""
     return [
-        f"{name} is not the file that was certified; the rows above are those of the file here"
+        f"{shown(name)} is not the file that was certified; the rows above are those of the file "
+        "here"
         for graph in bundle.graphs
         for name, sha256 in bundle.graph_hashes(graph).items()
-        if certificate.hashes.get(name, sha256) != sha256
+        if certificate.hashes.get(name) != sha256
     ]
 
 

@@ -4,7 +4,7 @@ Three means together, because none sees everything:
 
     audit hook   what Python code opens, imports and unpickles
     inotify      whoever opens the forbidden folder, native libraries included
-    seccomp      ends the process (SIGSYS) when it makes a socket, a process or runs a program
+    seccomp      ends the process (SIGSYS) when it makes a socket or a process, or runs a program
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def forbid_sockets_and_processes(*, sockets_alone: bool = False) -> bool:
     """Ends this process with SIGSYS when it makes a socket or another process, from now on.
 
     Args:
-        sockets_alone: allow processes; what they make is forbidden to them as well.
+        sockets_alone: forbid only sockets; the process may start others, which inherit the ban.
 
     Returns:
         Whether the kernel can do that.

@@ -149,7 +149,7 @@ def _texts(value: Any) -> Any:
 
 
 def _status(name: str) -> int:
-    """Returns a figure of /proc/self/status in KiB; the largest resident size where that lacks."""
+    """Returns a figure of /proc/self/status in KiB; the largest resident size if it is missing."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123
             for line in file:

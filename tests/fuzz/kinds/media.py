@@ -125,7 +125,7 @@ class Large(Embedding):
         }
 
     def open(self, room: Room) -> None:
-        """Makes an empty memory of the files that were made."""
+        """Starts with an empty cache of generated files."""
         super().open(room)
         self._made: dict[str, bytes] = {}
 

@@ -86,7 +86,7 @@ class Rows(Embedding):
 
 
 def _lines(text: str) -> str:
-    """Returns a JSON list as lines; as it is if it is none."""
+    """Returns a JSON list as lines, and any other text unchanged."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):

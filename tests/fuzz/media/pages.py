@@ -35,7 +35,7 @@ def write_pdf(
     catalog: bytes = b"",
     content: bytes = _TEXT,
 ) -> bytes:
-    """Returns a PDF with a right table of its objects."""
+    """Returns a PDF with a correct cross-reference table."""
     kids = b" ".join(b"%d 0 R" % (4 + index) for index in range(count))
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R %s >>" % catalog,

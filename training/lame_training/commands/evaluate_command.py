@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lame_runtime.cli.grammar import GRAPH_NAMES, add_command, add_output, path
+from lame_runtime.cli.system.streams import print_note
 from lame_runtime.errors import UsageError
 from lame_runtime.options import BACKENDS, BackendName
 
@@ -118,11 +118,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     # two runs of one suite have most notes in common
     for line in dict.fromkeys(line for outcome in evaluations for line in notes(outcome.run)):
         # stdout is the script's if it asked for JSON
-        print(line, file=sys.stderr if options.json else sys.stdout)
+        (print_note if options.json else print)(line)
     failed = {name: reason for outcome in evaluations for name, reason in outcome.failed.items()}
     # not an exception: the other tasks' results are worth showing
     for name, reason in failed.items():
-        print(f"error: {name} was not evaluated: {reason}", file=sys.stderr)
+        print_note(f"error: {name} was not evaluated: {reason}")
     return 2 if failed else 0
 
 

@@ -200,7 +200,8 @@ def described_model(
     remedy = "copy or train the checkpoint again"
     for name in ("backbone", "decoder"):
         # a model without a decoder has null
-        if not isinstance(part := config.get(name), dict) and (part or name == "backbone"):
+        part = config.get(name)
+        if not isinstance(part, dict) and (part is not None or name == "backbone"):
             raise BundleError(f"{source}: {name} is {shown(repr(part))}, not an object; {remedy}")
     for name in ("n_reason", "dim"):
         if name not in config:

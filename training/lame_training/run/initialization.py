@@ -119,8 +119,8 @@ def _check_restart(output: Path, architecture: dict[str, Any], options: TrainOpt
     # the folder remembers the architecture, but not where pretrained weights came from
     if architecture["from_folder"] and options.backbone is None:
         raise UsageError(
-            f"{output}: no step was saved yet, so the run begins again: "
-            "give its `backbone` (and `decoder`) once more"
+            f"{output}: no step has been saved yet, so the run begins again: "
+            "give its `backbone` (and `decoder`) again"
         )
 
 

@@ -25,7 +25,7 @@ from lame_training.run.train_options import TrainOptions
 
 # A resumed run draws the same rows and the same dropout from the same weights.
 REMEDY = (
-    "resuming would come to the same: train again in another `output`, "
+    "resuming would fail the same way: train again in another `output`, "
     "with lower rates in the recipe or another `seed`"
 )
 """Advice in the message about a loss or gradient that is not finite."""

@@ -192,7 +192,7 @@ class Progress:
             # one line per data set, not thousands if a whole folder of pictures is missing
             if report and row.data_set not in self._reported and self._write:
                 logger.warning(
-                    "%s, %s: left out: %s; further ones go to %s",
+                    "%s, %s: left out: %s; the others are listed in %s",
                     printable(row.data_set),
                     printable(row.place or f"row {row.number}"),
                     printable(row.reason),
@@ -230,7 +230,7 @@ def _key(row: Dropped) -> tuple[str, int, str, str]:
 def read_dropped(path: Path) -> list[Dropped]:
     """Reads a `skipped.jsonl`; returns [] if there is no such file.
 
-    A line that is none, such as one that a kill interrupted, is removed from the file.
+    A line that is not a valid row, such as one cut off by a kill, is removed from the file.
 
     Raises:
         StorageError: the file cannot be read, or is not a regular file.

@@ -209,8 +209,8 @@ def read_tensors(state: Path, name: str) -> dict[str, Tensor]:
     """Returns the tensors of `STATE/NAME.safetensors`.
 
     Raises:
-        BundleError: the file is missing, no regular file or damaged, or a tensor of it holds other
-            numbers than finite ones in floating point.
+        BundleError: the file is missing, damaged or not a regular file, or a tensor in it holds
+            anything but finite floating-point numbers.
     """
     try:
         path = state / f"{name}.safetensors"
@@ -228,15 +228,15 @@ def read_tensors(state: Path, name: str) -> dict[str, Tensor]:
 
 
 def _check_numbers(state: Path, name: str, tensors: dict[str, Tensor]) -> None:
-    """Raises `BundleError` if a tensor holds other numbers than finite ones in floating point.
+    """Raises `BundleError` if a tensor holds anything but finite floating-point numbers.
 
-    Resuming would come to a loss that is not finite, and blame the recipe.
+    Otherwise the resumed run would stop at a loss that is not finite, and blame the recipe.
     """
     for tensor, value in tensors.items():
         if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
             raise BundleError(
-                f"{state}: {shown(tensor)} in {name}.safetensors holds values that are no "
-                "finite numbers; remove this state, or train again in another folder"
+                f"{state}: {shown(tensor)} in {name}.safetensors holds values that are not "
+                "finite floating-point numbers; remove this state, or train again in another folder"
             )
 
 

@@ -167,7 +167,7 @@ def steps_of(folder: Path) -> int | None:
     # a damaged file must not look like an unfinished run, which would be begun again
     if not isinstance(steps, int) or isinstance(steps, bool):
         raise BundleError(
-            f"{folder / 'config.json'}: names no number of steps; restore it, or train again in "
+            f"{folder / 'config.json'}: lacks the number of steps; restore it, or train again in "
             "another folder"
         )
     return steps

@@ -117,7 +117,7 @@ def _digits_folder(
     """
     if options.mixture is not None or not all(stage.tasks for stage in recipe.stages):
         raise UsageError(
-            f"recipe {recipe.name} needs data: name the root of an MMEB-style data set as `data`"
+            f"recipe {recipe.name} needs data: pass the root of an MMEB-style data set as `data`"
         )
     folder = output / "data"
     if processes.is_main_process:
@@ -193,7 +193,7 @@ def _last_step(recipe: Recipe, output: Path, options: TrainOptions, start: Start
     total = recipe.steps if options.steps is None else min(options.steps, recipe.steps)
     if total < start.step:
         raise UsageError(
-            f"{output}: stands at step {start.step}, so it cannot stop at {total}; "
+            f"{output}: is already at step {start.step}, so it cannot stop at {total}; "
             "give more `steps`, or train again elsewhere"
         )
     return total

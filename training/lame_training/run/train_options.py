@@ -1,4 +1,4 @@
-"""The options of a training run, beside its recipe, its data and its output folder."""
+"""The options of a training run, besides its recipe, its data and its output folder."""
 
 from __future__ import annotations
 

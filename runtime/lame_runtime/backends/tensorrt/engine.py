@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lame_runtime.backends.tensorrt.module import failure
-from lame_runtime.errors import BackendError
+from lame_runtime.errors import BackendError, shown
 
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
@@ -114,7 +114,8 @@ class Engine:
         context = self._engine.create_execution_context(strategy)
         if context is None:
             raise failure(
-                f"{self.path}: TensorRT cannot make an execution context", self._logger.first()
+                f"{shown(self.path)}: TensorRT cannot make an execution context",
+                self._logger.first(),
             )
         context.set_device_memory(scratch, self.scratch)
         return context
@@ -122,7 +123,7 @@ class Engine:
     def require(self, succeeded: bool, action: str) -> None:
         """Raises `BackendError` with TensorRT's reason unless a call on this engine succeeded."""
         if not succeeded:
-            raise failure(f"{self.path}: TensorRT cannot {action}", self._logger.first())
+            raise failure(f"{shown(self.path)}: TensorRT cannot {action}", self._logger.first())
 
     def close(self) -> None:
         """Drops TensorRT's engine, even if this object is still referenced, as from a traceback."""
@@ -195,16 +196,17 @@ def _deserialize(trt: Any, runtime: Any, logger: Any, path: Path, sha256: str | 
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
             if sha256 is not None and hashlib.sha256(plan).hexdigest() != sha256:
                 raise BackendError(
-                    f"{path}: is not the file that was built; build it again: lame-export engine"
+                    f"{shown(path)}: is not the file that was built; build it again: "
+                    "lame-export engine"
                 )
             engine = runtime.deserialize_cuda_engine(plan)
     except (OSError, ValueError) as error:  # an empty file cannot be mapped: ValueError
         raise BackendError(
-            f"{path}: cannot be read ({error}); build it again: lame-export engine"
+            f"{shown(path)}: cannot be read ({error}); build it again: lame-export engine"
         ) from None
     if engine is None:
         raise failure(
-            f"{path}: {trt.__name__} {trt.__version__} refuses the plan",
+            f"{shown(path)}: {trt.__name__} {trt.__version__} refuses the plan",
             logger.first(),
             "plans belong to one GPU and one TensorRT version: build it here with "
             "lame-export engine",

@@ -28,7 +28,7 @@ from lame_runtime.bundle.engine_files import (
     read_engine_file,
 )
 from lame_runtime.bundle.manifest import FileName, GraphName, sha256_file
-from lame_runtime.errors import BackendError, StorageError
+from lame_runtime.errors import BackendError, StorageError, shown
 from lame_runtime.files.constraints import Between, Length, Line, Name, Sha256, Text
 
 FORMAT_VERSION = 2
@@ -220,7 +220,7 @@ def engine_folder(bundle: Bundle) -> Path:
         return inside
     if not cached:
         raise StorageError(
-            f"{bundle.folder}: is read-only, and this account has no home for a cache; "
+            f"{shown(bundle.folder)}: is read-only, and this account has no home for a cache; "
             "set XDG_CACHE_HOME, or choose a folder with `output`"
         )
     return cached[0]
@@ -290,9 +290,9 @@ def find_build(
         reasons.append(f"{build.folder.name}: stale, {reason}")
     summary = "; ".join(reasons) or "none was built"
     raise BackendError(
-        f"{bundle.folder}: no {graph} plan for {device.module} {device.version} "
+        f"{shown(bundle.folder)}: no {graph} plan for {device.module} {device.version} "
         f"on {device.gpu} ({summary}); "
-        f"build one here: lame-export engine {bundle.folder} --graph {graph}"
+        f"build one here: lame-export engine {shown(bundle.folder)} --graph {graph}"
     )
 
 

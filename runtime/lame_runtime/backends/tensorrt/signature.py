@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lame_runtime.errors import StorageError
+from lame_runtime.errors import StorageError, shown
 from lame_runtime.files.regular import open_regular
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ def _key() -> bytes:
             key = file.read(KEY_BYTES + 1)
     except OSError as error:
         raise StorageError(
-            f"{path}: the key that signs plans cannot be kept ({error.strerror}); "
+            f"{shown(path)}: the key that signs plans cannot be kept ({error.strerror}); "
             "set XDG_STATE_HOME"
         ) from None
     if len(key) != KEY_BYTES:
-        raise StorageError(f"{path}: is damaged; remove it and build the plans again")
+        raise StorageError(f"{shown(path)}: is damaged; remove it and build the plans again")
     return key
 
 
@@ -76,13 +76,14 @@ def _require_private(path: Path, status: os.stat_result) -> None:
         return  # Windows has neither; its accounts' folders are private
     if status.st_uid != os.geteuid():
         raise StorageError(
-            f"{path}: the key that signs plans belongs to another account (user {status.st_uid}); "
+            f"{shown(path)}: the key that signs plans belongs to another account (user "
+            f"{status.st_uid}); "
             "remove it and build the plans again, or set XDG_STATE_HOME"
         )
     if mode := stat.S_IMODE(status.st_mode) & 0o077:
         raise StorageError(
-            f"{path}: others may use the key that signs plans (mode {mode:03o}); "
-            f"if nobody did, chmod 600 {path}; otherwise remove it and build the plans again"
+            f"{shown(path)}: others may use the key that signs plans (mode {mode:03o}); "
+            f"if nobody did, chmod 600 {shown(path)}; otherwise remove it and build the plans again"
         )
 
 

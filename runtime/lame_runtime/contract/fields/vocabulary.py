@@ -7,7 +7,7 @@ from typing import Protocol
 
 from lame_runtime.contract.fields.prompt_layout import SPECIAL_TOKEN
 from lame_runtime.contract.rules import Contract
-from lame_runtime.errors import BundleError
+from lame_runtime.errors import BundleError, shown
 
 MAX_PADDING = 1 << 16
 """Largest number of rows of an embedding table behind the tokenizer's ids; published tables are
@@ -41,13 +41,15 @@ def check_vocabulary(contract: Contract, tokenizer: Vocabulary, path: Path) -> N
     for name, token in (("image_pad", "<|image_pad|>"), ("video_pad", "<|video_pad|>")):
         if (number := getattr(tokens, name)) != (expected := tokenizer.special(token)):
             raise BundleError(
-                f"{path}: tokens.{name} is {number}: must be {expected}, the tokenizer's id of "
+                f"{shown(path)}: tokens.{name} is {number}: must be {expected}, the "
+                "tokenizer's id of "
                 f"{token}; {remedy}"
             )
     lowest, highest = tokenizer.size, tokenizer.size + MAX_PADDING
     if not lowest <= tokens.first_latent <= highest:
         raise BundleError(
-            f"{path}: tokens.first_latent is {tokens.first_latent}: must be {lowest} to {highest}, "
+            f"{shown(path)}: tokens.first_latent is {tokens.first_latent}: must be {lowest} to "
+            f"{highest}, "
             f"behind the tokenizer's ids; {remedy}"
         )
     prompt = contract.prompt
@@ -56,4 +58,4 @@ def check_vocabulary(contract: Contract, tokenizer: Vocabulary, path: Path) -> N
             try:
                 tokenizer.special(token)
             except BundleError as error:
-                raise BundleError(f"{path}: prompt.{name}: {error}") from None
+                raise BundleError(f"{shown(path)}: prompt.{name}: {error}") from None

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
+from lame_runtime.contract.media.transparency import check_transparency
 from lame_runtime.errors import InputError
 
 STRIP_PIXELS = 1 << 20
@@ -45,7 +46,7 @@ def check_samples(image: Image.Image, name: str) -> None:
 
     Raises:
         InputError: the samples have no fixed range (32 bits, floats, 12 bits, signed), or a mode
-            that is not converted to RGB.
+            that is not converted to RGB, or the transparent color is none.
     """
     mode, remedy = image.mode, "convert the picture to 8 or 16 bits"
     if mode == "F":
@@ -55,12 +56,7 @@ def check_samples(image: Image.Image, name: str) -> None:
         raise InputError(f"{name}: 32-bit integer samples (mode I) have no fixed range; {remedy}")
     if mode not in _EIGHT_BITS | _SIXTEEN_BITS | {"I"}:
         raise InputError(f"{name}: pictures of the mode {mode} are not read; convert it to RGB")
-    key = image.info.get("transparency")
-    if mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
-        raise InputError(
-            f"{name}: 16-bit RGB with a transparent color is not supported; "
-            "save the picture with an alpha channel"
-        )
+    check_transparency(image, name)
     # tags of a TIFF; Pillow hands these samples out as if they were ordinary ones
     tags = getattr(image, "tag_v2", None) if image.format == "TIFF" else None
     if not tags:
@@ -71,8 +67,7 @@ def check_samples(image: Image.Image, name: str) -> None:
         _values(tags.get(_TIFF_BITS, 16)) != (16,) or tags.get(_TIFF_MEANING) == 0
     ):
         raise InputError(
-            f"{name}: the TIFF's samples have not the range of 16 bits from black to white; "
-            f"{remedy}"
+            f"{name}: the TIFF's samples do not span 16 bits from black to white; {remedy}"
         )
 
 
@@ -82,7 +77,7 @@ def upright_rgb(image: Image.Image, name: str) -> Image.Image:
     Raises:
         InputError: a CMYK picture has a profile, and Pillow was built without color management.
     """
-    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    turn = _turn(image)
     if turn is None and image.mode == "RGB" and not image.has_transparency_data:
         return image
     width, height = image.size
@@ -105,6 +100,17 @@ def upright_rgb(image: Image.Image, name: str) -> Image.Image:
             strip = strip.transpose(turn)
         result.paste(strip, _place(turn, top, height - bottom))
     return result
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Returns the turn that makes a picture upright; None without one, or with damaged EXIF data,
+    which a browser ignores, too.
+    """
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    # of damaged data, Pillow raises SyntaxError, ValueError, struct.error, OSError, …
+    except Exception:
+        return None
 
 
 def _rgb(image: Image.Image, cmyk: Any) -> Image.Image:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 from PIL import Image, ImageFile, features
@@ -22,9 +22,14 @@ from lame_runtime.contract.media.decoding_limits import (
     decoding_bytes,
     webp_bytes,
 )
+from lame_runtime.contract.media.first_bytes import picture_format, webp_size
+from lame_runtime.contract.media.transparency import (
+    require_known_transparency,
+    settle_transparency,
+)
 from lame_runtime.contract.rules import ImageRules
 from lame_runtime.errors import InputError, first_line, shown
-from lame_runtime.files.fork_lock import ForkLock
+from lame_runtime.files.fork_lock import CALLERS_FILES
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 """Formats that are read, by Pillow's names. PPM stands for PBM, PGM and PPM."""
@@ -41,11 +46,11 @@ _HEADER_BYTES = {
 }
 _MOST_HEADER_BYTES = 16 * _MEGABYTE
 """Most bytes that are read before the pixels, in formats not listed in `_HEADER_BYTES`."""
-_TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_AVIF_BRANDS = (b"avif", b"avis", b"mif1", b"msf1")
 # pictures that a user opened may be an MPO, which is a JPEG with further JPEGs behind it
 _ALLOWED = frozenset({*FORMATS, "MPO"})
-_lock = ForkLock()
+# how Pillow begins to say that it knows no such samples
+_UNSUPPORTED = ("unknown pixel mode", "unknown raw mode", "unrecognized image mode", "unsupported")
+_lock = CALLERS_FILES
 
 
 @contextmanager
@@ -62,9 +67,20 @@ def translated_errors(name: str) -> Iterator[None]:
     # Depending on format and damage, Pillow raises OSError, SyntaxError, ValueError, EOFError,
     # RuntimeError, struct.error, zlib.error, AssertionError, AttributeError, …
     except Exception as error:
+        reason = shown(first_line(error))
+        # only the system's own errors have a number
+        if isinstance(error, OSError) and error.errno is not None:
+            reason = shown(error.strerror or reason)
+            raise InputError(
+                f"{name}: the picture cannot be read ({reason}); copy the file and try again"
+            ) from None
+        if reason.lower().startswith(_UNSUPPORTED):
+            raise InputError(
+                f"{name}: pictures of this kind are not supported ({reason}); "
+                "convert it to RGB with 8 bits"
+            ) from None
         raise InputError(
-            f"{name}: the picture cannot be decoded ({shown(first_line(error))}); "
-            "it may be truncated or damaged"
+            f"{name}: the picture cannot be decoded ({reason}); it may be truncated or damaged"
         ) from None
 
 
@@ -77,14 +93,15 @@ def open_header(file: IO[bytes], name: str, rules: ImageRules) -> Image.Image:
         rules: for `max_source_pixels`.
 
     Raises:
-        InputError: not a picture of `FORMATS`, damaged, or too large.
+        InputError: not a picture of `FORMATS`, unreadable, damaged, or too large.
     """
-    prefix = file.read(32)
-    file.seek(0)
-    kind = _identified(prefix)
+    with translated_errors(name):
+        prefix = file.read(32)
+        file.seek(0)
+    kind = picture_format(prefix)
     if kind is None:
         raise InputError(
-            f"{name}: not a picture in a format that is read ({', '.join(FORMATS)}); "
+            f"{name}: not a picture in a supported format ({', '.join(FORMATS)}); "
             "convert it to PNG or JPEG"
         )
     decoder = _decoders().get(kind)
@@ -92,7 +109,7 @@ def open_header(file: IO[bytes], name: str, rules: ImageRules) -> Image.Image:
         raise InputError(
             f"{name}: the Pillow installed here cannot read {kind}; convert the picture to PNG"
         )
-    if kind == "WEBP" and (size := _webp_size(prefix)):
+    if kind == "WEBP" and (size := webp_size(prefix)):
         # the constructor of Pillow's decoder allocates two canvases of this size
         check_size(size, name, rules)
         check_memory(webp_bytes(size), size, name)
@@ -112,7 +129,8 @@ def check_loadable(image: ImageFile.ImageFile, name: str, rules: ImageRules) -> 
     """Checks a picture whose header was read and whose pixels were not.
 
     Raises:
-        InputError: of another format, too large, or its decoder would take too much memory.
+        InputError: of another format, too large, its decoder would take too much memory, or it is
+            no part of the animation that stands in its file.
     """
     kind = image.format or "unknown"
     if kind not in _ALLOWED:
@@ -121,6 +139,7 @@ def check_loadable(image: ImageFile.ImageFile, name: str, rules: ImageRules) -> 
             " call its `load` first if you trust it"
         )
     check_size(image.size, name, rules)
+    _require_shown(image, name)
     check_memory(decoding_bytes(image, name), image.size, name)
 
 
@@ -132,34 +151,40 @@ def load_shared(image: Image.Image, name: str, rules: ImageRules) -> None:
     caches in a way that another thread could see half-filled.
 
     Raises:
-        InputError: of another format, too large, damaged, or its file is closed.
+        InputError: of another format, too large, damaged, its file is closed, or the depth of its
+            transparent color is unknown.
     """
-    with _lock:
+    with _lock, translated_errors(name):
+        closed = _closing(image)
         tiles = list(getattr(image, "tile", ()))
-        if isinstance(image, ImageFile.ImageFile) and not _is_loaded(image):
-            check_loadable(image, name, rules)
-            _settle_transparency(image, name)
+        is_lazy = isinstance(image, ImageFile.ImageFile) and not _is_loaded(image)
         try:
-            with translated_errors(name):
-                image.load()
-                image.getexif()
+            if isinstance(image, ImageFile.ImageFile) and is_lazy:
+                check_loadable(image, name, rules)
+                settle_transparency(image, name)
+            image.load()
         except InputError:
+            raise
+        except Exception:
             # Pillow forgets what was to be decoded even if decoding fails. Without it, the next
             # call would take a partly decoded picture for a whole one.
             if tiles and not image.tile:  # type: ignore[attr-defined]
                 image.tile = tiles  # type: ignore[attr-defined]
-            if tiles and getattr(image, "fp", None) is None:
-                raise InputError(
-                    f"{name}: its file was closed before the pixels were read, or is damaged; "
-                    "call the picture's `load` while the file is open, or give the path"
-                ) from None
+            if closed:
+                raise InputError(f"{name}: {closed}") from None
             raise
+        # only to cache it; what is damaged counts as none
+        with suppress(Exception):
+            image.getexif()
+        if not is_lazy:
+            _require_shown(image, name)
+            require_known_transparency(image, name)
 
 
 def load_own(image: Image.Image, name: str) -> None:
     """Loads the pixels of a picture from `open_header`."""
     with translated_errors(name):
-        _settle_transparency(image, name)
+        settle_transparency(image, name)
         image.load()
 
 
@@ -177,30 +202,11 @@ class _MeteredFile:
         data = self._file.read(most)
         self.left -= len(data)
         if self.left < 0:
-            raise OSError("it holds too much data beside its pixels")
+            raise OSError("it holds too much data besides its pixels")
         return data
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
-
-
-def _identified(prefix: bytes) -> str | None:
-    """Returns the format that a file's first 12 bytes announce."""
-    if prefix.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if prefix.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if prefix[:4] == b"RIFF" and prefix[8:12] == b"WEBP":
-        return "WEBP"
-    if prefix.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    if prefix.startswith(_TIFF_MARKS):
-        return "TIFF"
-    if prefix[4:8] == b"ftyp" and prefix[8:12] in _AVIF_BRANDS:
-        return "AVIF"
-    if prefix[:1] == b"P" and prefix[1:2] in tuple(b"123456"[i : i + 1] for i in range(6)):
-        return "PPM"
-    return "BMP" if prefix.startswith(b"BM") else None
 
 
 @functools.cache
@@ -237,23 +243,6 @@ def _decoders() -> dict[str, Callable[[Any], ImageFile.ImageFile]]:
     return decoders
 
 
-def _webp_size(prefix: bytes) -> tuple[int, int] | None:
-    """Returns the width and height in a WebP file's first 30 bytes, None if they hold none."""
-    kind, body = prefix[12:16], prefix[20:]
-    if kind == b"VP8 " and len(body) >= 10:
-        return _little(body[6:8]) & 0x3FFF, _little(body[8:10]) & 0x3FFF
-    if kind == b"VP8L" and len(body) >= 5:
-        bits = _little(body[1:5])
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if kind == b"VP8X" and len(body) >= 10:
-        return _little(body[4:7]) + 1, _little(body[7:10]) + 1
-    return None
-
-
-def _little(data: bytes) -> int:
-    return int.from_bytes(data, "little")
-
-
 def _is_loaded(image: ImageFile.ImageFile) -> bool:
     try:
         return not image.tile and image.im is not None
@@ -262,21 +251,33 @@ def _is_loaded(image: ImageFile.ImageFile) -> bool:
         return False
 
 
-def _settle_transparency(image: Image.Image, name: str) -> None:
-    """Scales the transparent gray of a PNG of 2 or 4 bits to 8, as Pillow scales its samples.
+def _closing(image: Image.Image) -> str:
+    """Returns what to say of a picture that was closed, if it cannot be read; else nothing."""
+    if getattr(image, "tile", None):
+        file = getattr(image, "fp", None)
+        if file is None or getattr(file, "closed", False):
+            return (
+                "its file was closed before the pixels were read; call the picture's `load` while "
+                "the file is open, or give the path"
+            )
+        return ""
+    try:
+        _ = image.im.size
+    # what stands in the place of the pixels then
+    except ValueError:
+        return "the picture was closed; embed it before its `close`, or give the path"
+    # they are not there yet
+    except Exception:
+        return ""
+    return ""
 
-    Raises:
-        InputError: the transparent color has 16 bits for each channel, and Pillow keeps only 8 of
-            the pixels, so that the transparent ones cannot be told from similar ones.
+
+def _require_shown(image: Image.Image, name: str) -> None:
+    """Refuses the still picture of an animated PNG that is no part of the animation: it is for
+    programs that cannot show the animation, and a browser shows the animation's first frame.
     """
-    tile, key = getattr(image, "tile", None), image.info.get("transparency")
-    if image.format != "PNG" or not tile or key is None:
-        return
-    stored = tile[0][3]
-    if stored == "RGB;16B":
+    if getattr(image, "default_image", False) and image.format == "PNG" and not image.tell():
         raise InputError(
-            f"{name}: 16-bit RGB with a transparent color is not supported; "
-            "save the picture with an alpha channel"
+            f"{name}: the first picture of this animated PNG is no part of the animation; "
+            "save the frame to embed as a picture"
         )
-    if scale := {"L;2": 85, "L;4": 17}.get(stored):
-        image.info["transparency"] = key * scale

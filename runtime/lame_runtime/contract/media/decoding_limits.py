@@ -52,7 +52,7 @@ def check_size(size: tuple[int, int], name: str, rules: ImageRules) -> None:
         )
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise InputError(
-            f"{name}: {width}×{height} is more than {MAX_ASPECT_RATIO} times longer than wide; "
+            f"{name}: one side of {width}×{height} is over {MAX_ASPECT_RATIO} times the other; "
             "crop it"
         )
 
@@ -61,12 +61,35 @@ def check_memory(needed: int, size: tuple[int, int], name: str) -> None:
     """Refuses a picture whose decoding takes more than `MAX_DECODING_BYTES`.
 
     Raises:
-        InputError: it would.
+        InputError: decoding takes more.
     """
     if needed > MAX_DECODING_BYTES:
         raise InputError(
             f"{name}: decoding its {size[0]}×{size[1]} pixels takes about {needed / 1e6:,.0f} MB "
             f"in this format, the limit is {MAX_DECODING_BYTES / 1e6:,.0f}; scale it down first"
+        )
+
+
+def check_array(shape: tuple[int, ...]) -> None:
+    """Checks an array (height, width, 3) before it is copied: a view of a few bytes can stand for
+    gigabytes.
+
+    Raises:
+        InputError: a strip, or its copy would take more than `MAX_DECODING_BYTES`.
+    """
+    height, width = shape[:2]
+    if max(height, width) > MAX_ASPECT_RATIO * max(min(height, width), 1):
+        raise InputError(
+            f"the picture is an array of {width}×{height} pixels, and one side is over "
+            f"{MAX_ASPECT_RATIO} times the other; crop it"
+        )
+    # one copy without gaps, and one as a picture
+    needed = (3 + _RGB) * height * width
+    if needed > MAX_DECODING_BYTES:
+        raise InputError(
+            f"the picture is an array of {width}×{height} pixels, which takes about "
+            f"{needed / 1e6:,.0f} MB to read, the limit is {MAX_DECODING_BYTES / 1e6:,.0f}; "
+            "scale it down first"
         )
 
 
@@ -80,8 +103,8 @@ def decoding_bytes(image: ImageFile.ImageFile, name: str) -> int:
 
     A decoded pixel has 1 byte (gray, palettes), 2 (16 bits) or 4, and one of RGB has 4. Beside
     them, JPEG with several scans keeps two bytes for each sample, WebP and AVIF keep copies of the
-    picture, TIFF keeps a strip or tile and what it was compressed to, and PPM with another maximum
-    than 255 keeps two copies.
+    picture, TIFF keeps a strip or tile and what it was compressed to, and PPM with a maximum
+    other than 255 keeps two copies.
 
     Raises:
         InputError: decoding would take minutes: a JPEG of many scans, or a decoder in Python.
@@ -127,7 +150,7 @@ def _coefficient_bytes(image: ImageFile.ImageFile, name: str) -> int:
     if scans > MAX_SCANS or scans * pixels > MAX_SCANNED_PIXELS:
         raise InputError(
             f"{name}: a JPEG of {scans} scans and {pixels / 1e6:.0f} megapixels takes too long to "
-            "decode; save it anew"
+            "decode; save it as a baseline JPEG or PNG"
         )
     widest, highest = max(layer[1] for layer in layers), max(layer[2] for layer in layers)
     samples = sum(pixels * layer[1] * layer[2] // (widest * highest) for layer in layers)

@@ -11,7 +11,7 @@ import functools
 import io
 import math
 import os
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +24,17 @@ from lame_runtime.contract.media.decoders import (
     open_header,
     translated_errors,
 )
-from lame_runtime.contract.media.decoding_limits import MAX_ASPECT_RATIO, check_size
+from lame_runtime.contract.media.decoding_limits import MAX_ASPECT_RATIO, check_array, check_size
 from lame_runtime.contract.media.pages import PDF_MARK, is_pdf, render_bytes, render_page
 from lame_runtime.contract.rules import ImageRules
 from lame_runtime.errors import shown
-from lame_runtime.files.urls import open_media, resolved
+from lame_runtime.files.in_memory import array_picture
+from lame_runtime.files.urls import open_media, path_name, resolved
 
 __all__ = [
     "MAX_ASPECT_RATIO",
     "ImageSource",
+    "array_image",
     "fit",
     "frame_patches",
     "open_image",
@@ -49,7 +51,7 @@ def open_image(source: ImageSource, rules: ImageRules) -> Image.Image:
 
     EXIF orientation is applied. Transparency is laid over white. Palettes, gray and 16-bit pictures
     become 8-bit RGB, and so does CMYK, by its color profile if it has one; profiles of RGB and gray
-    are ignored, as by the families' own processors. Of an animation the first frame is taken.
+    are ignored, as by the families' own processors. Of an animation, only the first frame is used.
 
     The formats are those of `decoders.FORMATS`, whatever the name says. Only regular files are
     read. At most 1,000 MB are in memory for any picture within `max_source_pixels`: one whose
@@ -67,27 +69,44 @@ def open_image(source: ImageSource, rules: ImageRules) -> Image.Image:
 
     Raises:
         InputError: missing, not a regular file, a URL, unreadable, truncated or not a picture, no
-            pixels, too many pixels, an aspect ratio above 200, samples without a fixed range, or a
-            decoder that would take too much memory.
+            pixels, too many pixels, an aspect ratio above 200, samples without a fixed range, a
+            transparent color of unknown depth, a closed PIL picture, a picture that is no part of
+            its animation, or a decoder that would take too much memory.
     """
     source = resolved(source)
+    if isinstance(source, os.PathLike):
+        source = path_name(source)
     name = _name(source)
     if isinstance(source, Image.Image):
-        check_size(source.size, name, rules)
-        check_samples(source, name)
-        load_shared(source, name, rules)
+        # a picture of a class of the caller's may raise anything anywhere
         with translated_errors(name):
+            check_size(source.size, name, rules)
+            check_samples(source, name)
+            load_shared(source, name, rules)
             return upright_rgb(source, name)
     if isinstance(source, bytes):
         if source.startswith(PDF_MARK):
             return render_bytes(source, name, rules)
         return _decoded(io.BytesIO(source), name, rules)
-    path = os.fsdecode(source)
     # `a.pdf#page=2` is no file's name, so pages go first
-    if is_pdf(path):
-        return render_page(path, rules)
-    with open_media(path, "picture") as file:
+    if is_pdf(source):
+        return render_page(source, rules)
+    with open_media(source, "picture") as file:
         return _decoded(file, name, rules)
+
+
+def array_image(pixels: npt.NDArray[Any]) -> Image.Image:
+    """Returns an array as a picture, a copy.
+
+    Args:
+        pixels: uint8 (height, width, 3), RGB.
+
+    Raises:
+        InputError: another type or shape, a strip, or a copy would take too much memory.
+    """
+    if pixels.ndim == 3:
+        check_array(pixels.shape)
+    return array_picture(pixels)
 
 
 def _decoded(file: IO[bytes], name: str, rules: ImageRules) -> Image.Image:
@@ -182,9 +201,10 @@ def _normalization_table(mean: Channels, std: Channels) -> npt.NDArray[np.float3
     return table
 
 
-def _name(source: ImageSource) -> str:
+def _name(source: str | bytes | Image.Image) -> str:
     if isinstance(source, Image.Image):
         # Pillow keeps the path of a picture that was opened from a file.
         name = getattr(source, "filename", "")
-        return shown(os.fsdecode(name)) if name else "the given picture"
-    return "the given bytes" if isinstance(source, bytes) else shown(os.fsdecode(source))
+        is_name = isinstance(name, str | bytes) and name
+        return shown(os.fsdecode(name)) if is_name else "the given picture"
+    return "the given bytes" if isinstance(source, bytes) else shown(source)

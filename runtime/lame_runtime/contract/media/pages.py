@@ -95,10 +95,10 @@ def render_bytes(data: bytes, name: str, rules: ImageRules) -> Image.Image:
 def _rendered(document: Any, number: int | None, name: str, rules: ImageRules) -> Image.Image:
     count = len(document)
     if number is None and count > 1:
-        raise InputError(f"{name}: has {count} pages; say which by a name such as a.pdf#page=1")
+        raise InputError(f"{name}: has {count} pages; choose one, as in a.pdf#page=1")
     number = 1 if number is None else number
     if not 1 <= number <= count:
-        raise InputError(f"{name}: has {count} pages; use 1 to {count}")
+        raise InputError(f"{name}: page {number} is out of range; use 1 to {count}")
     page = document[number - 1]
     try:
         width, height = page.get_size()
@@ -107,7 +107,7 @@ def _rendered(document: Any, number: int | None, name: str, rules: ImageRules) -
         # a strip of 100 million points and a fraction of one pixel would be rendered a pixel high
         if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
             raise InputError(
-                f"{name}: the page is more than {MAX_ASPECT_RATIO} times longer than wide; crop it"
+                f"{name}: one side of the page is over {MAX_ASPECT_RATIO} times the other; crop it"
             )
         _check_embedded(page, name, rules)
         area = min(2 * rules.max_pixels, rules.max_source_pixels)
@@ -136,7 +136,7 @@ def _check_embedded(page: Any, name: str, rules: ImageRules) -> None:
                 f"{name}: the page holds a picture of {width * height / 1e6:.0f} megapixels, the "
                 f"limit is {rules.max_source_pixels / 1e6:.0f}; save the PDF with smaller pictures"
                 if number < MAX_EMBEDDED_IMAGES
-                else f"{name}: the page holds more than {MAX_EMBEDDED_IMAGES:,} pictures"
+                else f"{name}: the page holds more than {MAX_EMBEDDED_IMAGES:,} pictures; use fewer"
             )
 
 
@@ -179,6 +179,11 @@ def _opened(file: IO[bytes], name: str) -> Iterator[Any]:
         except MemoryError:
             raise InputError(
                 f"{name}: there is not enough memory to render the page; lower `max_pixels`"
+            ) from None
+        except OSError as error:
+            reason = shown(error.strerror or first_line(error))
+            raise InputError(
+                f"{name}: the PDF cannot be read ({reason}); copy the file and try again"
             ) from None
         # pypdfium2's own error is a RuntimeError; a damaged page may raise others
         except Exception as error:

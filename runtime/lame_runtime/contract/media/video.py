@@ -251,7 +251,7 @@ def clip_size(
         counted, area = round(frames / temporal) * temporal, frames
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise InputError(
-            f"the video's frames are more than {MAX_ASPECT_RATIO} times longer than wide; crop them"
+            f"one side of the video's frames is over {MAX_ASPECT_RATIO} times the other; crop them"
         )
     new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
     if counted * new_height * new_width > highest:

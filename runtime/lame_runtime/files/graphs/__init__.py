@@ -2,5 +2,6 @@
 
 protobuf     the wire format of protocol buffers, strictly
 onnx_fields  the fields and operators that a graph may have
+divisions    divisions that could end the process
 onnx_graph   inputs, outputs and weights of a graph
 """

@@ -9,10 +9,11 @@ the file. The bytes are read without the `onnx` package, which the runtime does 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from lame_runtime.errors import shown
+from lame_runtime.files.graphs.divisions import DIVISIONS, require_safe
 from lame_runtime.files.graphs.onnx_fields import (
     ATTRIBUTE,
     DIM,
@@ -28,11 +29,36 @@ from lame_runtime.files.graphs.onnx_fields import (
     TYPE,
     VALUE,
 )
-from lame_runtime.files.graphs.protobuf import Field, Message, Reader, integers
+from lame_runtime.files.graphs.protobuf import (
+    Field,
+    Message,
+    Reader,
+    as_text,
+    integer_of,
+    integers,
+    string_of,
+)
 
 MAX_GRAPH_BYTES = 256 << 20
 """Largest ONNX file that is read; weights lie in a file of their own, a graph takes megabytes."""
 MAX_RANK = 16
+MOST_ENTRIES = {
+    "node": 10_000,
+    "initializer": 5_000,
+    "value_info": 50_000,
+    "input": 100,
+    "output": 100,
+}
+"""Largest number of entries of each of a graph's lists.
+
+ONNX Runtime takes a time that grows with the square of some of them. A model of 80 layers, the most
+of any published one, has 6,500 nodes and 2,500 tensors.
+"""
+MAX_OPERANDS = 50_000
+"""Largest number of inputs and outputs of all nodes together."""
+MAX_ATTRIBUTE = (1 << 31) - 1
+"""Largest absolute value of an integer attribute; some operators do not notice an overflow."""
+MAX_ATTRIBUTE_INTEGERS = 1000
 DATA_SUFFIX = ".data"
 _FOR_CPUS = "-cpu.onnx"
 """The weights of `NAME.onnx` lie in `NAME.onnx.data` beside it, and nowhere else."""
@@ -102,29 +128,49 @@ class _GraphReader:
     def __init__(self, data_names: list[str]) -> None:
         self._reader = Reader()
         self._data_names = data_names
+        self._operands_left = MAX_OPERANDS
+        self._divisions: list[tuple[str, list[str]]] = []
 
     def model(self, data: memoryview) -> GraphFacts:
         model = self._reader.read(data, "ModelProto", MODEL)
         for entry in model.get("metadata_props", []):
             # ONNX Runtime can be told to take a session's settings from this entry
             if self._entry(entry)[0] == "ort_config":
-                raise ValueError("has settings of ONNX Runtime (ort_config)")
+                raise ValueError("holds ONNX Runtime session settings (ort_config)")
         if "graph" not in model:
             raise ValueError("holds no graph")
         graph = self._read(model["graph"][0], "GraphProto", GRAPH)
+        for kind, most in MOST_ENTRIES.items():
+            if len(graph.get(kind, [])) > most:
+                raise ValueError(f"GraphProto.{kind} has more than {most:,} entries")
         for node in graph.get("node", []):
             self._check_node(node)
-        weights: dict[str, Weight | None] = {}
-        for tensor in graph.get("initializer", []):
-            name, weight = self._initializer(tensor)
-            if name in weights:
-                raise ValueError(f"has two tensors called {shown(name)}")
-            weights[name] = weight
+        tensors, weights = self._tensors(graph)
         inputs, outputs = (self._values(graph, kind) for kind in ("input", "output"))
-        if overridden := sorted(set(inputs) & set(weights)):
+        if overridden := sorted(set(inputs) & set(tensors)):
             raise ValueError(f"has an input and a tensor called {shown(overridden[0])}")
-        stored = tuple(weight for weight in weights.values() if weight is not None)
-        return GraphFacts(inputs, outputs, stored, self._data_names[0])
+        declared = [(name, element) for name, (element, _) in (*inputs.items(), *outputs.items())]
+        declared += [(name, integer_of(tensor, "data_type")) for name, tensor in tensors.items()]
+        types: dict[str, int] = {}
+        for name, element in (*declared, *self._inner_types(graph)):
+            if types.setdefault(name, element) != element:
+                raise ValueError(f"declares two types for {shown(name)}")
+        require_safe(self._divisions, types, tensors)
+        return GraphFacts(inputs, outputs, weights, self._data_names[0])
+
+    def _tensors(self, graph: Message) -> tuple[dict[str, Message], tuple[Weight, ...]]:
+        """Returns the graph's initializers by name, and those in the data file."""
+        tensors: dict[str, Message] = {}
+        weights = []
+        for data in graph.get("initializer", []):
+            tensor = self._read(data, "TensorProto", TENSOR)
+            name, weight = self._initializer(tensor)
+            if name in tensors:
+                raise ValueError(f"has two tensors called {shown(name)}")
+            tensors[name] = tensor
+            if weight is not None:
+                weights.append(weight)
+        return tensors, tuple(weights)
 
     def _read(self, data: object, kind: str, fields: Mapping[int, Field]) -> Message:
         if not isinstance(data, memoryview):  # the tables allow nothing else here
@@ -133,25 +179,45 @@ class _GraphReader:
 
     def _check_node(self, data: object) -> None:
         node = self._read(data, "NodeProto", NODE)
-        domain, operator = _string(node, "domain"), _string(node, "op_type")
+        domain, operator = string_of(node, "domain"), string_of(node, "op_type")
         if operator not in OPERATORS.get(domain, ()):
             name = f"{domain}::{operator}" if domain else operator
             raise ValueError(f"has the operator {shown(name)}, which no exported graph has")
-        for attribute in node.get("attribute", []):
-            for tensor in self._read(attribute, "AttributeProto", ATTRIBUTE).get("t", []):
-                if self._initializer(tensor)[1] is not None:
+        operands = node.get("input", [])
+        self._operands_left -= len(operands) + len(node.get("output", []))
+        if self._operands_left < 0:
+            raise ValueError(f"its nodes have more than {MAX_OPERANDS:,} inputs and outputs")
+        if operator in DIVISIONS:
+            self._divisions.append((operator, [as_text(operand) for operand in operands]))
+        for data in node.get("attribute", []):
+            attribute = self._read(data, "AttributeProto", ATTRIBUTE)
+            values = [*attribute.get("i", []), *attribute.get("ints", [])]
+            for value in integers(values, MAX_ATTRIBUTE_INTEGERS):
+                if abs(value) > MAX_ATTRIBUTE:
+                    raise ValueError(f"has a {operator} with the attribute {value}, out of range")
+            for tensor in attribute.get("t", []):
+                content = self._read(tensor, "TensorProto", TENSOR)
+                if self._initializer(content)[1] is not None:
                     raise ValueError(f"has a {shown(operator)} whose value is in another file")
 
-    def _initializer(self, data: object) -> tuple[str, Weight | None]:
+    def _inner_types(self, graph: Message) -> Iterator[tuple[str, int]]:
+        """Yields names and element types that the graph declares for the outputs of nodes."""
+        for data in graph.get("value_info", []):
+            value = self._read(data, "ValueInfoProto", VALUE)
+            for kind in value.get("type", []):
+                for tensor in self._read(kind, "TypeProto", TYPE).get("tensor_type", []):
+                    element = integer_of(self._read(tensor, "TypeProto", TENSOR_TYPE), "elem_type")
+                    yield string_of(value, "name"), element
+
+    def _initializer(self, tensor: Message) -> tuple[str, Weight | None]:
         """Returns a tensor's name, and where its values lie if they are not in the graph itself."""
-        tensor = self._read(data, "TensorProto", TENSOR)
-        name, data_type = _string(tensor, "name"), _integer(tensor, "data_type")
+        name, data_type = string_of(tensor, "name"), integer_of(tensor, "data_type")
         dims = tuple(integers(tensor.get("dims", []), MAX_RANK))
         size = math.prod(dims) * ITEM_SIZES.get(data_type, 0)
         if data_type not in ITEM_SIZES or any(dim < 0 for dim in dims):
             raise ValueError(f"tensor {shown(name)} has the type {data_type} and sizes {dims}")
         entries = [self._entry(entry) for entry in tensor.get("external_data", [])]
-        location = _integer(tensor, "data_location")
+        location = integer_of(tensor, "data_location")
         if location not in (0, 1) or bool(location) != bool(entries):
             raise ValueError(f"tensor {shown(name)} does not say where its data is")
         stored = [key for key in tensor if key.endswith("_data") and key != "external_data"]
@@ -195,14 +261,14 @@ class _GraphReader:
 
     def _entry(self, data: object) -> tuple[str, str]:
         entry = self._read(data, "StringStringEntryProto", ENTRY)
-        return _string(entry, "key"), _string(entry, "value")
+        return string_of(entry, "key"), string_of(entry, "value")
 
     def _values(self, graph: Message, kind: str) -> dict[str, tuple[int, Dims]]:
         """Returns element type and sizes of the graph's inputs or outputs by name."""
         values = {}
         for data in graph.get(kind, []):
             value = self._read(data, "ValueInfoProto", VALUE)
-            name = _string(value, "name")
+            name = string_of(value, "name")
             if name in values:
                 raise ValueError(f"has two values called {shown(name)}")
             values[name] = self._type(value, f"{kind} {shown(name)}")
@@ -213,34 +279,18 @@ class _GraphReader:
             if kind not in value:
                 raise ValueError(f"{label} is not a tensor")
             value = self._read(value[kind][0], "TypeProto", fields)
-        element = _integer(value, "elem_type")
+        element = integer_of(value, "elem_type")
         if "shape" not in value:
-            raise ValueError(f"{label} has no number of dimensions")
+            raise ValueError(f"{label} does not state its number of dimensions")
         shape = self._read(value["shape"][0], "TensorShapeProto", SHAPE)
         dims: list[int | str | None] = []
         for data in shape.get("dim", []):
             dim = self._read(data, "Dimension", DIM)
             if "dim_value" in dim and "dim_param" in dim:
-                raise ValueError(f"{label} has a size that is a number and a name")
-            fixed = _integer(dim, "dim_value") if "dim_value" in dim else None
-            dims.append(fixed if fixed is not None else _string(dim, "dim_param") or None)
+                raise ValueError(f"{label} has a dimension with both a size and a name")
+            fixed = integer_of(dim, "dim_value") if "dim_value" in dim else None
+            dims.append(fixed if fixed is not None else string_of(dim, "dim_param") or None)
         return element, tuple(dims)
-
-
-def _string(message: Message, name: str) -> str:
-    """Returns a field as text, empty if it is absent; `ValueError` if it is not UTF-8."""
-    for value in message.get(name, []):
-        if isinstance(value, memoryview):
-            return str(value, "utf-8")
-    return ""
-
-
-def _integer(message: Message, name: str) -> int:
-    """Returns a field as an integer, 0 if it is absent."""
-    for value in message.get(name, []):
-        if isinstance(value, int):
-            return value
-    return 0
 
 
 def _decimal(digits: str) -> int:

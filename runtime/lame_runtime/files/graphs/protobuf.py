@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """The wire types; groups (3 and 4) are refused."""
-MAX_FIELDS = 4_000_000
+MAX_FIELDS = 1_000_000
 """Number of fields read from one file; the graph of a model of seven billion weights has 10^5."""
 
 _SIZES = {FIXED64: 8, FIXED32: 4}
@@ -91,7 +91,7 @@ class Reader:
                 if size is None:
                     size, position = _varint(data, position, kind)
                 if size > end - position:
-                    raise ValueError(f"{kind}.{field.name} ends behind the end of the message")
+                    raise ValueError(f"{kind}.{field.name} extends past the end of the message")
                 value = data[position : position + size]
                 position += size
             values = message.setdefault(field.name, [])
@@ -114,7 +114,7 @@ def _varint(data: memoryview, position: int, kind: str) -> tuple[int, int]:
             if value >= 1 << 64 or (byte == 0 and count):
                 break
             return value, position + count + 1
-    raise ValueError(f"{kind} is cut short or holds a number that is not one")
+    raise ValueError(f"{kind} is cut short or holds a malformed number")
 
 
 def integers(values: list[Value], most: int) -> list[int]:
@@ -135,3 +135,23 @@ def integers(values: list[Value], most: int) -> list[int]:
     if len(numbers) > most:
         raise ValueError(f"a list has more than {most} numbers")
     return [number - (1 << 64) if number >> 63 else number for number in numbers]
+
+
+def string_of(message: Message, name: str) -> str:
+    """Returns a field as text, empty if it is absent; `ValueError` if it is not UTF-8."""
+    for value in message.get(name, []):
+        return as_text(value)
+    return ""
+
+
+def integer_of(message: Message, name: str) -> int:
+    """Returns a field as an integer, 0 if it is absent."""
+    for value in message.get(name, []):
+        if isinstance(value, int):
+            return value
+    return 0
+
+
+def as_text(value: Value) -> str:
+    """Returns a value as text, empty if it is a number; `ValueError` if it is not UTF-8."""
+    return str(value, "utf-8") if isinstance(value, memoryview) else ""

@@ -25,7 +25,7 @@ MAX_FILES = 100_000
 def lies_inside(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
     """Returns whether a path is a folder or lies in it, with all links of both followed.
 
-    A path that is none (a null character, a lone surrogate) lies nowhere.
+    A string that cannot be a path (a null character, a lone surrogate) lies nowhere.
     """
     try:
         real, base = os.path.realpath(path), os.path.realpath(folder)
@@ -123,9 +123,7 @@ class DataRoot:
         # the part before the first wildcard decides what is listed, so it is checked before that
         paths = [self.join(str(PurePath(*parts[:first])), "path")]
         if ".." in parts[first:]:
-            raise UsageError(
-                f"path {shown(pattern)} has .. behind a wildcard; leave one of them out"
-            )
+            raise UsageError(f"path {shown(pattern)} has .. after a wildcard; remove the ..")
         for at, part in enumerate(parts[first:], first):
             last = at == len(parts) - 1
             paths = list(self._named(paths, part, pattern, last=last, pass_links=pass_links))

@@ -42,7 +42,7 @@ def check_saved_folder(folder: Path, root: DataRoot) -> None:
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
             raise InputError(
-                f"{folder / 'state.json'}: names {shown(name)!r}, which is no file of the "
+                f"{folder / 'state.json'}: names {shown(name)!r}, which is not a file in the "
                 "folder; save the data set again"
             )
         root.require_file(folder / name)

@@ -18,6 +18,9 @@ MAX_BYTES = 1 << 20
 """Largest file that is read; a thousand data sets take a fifth of it."""
 MAX_DEPTH = 20
 """Deepest nesting; a mixture has four levels."""
+MAX_NUMBER = 1_000
+"""Longest number in characters. Python writes no longer ones of other bases in decimal, and numbers
+of base 60 take time with the square of their length."""
 MAX_VALUES = 100_000
 """Number of values, each alias counted with everything that it stands for."""
 
@@ -27,9 +30,32 @@ def load_yaml(path: Path) -> Any:
 
     Raises:
         StorageError: the file cannot be read, or is no regular file.
-        UsageError: it is too large, no valid YAML, nested too deeply, or has too many values or a
-            key twice. The message names the line.
+        UsageError: it is too large, no valid YAML, nested too deeply, or has too many values, a
+            number that is too long or a key twice. The message names the line.
     """
+    import yaml
+
+    try:
+        text = _read(path).decode("utf-8-sig")
+        _check_size(yaml.parse(text, Loader=yaml.SafeLoader))
+        # The loader is a SafeLoader, so this is `yaml.safe_load` with the check above.
+        return yaml.load(text, Loader=_strict_loader())
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    # Python's own errors are those of PyYAML's constructors: `!!bool maybe` is a KeyError.
+    except (
+        *(yaml.YAMLError, ValueError, TypeError, KeyError),
+        *(AttributeError, OverflowError, IndexError, RecursionError),
+    ) as error:
+        reason = shown(first_line(error))
+        mark = getattr(error, "problem_mark", None)
+        if isinstance(error, yaml.MarkedYAMLError) and mark:
+            reason = f"line {mark.line + 1}: {shown(error.problem)}"
+        raise UsageError(f"{path}: is not valid YAML ({reason}); correct it there") from None
+
+
+def _strict_loader() -> Any:
+    """Returns PyYAML's safe loader without repeated keys and numbers of thousands of digits."""
     import yaml
 
     class StrictLoader(yaml.SafeLoader):
@@ -47,24 +73,19 @@ def load_yaml(path: Path) -> Any:
             mapping[key] = value
         return mapping
 
+    def construct_number(loader: StrictLoader, node: yaml.ScalarNode) -> int | float:
+        if len(loader.construct_scalar(node)) > MAX_NUMBER:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a number of {len(node.value):,} characters", node.start_mark
+            )
+        if node.tag.endswith("int"):
+            return loader.construct_yaml_int(node)
+        return loader.construct_yaml_float(node)
+
+    for kind in ("int", "float"):
+        StrictLoader.add_constructor(f"tag:yaml.org,2002:{kind}", construct_number)
     StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, construct_mapping)
-    try:
-        text = _read(path).decode("utf-8-sig")
-        _check_size(yaml.parse(text, Loader=yaml.SafeLoader))
-        # The loader is a SafeLoader, so this is `yaml.safe_load` with the check above.
-        return yaml.load(text, Loader=StrictLoader)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    # Python's own errors are those of PyYAML's constructors: `!!bool maybe` is a KeyError.
-    except (
-        *(yaml.YAMLError, ValueError, TypeError, KeyError),
-        *(AttributeError, OverflowError, IndexError, RecursionError),
-    ) as error:
-        reason = shown(first_line(error))
-        mark = getattr(error, "problem_mark", None)
-        if isinstance(error, yaml.MarkedYAMLError) and mark:
-            reason = f"line {mark.line + 1}: {shown(error.problem)}"
-        raise UsageError(f"{path}: is not valid YAML ({reason}); correct it there") from None
+    return StrictLoader
 
 
 def _read(path: Path) -> bytes:

@@ -148,8 +148,8 @@ SIZES: dict[str, tuple[str, Check]] = {
 STEPS = _whole(0, 1 << 40)
 """The number of steps of a checkpoint."""
 REFUSED = {
-    "quantization_config": "give the model before quantization",
-    "compression_config": "give the model before quantization",
+    "quantization_config": "use the unquantized model",
+    "compression_config": "use the unquantized model",
 }
 """Settings that change what the weights mean, with the remedy."""
 

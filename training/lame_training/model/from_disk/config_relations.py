@@ -1,4 +1,4 @@
-"""Checks what the settings of a model must be to each other, before a model is made of them.
+"""Checks that the settings of a model agree with each other, before a model is built from them.
 
 transformers checks hardly any of it: a wrong relation fails in the middle of a forward pass, or
 gives features that belong to nothing.

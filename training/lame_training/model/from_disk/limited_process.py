@@ -17,7 +17,7 @@ from typing import Any
 CPU_SECONDS = 4
 """Processor time of an answer; published chat templates and adapters take 0.2 s."""
 WALL_SECONDS = 120
-"""Time after which a process is killed that waits instead of computing."""
+"""Time after which a process that waits instead of computing is killed."""
 MEMORY = 1 << 30
 """Address space of the process in bytes."""
 MAX_ANSWER = 16 << 20

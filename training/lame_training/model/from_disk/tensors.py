@@ -149,7 +149,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 if (kind := file.get_slice(name).get_dtype()) not in FLOATS:
                     raise BundleError(
                         f"{path}: the weight {shown(name)} is of type {shown(kind)}; "
-                        f"weights are {', '.join(FLOATS)}: give the model before quantization"
+                        f"weights are {', '.join(FLOATS)}: use the unquantized model"
                     )
             return {name: file.get_tensor(name) for name in names}
     # memory that runs out says nothing about the file
@@ -170,5 +170,5 @@ def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
         ):
             raise BundleError(
                 f"{source}: the weight {shown(name)} holds NaN or an infinity; "
-                "copy or train the folder again"
+                "copy the folder or train the model again"
             )

@@ -62,7 +62,7 @@ def describe(recipe: Recipe, data: Path | None, options: TrainOptions) -> str:
         recipe = with_tasks(recipe, data, options.mixture_file, allow_outside=options.allow_outside)
     elif options.mixture is not None:
         raise UsageError(
-            f"{options.mixture}: its paths begin at the root of the data; name that as `data`"
+            f"{options.mixture}: its paths are relative to the data root; pass that as `data`"
         )
     # opened here as a run would open them, so that unusable data is an error before the run
     rows = _described_rows(recipe, data, options)
@@ -80,7 +80,7 @@ def _recipe_lines(recipe: Recipe, model: LaMEModel, options: TrainOptions) -> li
         f"recipe {recipe.name}: K {recipe.n_reason}, vectors of {recipe.dim}, seed {recipe.seed}"
     ]
     if recipe.from_paper:
-        lines.append(f"  of the paper: {', '.join(recipe.from_paper)}; all else is ours")
+        lines.append(f"  from the paper: {', '.join(recipe.from_paper)}; the rest is ours")
     if options.backbone is not None:
         source = str(options.backbone)
     elif recipe.scratch is not None:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import os
 from typing import IO
 
+from lame_runtime.contract.media.videos.video_zeros import content_end
+
 _REREAD_BYTES, _REREADS = 64 << 20, 32
-"""A file may be read this many times, and these bytes more; a damaged index can ask for ever."""
+"""A file may be read this many times, and these bytes more; a damaged index can ask forever."""
+
+
+_MOST_ZEROS = 32 << 20
+"""Zeros in which FFmpeg may search for a packet. What is larger than its buffer is part of one."""
+_BUFFER_BYTES = 1 << 16
 
 
 class BoundedFile:
@@ -16,16 +23,37 @@ class BoundedFile:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._left = _REREADS * file.seek(0, os.SEEK_END) + _REREAD_BYTES
+        self._size = self._end = file.seek(0, os.SEEK_END)
+        self._left = _REREADS * self._size + _REREAD_BYTES
+        self._zeros_left = _MOST_ZEROS
         self.is_exhausted = False
         file.seek(0)
 
     def read(self, size: int) -> bytes:
         """Returns up to `size` bytes, and none once too many were read."""
-        self.is_exhausted = self.is_exhausted or self._left <= 0
-        data = b"" if self.is_exhausted else self._file.read(size)
+        self.is_exhausted = self.is_exhausted or self._left <= 0 or self._zeros_left <= 0
+        if self.is_exhausted or self._file.tell() >= self._end:
+            return b""
+        data = self._file.read(size)
         self._left -= len(data)
+        if size > _BUFFER_BYTES or data.lstrip(b"\x00"):
+            self._zeros_left = _MOST_ZEROS
+        else:
+            self._zeros_left -= len(data)
+        if self._zeros_left <= 0:
+            self._end_at_padding()
         return data
+
+    def _end_at_padding(self) -> None:
+        """Lets the file end here if there are zeros up to its end."""
+        position = self._file.tell()
+        if content_end(self._file, self._size) < position:
+            self._end, self._zeros_left = position, _MOST_ZEROS
+        self._file.seek(position)
+
+    def note_packet(self) -> None:
+        """Tells that FFmpeg found a packet in what it read."""
+        self._zeros_left = _MOST_ZEROS
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Moves the position, and returns it; FFmpeg expects errors as negative numbers."""

@@ -2,7 +2,7 @@
 
 They are made to be cut anywhere, and state no length. A file that ends within a packet is cut for
 sure. One that ends between two packets is sound, but its last packet shows whether its last frame
-is likely complete: what is left of a packet behind the end of a frame is filled up.
+is likely complete: the rest of a packet after the end of a frame is padding.
 """
 
 from __future__ import annotations
@@ -10,10 +10,16 @@ from __future__ import annotations
 import os
 from typing import IO
 
+from lame_runtime.contract.media.videos.video_zeros import content_end
+
 _SNIFFED_BYTES = 1024
 _TAIL_BYTES = 1 << 19
 _SECTOR_BYTES = 2048
 _PACK, _END, _PADDING = 0xBA, 0xB9, 0xBE
+_MOST_PACKET_BYTES = 6 + 0xFFFF
+_NULL_PACKETS = 0x1FFF
+_OWN_ZEROS = 3
+"""Zeros that the last packet before a file's padding may end in itself."""
 
 
 def transport_stride(head: bytes) -> int:
@@ -30,9 +36,24 @@ def transport_stride(head: bytes) -> int:
 
 
 def transport_stream_is_cut(file: IO[bytes], size: int) -> bool:
-    """Returns whether a transport stream ends within a packet."""
+    """Returns whether a transport stream ends within a packet, also where zeros follow."""
+    stride, end = _last_transport_packet(file, size)
+    if end <= size - 4:
+        # padding, or what was never written
+        file.seek(end - stride)
+        packet = file.read(stride)
+        zeros = stride - len(packet.rstrip(b"\x00"))
+        start = 4 if stride == 192 else 0
+        is_null = int.from_bytes(packet[start + 1 : start + 3], "big") & 0x1FFF == _NULL_PACKETS
+        return zeros > _OWN_ZEROS and not is_null
+    return size % stride != 0
+
+
+def _last_transport_packet(file: IO[bytes], size: int) -> tuple[int, int]:
+    """Returns the length of packets, and the end of the last one that is not all zeros."""
     file.seek(0)
-    return size % transport_stride(file.read(_SNIFFED_BYTES)) != 0
+    stride = transport_stride(file.read(_SNIFFED_BYTES))
+    return stride, -(-content_end(file, size) // stride) * stride
 
 
 def program_stream_is_cut(file: IO[bytes], size: int) -> bool:
@@ -63,10 +84,9 @@ def ends_within_frame(file: IO[bytes], container: str, stream_id: int) -> bool:
 
 
 def _last_packet_is_full(file: IO[bytes], size: int, stream_id: int) -> bool:
-    file.seek(0)
-    stride = transport_stride(file.read(_SNIFFED_BYTES))
+    stride, end = _last_transport_packet(file, size)
     start = 4 if stride == 192 else 0
-    for position in range(size - stride, max(-1, size - _TAIL_BYTES), -stride):
+    for position in range(min(end, size) - stride, max(-1, end - _TAIL_BYTES), -stride):
         file.seek(position + start)
         packet = file.read(12)
         if int.from_bytes(packet[1:3], "big") & 0x1FFF != stream_id or not packet[3] & 0x10:
@@ -101,6 +121,9 @@ class _Pack:
                 break
             # padding, or what FFmpeg has to search in
             if head[:3] != b"\x00\x00\x01" or head[3] < _END or head[3] == _PACK:
+                # zeros that begin within a packet were never written
+                around = data[max(0, position - 16) : position + 6]
+                self.is_cut = len(head) == 6 and not any(around)
                 break
             code = head[3]
         self.is_end = code == _END
@@ -109,8 +132,10 @@ class _Pack:
 
 def _last_packs(file: IO[bytes], size: int) -> list[_Pack]:
     """Returns the last two packs, which come every few kilobytes."""
-    file.seek(max(0, size - _TAIL_BYTES))
-    tail = file.read()
+    end = min(size, content_end(file, size) + _MOST_PACKET_BYTES)
+    start = max(0, end - _TAIL_BYTES - _MOST_PACKET_BYTES)
+    file.seek(start)
+    tail = file.read(end - start)
     last = tail.rfind(b"\x00\x00\x01\xba")
     before = tail.rfind(b"\x00\x00\x01\xba", 0, max(last, 0))
     return [_Pack(tail[start:]) for start in (before, last) if start >= 0]

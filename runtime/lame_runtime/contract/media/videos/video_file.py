@@ -1,7 +1,7 @@
 """Frames of a video file, decoded with PyAV (`pip install 'lame-runtime[video]'`).
 
 A file is read through a file object of its own: FFmpeg opens nothing by name, speaks no protocol,
-and uses one demuxer and one decoder of short lists.
+and uses one demuxer and one decoder, each from a short list.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from lame_runtime.contract.media.videos.bounded_file import BoundedFile
+from lame_runtime.contract.media.videos.video_boxes import MAX_FRAMES
 from lame_runtime.contract.media.videos.video_broadcast import ends_within_frame
-from lame_runtime.contract.media.videos.video_container import (
-    MAX_FRAMES,
-    container_format,
-    require_whole,
-)
+from lame_runtime.contract.media.videos.video_container import container_format, require_whole
 from lame_runtime.contract.media.videos.video_frames import (
     DECODERS,
     ShownFrame,
     decode,
     require_complete,
+    require_written,
     shown_frame,
 )
 from lame_runtime.contract.media.videos.video_timeline import (
@@ -104,14 +102,18 @@ def survey_packets(video: OpenVideo) -> Timeline:
     Raises:
         InputError: the file holds no video, is damaged, or has too many frames.
     """
-    with _opened(video) as (container, stream):
-        times = _frame_times(video, stream)
-        for packet in container.demux(stream):
+    with _opened(video) as (packets, stream):
+        times, last = _frame_times(video, stream), None
+        for packet in packets:
             # The last packet is empty, to flush the decoder. Those to be discarded stand before the
             # beginning that the file's edit list sets.
             if packet.size and not packet.is_discard and _is_shown(packet, stream):
                 require_complete(packet, video.name)
+                require_written(packet, video.name, is_last=False)
+                last = packet
                 _count(times, packet.pts, packet.dts, packet.duration, video)
+        if last is not None:
+            require_written(last, video.name, is_last=True)
         if ends_within_frame(video.file, video.container, stream.id):
             logger.warning("%s: the video ends within a frame; it may be truncated", video.name)
         return _checked(times.timeline(), video)
@@ -127,9 +129,9 @@ def survey_frames(video: OpenVideo, most_pixels: int) -> Timeline:
     Raises:
         InputError: see `decoded_frames`.
     """
-    with _opened(video) as (container, stream):
+    with _opened(video) as (packets, stream):
         times = _frame_times(video, stream)
-        for frame in decode(container, stream, video.name, most_pixels, is_strict=False):
+        for frame in decode(packets, stream, video.name, most_pixels, is_strict=False):
             # frames come out in the order of presentation, so a clock that is reset shows in that
             _count(times, frame.pts, frame.pts, None, video)
         return _checked(times.timeline(), video)
@@ -150,10 +152,10 @@ def decoded_frames(
         InputError: the file cannot be decoded, or its frames are too large.
     """
     # Decoded from the start: seeking lands on key frames, so a frame's number would be unknown.
-    with _opened(video) as (container, stream):
+    with _opened(video) as (packets, stream):
         pixel_aspect = float(stream.sample_aspect_ratio or 0)
         position = 0
-        frames = decode(container, stream, video.name, most_pixels, is_strict=is_strict)
+        frames = decode(packets, stream, video.name, most_pixels, is_strict=is_strict)
         for number, frame in enumerate(frames):
             if position < len(numbers) and numbers[position] == number:
                 picture = shown_frame(frame, pixel_aspect, video.name)
@@ -166,8 +168,11 @@ def decoded_frames(
 
 
 @contextlib.contextmanager
-def _opened(video: OpenVideo) -> Iterator[tuple[Any, Any]]:
-    """Opens a PyAV container and its video stream; translates errors inside the `with`, too."""
+def _opened(video: OpenVideo) -> Iterator[tuple[Iterator[Any], Any]]:
+    """Opens a file, and yields the packets of its video stream and the stream.
+
+    Errors inside the `with` are translated, too.
+    """
     import av
 
     file = BoundedFile(video.file)
@@ -187,9 +192,10 @@ def _opened(video: OpenVideo) -> Iterator[tuple[Any, Any]]:
     try:
         # metadata plays no part, so it may be in any encoding
         with av.open(file, metadata_errors="replace", **arguments) as container:
-            yield container, _video_stream(container, video.name)
+            stream = _video_stream(container, video.name)
+            yield _packets(container, stream, file), stream
         if file.is_exhausted:
-            raise InputError(f"{video.name}: the video is damaged, reading it has no end")
+            raise InputError(_endless(video.name))
     except InputError:
         raise
     except MemoryError:
@@ -201,6 +207,8 @@ def _opened(video: OpenVideo) -> Iterator[tuple[Any, Any]]:
         av.error.FFmpegError, ArithmeticError, AssertionError, AttributeError, EOFError,
         LookupError, OSError, RuntimeError, TypeError, ValueError,
     ) as error:  # fmt: skip
+        if file.is_exhausted:
+            raise InputError(_endless(video.name)) from None
         reason = getattr(error, "strerror", None) or first_line(error)
         raise InputError(
             f"{video.name}: the video cannot be decoded ({shown(reason)}); "
@@ -208,8 +216,21 @@ def _opened(video: OpenVideo) -> Iterator[tuple[Any, Any]]:
         ) from None
 
 
+def _packets(container: Any, stream: Any, file: BoundedFile) -> Iterator[Any]:
+    for packet in container.demux(stream):
+        file.note_packet()
+        yield packet
+
+
+def _endless(name: str) -> str:
+    return (
+        f"{name}: the video is damaged: reading it never ends, or meets nothing but zeros; "
+        "copy it again"
+    )
+
+
 def _video_stream(container: Any, name: str) -> Any:
-    """Returns the stream that a player shows; covers of albums are no videos."""
+    """Returns the stream that a player shows; album covers do not count."""
     streams = [stream for stream in container.streams.video if not _is_cover(stream)]
     if not streams:
         raise InputError(f"{name}: holds no video stream; give a video file")
@@ -219,14 +240,14 @@ def _video_stream(container: Any, name: str) -> Any:
     if context is None or context.name not in DECODERS:
         codec = shown(context.name if context else "an unknown codec", 20)
         raise InputError(
-            f"{name}: the video's codec ({codec}) is not read; "
+            f"{name}: the video's codec ({codec}) is not supported; "
             "convert it to H.264: ffmpeg -i IN -pix_fmt yuv420p OUT.mp4"
         )
     # transparency that FFmpeg's decoders of VP8 and VP9 leave out
     if stream.metadata.get("alpha_mode") == "1":
         raise InputError(
             f"{name}: the video's transparency is stored beside its frames and cannot be read; "
-            "lay it over a background first"
+            "flatten it onto a background first"
         )
     for other in container.streams:
         if other is not stream and hasattr(other, "discard"):

@@ -1,12 +1,12 @@
 """Decodes frames within a bounded memory, and turns them into what a player shows.
 
 Phones record sideways and note a display matrix; front cameras mirror; discs and cameras store
-frames whose pixels are no squares. Neither FFmpeg's decoders nor PyAV apply any of it.
+frames whose pixels are not square. Neither FFmpeg's decoders nor PyAV apply any of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,9 @@ DECODERS = {
     "ffv1": 3, "ffvhuff": 2, "huffyuv": 2, "rawvideo": 2, "png": 3, "qtrle": 2,
 }  # fmt: skip
 """FFmpeg's decoders that are used, and the frames that each keeps at most."""
+_DENSE = {"vp8", "vp9", "av1", "libdav1d", "libaom-av1", "qtrle"}
+_HEADER_BYTES, _OWN_ZEROS = 8, 64
+"""Smallest packet that is looked at, and zeros at its end that a dense codec does not write."""
 _CONVERTED_BYTES = 10
 """Bytes per pixel of a frame's RGB copies: FFmpeg's, NumPy's, and Pillow's with four."""
 MATRIX_TOLERANCE = 1 / 64
@@ -47,13 +50,13 @@ class ShownFrame:
 
 
 def decode(
-    container: Any, stream: Any, name: str, most_pixels: int, *, is_strict: bool
+    packets: Iterable[Any], stream: Any, name: str, most_pixels: int, *, is_strict: bool
 ) -> Iterator[Any]:
     """Yields the frames of a stream, whose size is checked before each packet is decoded.
 
     Args:
-        container: a PyAV container.
-        stream: its video stream, whose decoder is one of `DECODERS`.
+        packets: the packets of the stream, in the file's order.
+        stream: a video stream of PyAV, whose decoder is one of `DECODERS`.
         name: the file's name, for messages.
         most_pixels: largest frame that is decoded.
         is_strict: raise an error where the decoder would conceal damage.
@@ -72,7 +75,7 @@ def decode(
     context.options = {"max_pixels": str(min(most_pixels, int(DECODER_BYTES / pixel_bytes)))}
     if is_strict:
         context.options = {**context.options, "err_detect": "crccheck+explode"}
-    for packet in container.demux(stream):
+    for packet in packets:
         require_complete(packet, name)
         for frame in packet.decode():
             require_complete(frame, name)
@@ -109,12 +112,30 @@ def require_complete(part: Any, name: str) -> None:
     """Checks a packet or frame of PyAV, which FFmpeg may have marked as incomplete.
 
     Raises:
-        InputError: it has.
+        InputError: it was marked.
     """
     if part.is_corrupt:
         raise InputError(
             f"{name}: the video cannot be decoded (a frame is incomplete); "
             "it is truncated or damaged"
+        )
+
+
+def require_written(packet: Any, name: str, *, is_last: bool) -> None:
+    """Checks that a packet of PyAV is not one of the zeros that interrupted downloads leave.
+
+    Raises:
+        InputError: it holds nothing but zeros; or the last one ends in zeros that its codec never
+            writes, and whose decoder would not miss what they stand for.
+    """
+    codec = packet.stream.codec_context.name
+    data = memoryview(packet)
+    if codec == "rawvideo" or len(data) < _HEADER_BYTES or any(data[-_HEADER_BYTES:]):
+        return
+    zeros = len(data) - len(bytes(data).rstrip(b"\x00"))
+    if zeros == len(data) or (is_last and codec in _DENSE and zeros >= _OWN_ZEROS):
+        raise InputError(
+            f"{name}: the video is truncated: zeros stand where a frame should be; copy it again"
         )
 
 
@@ -127,7 +148,7 @@ def shown_frame(frame: Any, pixel_aspect: float, name: str) -> ShownFrame:
         name: the file's name, for messages.
 
     Raises:
-        InputError: it is turned by another angle than a multiple of 90 degrees, or distorted.
+        InputError: it is rotated by an angle not a multiple of 90 degrees, or distorted.
     """
     pixels = _over_white(frame)
     height, width = pixels.shape[:2]
@@ -194,7 +215,7 @@ def _orientation(matrix: npt.NDArray[np.int32], name: str) -> tuple[bool, bool, 
     is_even = abs(abs(across) - abs(down)) <= tolerance
     if size == 0 or not is_even or max(map(abs, others)) > tolerance or u or v or w <= 0:
         raise InputError(
-            f"{name}: the video is turned by an angle that is no multiple of 90 degrees, or "
+            f"{name}: the video is rotated by an angle not a multiple of 90 degrees, or "
             "distorted; convert it to upright frames first"
         )
     return is_turned, across < 0, down < 0

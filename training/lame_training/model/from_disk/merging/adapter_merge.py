@@ -15,6 +15,7 @@ import torch
 from lame_runtime.errors import BundleError, first_line, shown
 from torch import nn
 
+from lame_training.model.from_disk.merging.adapter_parts import check_parts
 from lame_training.model.from_disk.merging.adapter_settings import AdapterSettings, read_settings
 from lame_training.model.from_disk.merging.adapter_targets import Scale, scales
 from lame_training.model.from_disk.merging.adapter_weights import (
@@ -46,14 +47,15 @@ def merge_adapter(model: PreTrainedModel, folder: Path, *, widen: bool = False) 
         The model without adapters; it has the parameters it had before.
 
     Raises:
-        BundleError: the adapter is pickled, unreadable, made for another model, or of a type that
-            is not merged here.
+        BundleError: the adapter is pickled, unreadable, incomplete, made for another model, or of a
+            type that is not merged here.
     """
     settings = read_settings(folder)
     weights = read_weights(model, folder)
-    layer_scales = scales(model, settings, weights, folder) if weights.layers else {}
     if not (weights.layers or weights.whole or weights.token_rows):
         raise BundleError(f"{folder / WEIGHTS}: holds no weights of this model; copy it again")
+    layer_scales = scales(model, settings, weights, folder)
+    check_parts(model, settings, weights, folder)
     replaced = dict(model.named_parameters())
     with torch.no_grad():
         for name, value in weights.whole.items():
@@ -68,7 +70,7 @@ def merge_adapter(model: PreTrainedModel, folder: Path, *, widen: bool = False) 
         except Exception as error:  # PEFT passes on what torch and its own checks raise
             raise BundleError(
                 f"{folder}: the adapter cannot be merged ({shown(first_line(error))}); "
-                "is it this model's?"
+                "copy the adapter again, or check base_model_name_or_path"
             ) from None
         # a sum of finite numbers may be beyond the range of FP16
         changed = {f"{name}.weight" for name in layer_scales}
@@ -118,7 +120,7 @@ def _add_layers(
             for name, scale in layer_scales.items()
             if scale.alpha != settings.lora_alpha
         },
-        lora_bias=any("lora_B.bias" in layer.factors for layer in weights.layers.values()),
+        lora_bias=settings.lora_bias,
         init_lora_weights=settings.init_lora_weights,
         inference_mode=True,
     )
@@ -164,7 +166,7 @@ def _replace_rows(
     *,
     widen: bool,
 ) -> None:
-    """Replaces the rows of an embedding table that the settings number; raises `BundleError`."""
+    """Replaces the rows of an embedding table that the settings name; raises `BundleError`."""
     tokens = settings.tokens
     if isinstance(tokens, dict):
         endings = [key for key in tokens if f".{name}".endswith(f".{key.split('.')[-1]}")]
@@ -172,13 +174,13 @@ def _replace_rows(
     table = model.get_parameter(f"{name}.weight")
     if tuple(rows.shape) != (len(tokens), table.shape[1]):
         raise BundleError(
-            f"{folder}: holds {tuple(rows.shape)} new rows of {name}, and its settings number "
+            f"{folder}: holds {tuple(rows.shape)} new rows of {name}, but its settings name "
             f"{len(tokens)} tokens; copy the adapter again"
         )
     if tokens and max(tokens) >= len(table):
         raise BundleError(
             f"{folder}: trains the token {max(tokens)}, and the vocabulary of its base has "
-            f"{len(table):,}; is the adapter this model's?"
+            f"{len(table):,}; check base_model_name_or_path"
         )
     if widen:
         table.data = table.data.float()

@@ -25,14 +25,12 @@ WITHOUT_EFFECT = {
     "auto_mapping",
     "base_model_class",
     "base_model_name_or_path",
-    "bias",
     "corda_config",
     "ensure_weight_tying",
     "eva_config",
     "fan_in_fan_out",
     "inference_mode",
     "init_weights",
-    "lora_bias",
     "lora_dropout",
     "lora_dtype",
     "lora_ga_config",
@@ -50,6 +48,7 @@ WITHOUT_EFFECT = {
     "task_type",
 }
 """Settings of training and book-keeping; they are not looked at."""
+BIASES = ("none", "all", "lora_only")
 INITIAL_WITHOUT_EFFECT = (True, False, "gaussian", "eva", "orthogonal", "mica")
 """Values of `init_lora_weights` that leave the base as it is; the saved weights replace theirs."""
 INITIAL_OF_BASE = ("pissa", "olora")
@@ -78,6 +77,9 @@ class AdapterSettings:
     target_parameters: list[str] = field(default_factory=list)
     tokens: list[int] | dict[str, list[int]] = field(default_factory=list)
     """Ids of tokens whose rows of the embedding table are replaced, all or by table."""
+    bias: str = "none"
+    """Which biases were trained: those of adapted layers if it is `lora_only`, or all."""
+    lora_bias: bool = False
     init_lora_weights: bool | str = True
 
 
@@ -92,7 +94,13 @@ def read_settings(folder: Path) -> AdapterSettings:
     raw = read_object(path, missing_is_empty=False)
     kind = raw.get("peft_type")
     if kind == "TRAINABLE_TOKENS":
-        return AdapterSettings(tokens=_tokens(path, "token_indices", raw.get("token_indices")))
+        ids = _tokens(path, "token_indices", raw.get("token_indices"))
+        tables = raw.get("target_modules")
+        if isinstance(tables, list) and isinstance(ids, list):
+            return AdapterSettings(
+                tokens=dict.fromkeys(_names(path, "target_modules", tables), ids)
+            )
+        return AdapterSettings(tokens=ids)
     if kind != "LORA":
         raise BundleError(
             f"{path}: peft_type is {shown(kind)!r}; LORA (with DoRA and rsLoRA) and "
@@ -188,6 +196,12 @@ def _ids(path: Path, name: str, value: Any) -> list[int]:
     return value
 
 
+def _bias(path: Path, name: str, value: Any) -> str:
+    if value not in BIASES:
+        raise _wrong(path, name, value, f"one of {', '.join(BIASES)}")
+    return str(value)
+
+
 def _initial(path: Path, name: str, value: Any) -> bool | str:
     if isinstance(value, bool | str):
         lowered = value.lower() if isinstance(value, str) else value
@@ -215,5 +229,7 @@ _READERS: dict[str, Any] = {
     "modules_to_save": _names,
     "target_parameters": _names,
     "trainable_token_indices": _tokens,
+    "bias": _bias,
+    "lora_bias": _switch,
     "init_lora_weights": _initial,
 }

@@ -15,8 +15,14 @@ from torch import nn
 
 from lame_training.model.from_disk.limited_process import run_limited
 from lame_training.model.from_disk.merging import match_patterns
+from lame_training.model.from_disk.merging.adapter_names import (
+    before_renaming,
+    by_trained_name,
+    kinds_of,
+    with_head,
+)
 from lame_training.model.from_disk.merging.adapter_settings import CONFIG, AdapterSettings
-from lame_training.model.from_disk.merging.adapter_weights import AdapterWeights, trained_names
+from lame_training.model.from_disk.merging.adapter_weights import AdapterWeights
 
 ADAPTABLE = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 ALL_LINEAR = "all-linear"
@@ -41,12 +47,19 @@ def scales(
             name.
     """
     path = folder / CONFIG
+    kinds = kinds_of(weights.trained)
     candidates = [name for name, layer in model.named_modules() if isinstance(layer, ADAPTABLE)]
-    groups = trained_names(candidates)
+    groups = [by_trained_name(candidates, kind) for kind in kinds]
+    as_parameters = [_with_targeted_weight(group, settings.target_parameters) for group in groups]
     all_linear = str(settings.target_modules).lower() == ALL_LINEAR
-    # the trained name comes first; PEFT itself renames older keys, and then reads patterns anew
+    # PEFT renames older keys, and then reads patterns anew
+    renamed = before_renaming in kinds and with_head in kinds
+    # PEFT compares patterns with the name of what it adapts: a layer, or a parameter of one
     adapted = {
-        name: [layer.trained_name, *(alias for group in trained_names([name]) for alias in group)]
+        name: [
+            f"{trained}.weight" if name in set().union(*as_parameters) else trained
+            for trained in (layer.trained_name, *([with_head(name)] if renamed else []))
+        ]
         for name, layer in weights.layers.items()
     }
     question = {
@@ -63,16 +76,18 @@ def scales(
         answer = run_limited(Path(match_patterns.__file__), question)
     except ValueError as error:
         raise BundleError(f"{path}: its patterns cannot be matched: {shown(error)}") from None
-    # parameters are targeted by names of their own, and null means PEFT's defaults of a model
-    if settings.target_modules is not None and not settings.target_parameters:
-        targeted = [
-            {group[name] for name in names}
-            for group, names in zip(groups, answer["targeted"], strict=True)
-        ]
-        if all_linear:
-            linear = {name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-            targeted = [names & linear for names in targeted]
-        _compare(targeted, set(adapted), folder)
+    targeted = [
+        {group[name] for name in names}
+        for group, names in zip(groups, answer["targeted"], strict=True)
+    ]
+    if all_linear:
+        linear = {name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+        targeted = [names & linear for names in targeted]
+    named = [names | others for names, others in zip(targeted, as_parameters, strict=True)]
+    if settings.target_modules is None:
+        # null means PEFT's defaults of a model, so that any layer may be one of them
+        named = [names | set(adapted) for names in named]
+    _compare(named, set(adapted), folder)
     result = {}
     for name, rank_key, alpha_key in zip(adapted, answer["rank"], answer["alpha"], strict=True):
         scale = Scale(
@@ -82,11 +97,21 @@ def scales(
         rank = weights.layers[name].rank
         if rank != scale.rank:
             raise BundleError(
-                f"{path}: r is {scale.rank} for {shown(name)}, and its weights have {rank}; "
+                f"{path}: r is {scale.rank} for {shown(name)}, but its weights have {rank}; "
                 "copy the adapter again"
             )
         result[name] = scale
     return result
+
+
+def _with_targeted_weight(group: dict[str, str], targets: list[str]) -> set[str]:
+    """Returns the layers, of those by trained name, whose weight is adapted as a parameter."""
+    exact, endings = set(targets), tuple(f".{target}" for target in targets)
+    return {
+        name
+        for trained, name in group.items()
+        if (key := f"{trained}.weight") in exact or key.endswith(endings)
+    }
 
 
 def _compare(targeted: list[set[str]], adapted: set[str], folder: Path) -> None:
@@ -98,10 +123,10 @@ def _compare(targeted: list[set[str]], adapted: set[str], folder: Path) -> None:
     if missing := sorted(names - adapted):
         raise BundleError(
             f"{folder}: lacks the adapter weights of {shown(missing[0])} ({len(missing)} in all), "
-            "which target_modules names; copy the adapter again"
+            "which target_modules or target_parameters names; copy the adapter again"
         )
     surplus = sorted(adapted - names)
     raise BundleError(
         f"{folder}: holds adapter weights of {shown(surplus[0])} ({len(surplus)} in all), which "
-        "target_modules does not name; is the adapter this model's?"
+        "target_modules does not name; check base_model_name_or_path"
     )

@@ -1,20 +1,14 @@
-"""Sorts the weights of an adapter by the layer of our model that they belong to.
-
-An adapter names layers as the model that it was trained on does, and there are several: the usual
-class with a language-model head (`model.language_model.layers.0…`), the same before transformers
-4.52 (`model.layers.0…`), the class without a head (`language_model.layers.0…`), and the language
-model alone (`layers.0…`). Ours has no head.
-"""
+"""Sorts the weights of an adapter by the layer of our model that they belong to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lame_runtime.errors import BundleError, shown
 from torch import Tensor, nn
 
+from lame_training.model.from_disk.merging.adapter_names import our_name
 from lame_training.model.from_disk.tensors import check_finite, read_tensors, what_instead
 
 WEIGHTS = "adapter_model.safetensors"
@@ -63,6 +57,8 @@ class AdapterWeights:
     """Parameters that the adapter replaces: saved modules, biases, embedding tables."""
     token_rows: dict[str, Tensor] = field(default_factory=dict)
     """New rows of embedding tables, by layer."""
+    trained: dict[str, str] = field(default_factory=dict)
+    """Names of ours by the names that the same layers and parameters have in the file."""
 
 
 def read_weights(model: nn.Module, folder: Path) -> AdapterWeights:
@@ -74,7 +70,8 @@ def read_weights(model: nn.Module, folder: Path) -> AdapterWeights:
 
     Raises:
         BundleError: the file cannot be read, or holds a weight of a layer that the model does not
-            have, one that is not a number, half of a pair, or one for a larger vocabulary.
+            have, one that is not a number, half of a pair, one for a larger vocabulary, or weights
+            of one layer under two names.
     """
     path = folder / WEIGHTS
     if not path.exists() and not path.is_symlink():
@@ -89,28 +86,6 @@ def read_weights(model: nn.Module, folder: Path) -> AdapterWeights:
     for name, layer in weights.layers.items():
         _check_pair(name, layer, path)
     return weights
-
-
-def our_name(name: str, exists: Callable[[str], bool]) -> str | None:
-    """Returns the name in our model of a layer or parameter of the trained one, or None."""
-    bare = name.removeprefix("model.")
-    for candidate in (name, bare, f"language_model.{bare}"):
-        if exists(candidate):
-            return candidate
-    return None
-
-
-def trained_names(names: Iterable[str]) -> list[dict[str, str]]:
-    """Returns our names by the names they have in each kind of model that adapters come from."""
-    names = list(names)
-    text = [name for name in names if name.startswith("language_model.")]
-    short = {name: name.removeprefix("language_model.") for name in text}
-    return [
-        {f"model.{name}": name for name in names},
-        {name: name for name in names},
-        {(f"model.{short[name]}" if name in short else name): name for name in names},
-        {short[name]: name for name in text},
-    ]
 
 
 def _sort(
@@ -128,31 +103,49 @@ def _sort(
     if f".{HEAD}." in f".{trained}":
         _check_head(trained, value, parameters, path)
         return
-    for suffix in FACTORS:
+    for suffix in (*FACTORS, *TOKENS):
         if trained.endswith(f".{suffix}"):
             layer_name = trained.removesuffix(f".{suffix}")
             name = our_name(layer_name, modules.__contains__)
-            if name is None:
+            if name is None or (suffix in TOKENS and not isinstance(modules[name], nn.Embedding)):
                 raise _unknown(key, path)
-            weights.layers.setdefault(name, AdaptedLayer(layer_name)).factors[suffix] = value
+            if not _added(value, suffix, layer_name, name, weights):
+                raise _twice(key, name, path)
             return
-    for suffix in TOKENS:
-        if trained.endswith(f".{suffix}"):
-            name = our_name(trained.removesuffix(f".{suffix}"), modules.__contains__)
-            if name is None or not isinstance(modules[name], nn.Embedding):
-                raise _unknown(key, path)
-            weights.token_rows[name] = value
-            return
-    name = our_name(trained.replace(".base_layer.", "."), parameters.__contains__)
+    parameter = trained.replace(".base_layer.", ".")
+    name = our_name(parameter, parameters.__contains__)
     if name is None:
         raise _unknown(key, path)
+    if name in weights.whole:
+        raise _twice(key, name, path)
     _check_shape(name, value, parameters[name], path)
     weights.whole[name] = value
+    weights.trained[parameter] = name
+
+
+def _added(value: Tensor, suffix: str, layer_name: str, name: str, weights: AdapterWeights) -> bool:
+    """Adds a factor or new rows to a layer; returns False if the layer has them by another name."""
+    weights.trained[layer_name] = name
+    if suffix in TOKENS:
+        return weights.token_rows.setdefault(name, value) is value
+    layer = weights.layers.setdefault(name, AdaptedLayer(layer_name))
+    present = {FACTORS[factor] for factor in layer.factors}
+    if layer.trained_name != layer_name or FACTORS[suffix] in present:
+        return False
+    layer.factors[suffix] = value
+    return True
 
 
 def _unknown(key: str, path: Path) -> BundleError:
     return BundleError(
-        f"{path}: holds the unknown weight {shown(key)}; is the adapter this model's?"
+        f"{path}: holds the unknown weight {shown(key)}; check base_model_name_or_path"
+    )
+
+
+def _twice(key: str, name: str, path: Path) -> BundleError:
+    return BundleError(
+        f"{path}: holds weights of {shown(name)} under two names, {shown(key)} is the second; "
+        "copy the adapter again"
     )
 
 
@@ -170,7 +163,7 @@ def _check_shape(name: str, value: Tensor, parameter: Tensor, path: Path) -> Non
         raise _another_vocabulary(len(value), len(parameter), path)
     raise BundleError(
         f"{path}: the weight {shown(name)} is {tuple(value.shape)}, the model's is "
-        f"{tuple(parameter.shape)}; is the adapter this model's?"
+        f"{tuple(parameter.shape)}; check base_model_name_or_path"
     )
 
 
@@ -197,5 +190,5 @@ def _check_pair(name: str, layer: AdaptedLayer, path: Path) -> None:
     if min(one.ndim, other.ndim) < 2 or one.shape[0] != other.shape[1] or not one.shape[0]:
         raise BundleError(
             f"{path}: lora_A of {shown(name)} is {tuple(one.shape)}, lora_B {tuple(other.shape)}, "
-            "which are no pair; copy the adapter again"
+            "which do not match; copy the adapter again"
         )
