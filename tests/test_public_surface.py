@@ -71,7 +71,7 @@ SURFACE = {
         "export": (
             "(checkpoint: 'str | os.PathLike[str]', bundle: 'str | os.PathLike[str]', "
             "data: 'str | os.PathLike[str]', "
-            "graphs: 'Iterable[str]' = ('fp32', 'fp16', 'int8', 'int8-cpu'), *, "
+            "graphs: 'Iterable[str]' = ('fp32', 'fp32-cpu', 'fp16', 'int8', 'int8-cpu'), *, "
             "per_modality: 'int' = 64, calibration: 'int' = 128, "
             "strengths: 'Sequence[float]' = (0.0, 0.35, 0.5, 0.65, 0.8), "
             "on_pass: 'Callable[[str], None] | None' = None) -> 'list[Result]'"

@@ -147,7 +147,7 @@ def emulated(workspace: Workspace, graph: str) -> Facts:
     """Embeds with a graph that is rounded as a GPU rounds it, streamed from the disk."""
     import onnx_ir as ir
     from lame_export.rewrites.emulate import emulate
-    from lame_export.streamed import StreamedBackend
+    from lame_export.streaming.streamed_backend import StreamedBackend
     from lame_runtime.contract import Preparer
     from lame_runtime.encoder import Encoder
 

@@ -25,6 +25,7 @@ from lame_export.parity.calibration_inputs import CALIBRATION
 from lame_export.parity.golden_set import PER_MODALITY
 from lame_export.passes.base import Pass, run_passes
 from lame_export.passes.graphs.choose_int8 import ChooseInt8
+from lame_export.passes.graphs.fuse_fp32 import FuseFp32
 from lame_export.passes.graphs.type_half import TypeHalf
 from lame_export.passes.graphs.write_int8 import WriteInt8
 from lame_export.passes.graphs.write_int8_cpu import WriteInt8Cpu
@@ -47,6 +48,7 @@ PLAN: tuple[Pass, ...] = (
     LoadCheckpoint(),
     ChooseGolden(),
     TraceGraphs(),
+    FuseFp32(),
     ProveContract(),
     ScanRanges(),
     TypeHalf(),
@@ -79,8 +81,8 @@ def export(
         checkpoint: the folder that `lame-train` wrote.
         bundle: the folder to create; it must not exist.
         data: an MMEB-style data set for calibration, golden vectors and the retrieval rows.
-        graphs: the graphs of the bundle, some of "fp32", "fp16", "int8", "int8-cpu", "w8-cpu"
-            and "w4-cpu".
+        graphs: the graphs of the bundle, some of "fp32", "fp32-cpu", "fp16", "int8", "int8-cpu",
+            "w8-cpu" and "w4-cpu".
         per_modality: number of golden inputs of each modality.
         calibration: number of calibration inputs of each modality.
         strengths: strengths of the smoothing before INT8 to try, 0 to 1; with a single one there

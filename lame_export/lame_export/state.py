@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from lame_export.quantization.quantizer import Quantizer
 
-GRAPHS = ("fp32", "fp16", "int8", "int8-cpu", "w8-cpu", "w4-cpu")
+GRAPHS = ("fp32", "fp32-cpu", "fp16", "int8", "int8-cpu", "w8-cpu", "w4-cpu")
 """Graphs that can be exported."""
-DEFAULT_GRAPHS = GRAPHS[:4]
+DEFAULT_GRAPHS = GRAPHS[:5]
 """Graphs of a bundle by default."""
 
 

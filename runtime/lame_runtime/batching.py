@@ -18,6 +18,11 @@ from lame_runtime.errors import InputError, first_line, shown
 from lame_runtime.inputs import InputLike, as_input, is_single
 from lame_runtime.options import EncodeOptions
 
+MAX_TOKENS = 1 << 14
+"""Tokens of a batch, padding included. A row of the widest layer of a model with 2 billion
+parameters takes 36 KB, of which a few are held at a time.
+"""
+
 
 def count_of(inputs: Any) -> int | None:
     """Returns the number of inputs; None if it is known only at their end."""
@@ -99,7 +104,11 @@ def _converted(item: InputLike, index: int) -> Input:
 
 
 def plan_batches(
-    items: Sequence[Prepared], batch_size: int, *, sort: bool = True
+    items: Sequence[Prepared],
+    batch_size: int,
+    *,
+    sort: bool = True,
+    max_tokens: int | None = None,
 ) -> list[list[int]]:
     """Returns the indices of the inputs of each batch.
 
@@ -107,12 +116,24 @@ def plan_batches(
         items: prepared inputs.
         batch_size: maximum number of inputs in a batch.
         sort: group inputs of similar length and patch grids; otherwise they keep their order.
+        max_tokens: maximum number of tokens in a batch, padding included; None for no limit. A
+            longer input is a batch by itself.
     """
     order = list(range(len(items)))
     if sort:
         # longest first, so that the first batch needs the most memory
         order.sort(key=lambda index: _cost(items[index]), reverse=True)
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches: list[list[int]] = []
+    longest = 0
+    for index in order:
+        longest = max(longest, len(items[index].ids))
+        size = len(batches[-1]) + 1 if batches else 0
+        is_full = size > batch_size or (max_tokens is not None and size * longest > max_tokens)
+        if not batches or is_full:
+            batches.append([])
+            longest = len(items[index].ids)
+        batches[-1].append(index)
+    return batches
 
 
 def _cost(item: Prepared) -> tuple[int, list[tuple[int, int, int]]]:

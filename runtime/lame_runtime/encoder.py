@@ -16,7 +16,7 @@ import numpy.typing as npt
 from lame_runtime.arguments import folder_path, switch
 from lame_runtime.backends.base import Backend
 from lame_runtime.backends.tensorrt.plans import Build
-from lame_runtime.batching import count_of, input_iterator, plan_batches, prepare
+from lame_runtime.batching import MAX_TOKENS, count_of, input_iterator, plan_batches, prepare
 from lame_runtime.bundle.bundle import Bundle
 from lame_runtime.contract.batch import assemble
 from lame_runtime.contract.preparer import Preparer
@@ -257,7 +257,9 @@ class Encoder:
             prepared = prepare(window, count, preparer, options)
             vectors = np.empty((len(window), self.dim), dtype=np.float32)
             # `rows` puts the vectors of a sorted batch back in input order
-            for rows in plan_batches(prepared, options.batch_size, sort=options.sort):
+            for rows in plan_batches(
+                prepared, options.batch_size, sort=options.sort, max_tokens=MAX_TOKENS
+            ):
                 batch = assemble([prepared[row] for row in rows], self.preparer.contract)
                 vectors[rows] = self.backend.run(batch)
             yield from self._finish(vectors, options)

@@ -21,7 +21,6 @@ cuts long values.
 
 from __future__ import annotations
 
-
 MOST_CHARACTERS = 480
 """Number of characters of a message."""
 

@@ -154,7 +154,7 @@ def open_plans(bundle: Bundle, build: Build, module: Any, options: LoadOptions) 
 def fall_back(bundle: Bundle, options: LoadOptions, error: BackendError) -> Selection:
     """Selects ONNX Runtime after automatically selected plans could not be used."""
     logger.warning("TensorRT plans of %s are not used: %s", shown(bundle.folder), error)
-    selection = select_onnxruntime(options)
+    selection = select_onnxruntime(bundle, options)
     unused = f"TensorRT plans are there but not used: {error}"
     return replace(selection, reason=f"{selection.reason}; {unused}")
 

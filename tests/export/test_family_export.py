@@ -29,7 +29,8 @@ from lame_export.plan import export
 from lame_export.quantization.calibration import Scan, scan_batches
 from lame_export.quantization.smoothing import smooth
 from lame_export.rewrites.fuse import fuse
-from lame_export.streamed import StreamedBackend, copy_of
+from lame_export.streaming.pieces import copy_of
+from lame_export.streaming.streamed_backend import StreamedBackend
 from lame_runtime import Encoder, Input
 from lame_runtime.backends.tensorrt.module import load_tensorrt
 from lame_runtime.bundle.bundle import PARTS
@@ -162,13 +163,29 @@ SMOOTHED = {
     "qwen3_vl": {"vision": 10, "encoder": 12},
 }
 """Activations smoothed: two norms a block, and `o` and `down` if a layer takes their factors."""
-IN_THE_ENCODER = {"Attention": 2, "MultiHeadAttention": 0, "SkipSimplifiedLayerNormalization": 6}
+IN_THE_ENCODER = {
+    "GroupQueryAttention": 2,
+    "MultiHeadAttention": 0,
+    "SkipSimplifiedLayerNormalization": 6,
+}
 """Operators that fusing adds to the encoder; its last block, of three, keeps its attention."""
 FUSED = {
-    "qwen2_vl": {"Attention": 0, "MultiHeadAttention": 4, "SkipSimplifiedLayerNormalization": 0},
+    "qwen2_vl": {
+        "GroupQueryAttention": 0,
+        "MultiHeadAttention": 4,
+        "SkipSimplifiedLayerNormalization": 0,
+    },
     # two of its four blocks attend in windows
-    "qwen2_5_vl": {"Attention": 0, "MultiHeadAttention": 2, "SkipSimplifiedLayerNormalization": 8},
-    "qwen3_vl": {"Attention": 0, "MultiHeadAttention": 4, "SkipSimplifiedLayerNormalization": 0},
+    "qwen2_5_vl": {
+        "GroupQueryAttention": 0,
+        "MultiHeadAttention": 2,
+        "SkipSimplifiedLayerNormalization": 8,
+    },
+    "qwen3_vl": {
+        "GroupQueryAttention": 0,
+        "MultiHeadAttention": 4,
+        "SkipSimplifiedLayerNormalization": 0,
+    },
 }
 """Operators added to the vision tower."""
 

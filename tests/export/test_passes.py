@@ -17,8 +17,8 @@ from lame_export.quantization.weight_only import BLOCK, quantize_weights
 from lame_export.rewrites.emulate import emulate
 from lame_export.rewrites.half import LIMIT, type_fp16
 from lame_export.rewrites.scopes import MODULE
-from lame_export.streamed import cut
-from lame_export.streamed import run as run_pieces
+from lame_export.streaming.pieces import cut
+from lame_export.streaming.running import run as run_pieces
 from lame_runtime.contract import Contract
 from lame_runtime.contract.tower import tower_tables
 

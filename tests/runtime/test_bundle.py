@@ -23,7 +23,7 @@ from lame_runtime.parity.verify import verify
 from lame_training.evaluation.retrieval import read_rows
 from PIL import Image
 
-GRAPHS = ["fp32", "fp16", "int8", "int8-cpu"]
+GRAPHS = ["fp32", "fp32-cpu", "fp16", "int8", "int8-cpu"]
 
 
 def photo(path: Path) -> Path:
@@ -51,11 +51,17 @@ def test_every_graph_embeds_through_the_public_surface(
     assert ((vectors * expected).sum(1) > 0.97).all()
 
 
-def test_the_default_on_a_cpu_is_fp32_and_says_why(exported: Path) -> None:
-    """`info` prints the graph, the backend and the reason."""
+def test_the_default_on_a_cpu_is_fp32_and_says_why(exported: Path, bundle: Path) -> None:
+    """It is the form for CPUs where a bundle has one; `info` prints graph, backend and reason."""
     with Encoder.load(exported) as encoder:
-        assert encoder.graph == "fp32"
+        assert encoder.graph == "fp32-cpu"
         assert "CPU" in encoder.reason
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    del manifest["graphs"]["fp32-cpu"]
+    manifest["sha256"] = canonical_hash(manifest)
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with Encoder.load(bundle) as encoder:
+        assert encoder.graph == "fp32"
 
 
 def test_a_gpu_that_is_not_there_is_an_error_not_a_fallback(exported: Path) -> None:

@@ -164,6 +164,23 @@ def test_every_input_is_planned_once(preparer: Preparer) -> None:
     assert plan[0][0] == 2
 
 
+@pytest.mark.parametrize("sort", [True, False])
+def test_a_batch_has_a_limited_number_of_tokens(sort: bool, preparer: Preparer) -> None:
+    """Padding counts, since it takes memory like any token; an input that is longer runs alone."""
+    items = [preparer(Input("word " * n)) for n in (5, 40, 9, 3, 7, 30, 1, 2)]
+    lengths = [len(item.ids) for item in items]
+    limit = lengths[5]
+    plan = plan_batches(items, 4, sort=sort, max_tokens=limit)
+    assert sorted(row for rows in plan for row in rows) == list(range(8))
+    for rows in plan:
+        assert len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= limit
+    assert [1] in plan
+    assert max(len(rows) for rows in plan) > 1
+    # the control has no limit
+    unlimited = plan_batches(items, 4, sort=sort)
+    assert any(len(rows) * max(lengths[row] for row in rows) > limit for rows in unlimited)
+
+
 @pytest.mark.parametrize(
     "item", [None, 5, b"bytes", [5], [{"text": 0}], [{"text": "a", "image": 3}], [Input(text=5)]]
 )  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ from lame_export.engine.build import BUILDABLE
 from lame_export.lint.foreign_graphs import check_graphs, translated
 from lame_export.parity.traced_backend import TracedBackend
 from lame_export.rewrites.scopes import SCALED
-from lame_export.streamed import Feeds
+from lame_export.streaming.attention_blocks import Feeds
 
 
 def bisect(

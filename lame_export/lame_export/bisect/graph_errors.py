@@ -15,7 +15,9 @@ from lame_export.bisect.module_outputs import ModuleOutput, TorchValues
 from lame_export.parity.judged import EMULATED
 from lame_export.quantization.static_int8 import bypass
 from lame_export.rewrites.emulate import emulate
-from lame_export.streamed import Feeds, Piece, copy_of, cut, run
+from lame_export.streaming.attention_blocks import Feeds, needs_blocks
+from lame_export.streaming.pieces import Piece, copy_of, cut
+from lame_export.streaming.running import run
 
 ReportValues = Callable[[Feeds], None]
 """Receives values of a graph by name, as soon as they are computed."""
@@ -61,7 +63,8 @@ def onnxruntime_runner(models: Mapping[str, ir.Model], outputs: Sequence[ModuleO
         model = models[part]
         output = model.graph.outputs[0].name or ""
         # Run as written: an optimizer that fuses nodes changes what is being compared.
-        return run(cut(model), [feeds], [output], watch=watch, optimize=False)[0][output]
+        pieces = cut(model, attention_apart=needs_blocks(feeds))
+        return run(pieces, [feeds], [output], watch=watch, optimize=False)[0][output]
 
     return run_part
 

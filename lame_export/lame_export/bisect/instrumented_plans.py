@@ -25,7 +25,7 @@ from lame_runtime.contract.batch import Floats
 from lame_export.bisect.graph_errors import ReportValues
 from lame_export.engine.network import Options, build_plan
 from lame_export.engine.profiles import DIMENSIONS, Ranges
-from lame_export.streamed import Feeds
+from lame_export.streaming.attention_blocks import Feeds
 
 PART_OUTPUTS = {"vision": FEATURES, "encoder": EMBEDDING}
 """Name of each part's own output."""

@@ -46,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--graphs",
         nargs="+",
         metavar="GRAPH",
-        help=f"graphs of the bundle, of {', '.join(GRAPH_NAMES)} (default: the first four); "
+        help=f"graphs of the bundle, of {', '.join(GRAPH_NAMES)} (default: the first five); "
         "w8-cpu and w4-cpu hold weights alone in 8 or 4 bits",
     )
     parser.add_argument(

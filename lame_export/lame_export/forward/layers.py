@@ -22,6 +22,9 @@ It vanishes in the softmax. Minus infinity would make the softmax of a row NaN i
 are masked.
 """
 
+BLOCK_SCORES = 1 << 24
+"""Attention scores that PyTorch computes at a time when it runs the forward: 64 MB."""
+
 
 def frozen(weight: Tensor) -> nn.Parameter:
     """Makes a parameter without gradient over the same memory."""
@@ -190,6 +193,24 @@ def attend(q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, visible: Tensor | Non
         v_BHLd: values.
         visible: bool mask that broadcasts to the scores (B, H, L, L), or None.
     """
+    if torch.compiler.is_exporting():
+        return attend_at_once(q_BHLd, k_BHLd, v_BHLd, visible)
+    # run by PyTorch itself, over blocks of queries, because the scores of a long input do not fit
+    size = max(1, BLOCK_SCORES // math.prod(k_BHLd.shape[:-1]))
+    parts = []
+    for start in range(0, q_BHLd.shape[2], size):
+        rows = slice(start, start + size)
+        # a mask of padded keys has one row for all queries
+        by_query = visible is not None and visible.shape[-2] > 1
+        seen = visible[..., rows, :] if by_query else visible  # type: ignore[index]
+        parts.append(attend_at_once(q_BHLd[:, :, rows], k_BHLd, v_BHLd, seen))
+    return torch.cat(parts, dim=2)
+
+
+def attend_at_once(
+    q_BHLd: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, visible: Tensor | None
+) -> Tensor:
+    """Computes attention as the graph has it; shapes as in `attend`."""
     scores = torch.matmul(q_BHLd, k_BHLd.transpose(-1, -2))
     if visible is not None:
         scores = torch.where(visible, scores, MASKED)

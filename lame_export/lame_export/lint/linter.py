@@ -21,6 +21,7 @@ CPU_OPSET = 23
 """Newest opset of graphs for CPUs: the first one with Attention and RotaryEmbedding."""
 
 CPU_PRODUCTS = {
+    "fp32-cpu": "MatMul",
     "int8-cpu": "MatMulIntegerToFloat",
     "w8-cpu": "MatMulNBits",
     "w4-cpu": "MatMulNBits",
@@ -30,7 +31,8 @@ STANDARD_ON_CPU = frozenset({"Attention", "RotaryEmbedding"})
 """Standard operators that those graphs may use beside TensorRT's."""
 CONTRIBUTED = frozenset(
     {
-        *CPU_PRODUCTS.values(),
+        *(set(CPU_PRODUCTS.values()) - {"MatMul"}),
+        "GroupQueryAttention",
         "MultiHeadAttention",
         "QuantizeLinear",
         "SkipSimplifiedLayerNormalization",
@@ -204,6 +206,8 @@ def _promise_findings(model: ir.Model, graph: str) -> list[str]:
         return ["int8: nothing is quantized"]
     if graph in CPU_PRODUCTS and CPU_PRODUCTS[graph] not in operators:
         return [f"{graph}: nothing is quantized"]
-    if graph == "fp32" and ir.DataType.FLOAT16 in types:
+    if graph == "fp32-cpu" and not {"GroupQueryAttention", "MultiHeadAttention"} & operators:
+        return ["fp32-cpu: no attention is fused"]
+    if graph in ("fp32", "fp32-cpu") and ir.DataType.FLOAT16 in types:
         return ["fp32: a MatMul computes in half"]
     return []

@@ -14,7 +14,10 @@ from lame_runtime.contract.batch import Batch, Floats
 
 from lame_export.forward import MASKED
 from lame_export.rewrites.scopes import linear_layers
-from lame_export.streamed import BUDGET, Feeds, Piece, cut, feature_width, run
+from lame_export.streaming.attention_blocks import Feeds, needs_blocks
+from lame_export.streaming.pieces import BUDGET, Piece, cut
+from lame_export.streaming.running import run
+from lame_export.streaming.streamed_backend import feature_width
 
 AMAX, CHANNELS, TOKENS = "amax:", "channels:", "tokens:"
 """Prefixes of the outputs that measure a value: largest |x| of all, per channel, per token."""
@@ -120,7 +123,9 @@ def scan(
         return lambda values: recorder.record_outputs(values, next(modality))
 
     names = [value.name or "" for value in model.graph.outputs]
-    outputs = run(cut(model, budget), feeds, names, watch=watch)
+    apart = any(needs_blocks(feed) for feed in feeds)
+    pieces = cut(model, budget, attention_apart=apart)
+    outputs = run(pieces, feeds, names, watch=watch)
     return recorder.scan(), outputs
 
 

@@ -23,7 +23,8 @@ from lame_export.quantization.static_int8 import quantize_static
 from lame_export.rewrites.emulate import emulate
 from lame_export.rewrites.fuse import fuse
 from lame_export.rewrites.half import Island, type_fp16
-from lame_export.streamed import StreamedBackend, copy_of
+from lame_export.streaming.pieces import copy_of
+from lame_export.streaming.streamed_backend import StreamedBackend
 
 Models = dict[str, ir.Model]
 """Graphs in memory, by part ("vision", "encoder")."""

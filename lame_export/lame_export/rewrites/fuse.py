@@ -3,7 +3,7 @@
 Rotary embedding, masking, softmax and transposes take a third of the time of an INT8 encoder if
 they run one by one. Three patterns are replaced:
 
-    causal attention of the language model     → RotaryEmbedding, Attention (opset 23)
+    causal attention of the language model     → RotaryEmbedding, GroupQueryAttention (ONNX Runtime)
     attention over whole pictures              → RotaryEmbedding, MultiHeadAttention (ONNX Runtime)
     an addition and the RMS norm that reads it → SkipSimplifiedLayerNormalization (ONNX Runtime)
 
@@ -44,7 +44,7 @@ def fuse(model: ir.Model) -> dict[str, int]:
     modules = modules_of(graph)
     tables = half_tables(graph, modules)
     counts = {
-        "Attention": fuse_causal_attentions(graph, modules, tables),
+        "GroupQueryAttention": fuse_causal_attentions(graph, modules, tables),
         "MultiHeadAttention": fuse_picture_attentions(graph, modules, tables),
     }
     drop_dead(model)

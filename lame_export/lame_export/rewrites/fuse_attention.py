@@ -1,8 +1,9 @@
 """Attention and rotary embedding as the fused operators of ONNX Runtime's CPU provider; see `fuse`.
 
-ONNX Runtime's `GroupQueryAttention` is of no use here: it rotates the rows of a prompt by their
-place in it and ignores `position_ids` (1.31), which is wrong for M-RoPE. Tables of cosines and
-sines that the graph computes from `position_ids` are right for every family.
+`GroupQueryAttention` and `MultiHeadAttention` never hold the scores of all queries, so that their
+memory grows with the length of an input and not with its square. GroupQueryAttention could rotate
+queries and keys as well, but by their place in the prompt, which is wrong for M-RoPE:
+`RotaryEmbedding` in front of it takes the tables that the graph computes from `position_ids`.
 """
 
 from __future__ import annotations
@@ -72,19 +73,50 @@ def _stems(modules: Modules, layer: str) -> list[str]:
 def fuse_causal_attentions(graph: ir.Graph, modules: Modules, tables: list[ir.Value]) -> int:
     """Fuses the attention of every block that computes all rows; returns how many those are."""
     count = 0
+    lengths: list[ir.Value] = []
     for stem in _stems(modules, "o"):
         producer = _activation(modules[f"{stem}.q"]).producer()
         assert producer is not None
-        # the last block's queries are rows taken from the others; Attention's causal mask assumes
-        # that query i stands in row i
+        # the last block's queries are rows taken from the others; a causal mask assumes that query
+        # i stands in row i
         if not producer.op_type.startswith("Gather"):
-            _fuse_causal_attention(graph, stem, modules, tables)
+            lengths = lengths or _add_lengths(graph)
+            _fuse_causal_attention(graph, stem, modules, tables, lengths)
             count += 1
     return count
 
 
+def _add_lengths(graph: ir.Graph) -> list[ir.Value]:
+    """Adds what GroupQueryAttention reads beside q, k and v: last place and number of the keys.
+
+    before   input_ids (B, L)
+    after    input_ids ─ Shape ─┬ B ────────────────────────── Expand ─ int32 (B,), L - 1 each
+                                └ L ─ Cast(int32) ─┬ Sub(1) ───┘
+                                                   └ Squeeze ──────── int32 (), L
+
+    Padding counts as keys: it is on the right, where the causal mask hides it.
+    """
+    ids = next(value for value in graph.inputs if value.name == "input_ids")
+    whole = ir.DataType.INT32
+    batch = make_node("Shape", [ids], new_value("keys.batch"), {"start": 0, "end": 1})
+    length = make_node("Shape", [ids], new_value("keys.length"), {"start": 1, "end": 2})
+    count = make_node(
+        "Cast", [length.outputs[0]], new_value("keys.count", whole), {"to": int(whole)}
+    )
+    one = constant(graph, "keys.one", np.array([1], np.int32))
+    last = make_node("Sub", [count.outputs[0], one], new_value("keys.last", whole))
+    rows = make_node("Expand", [last.outputs[0], batch.outputs[0]], new_value("keys.rows", whole))
+    total = make_node("Squeeze", [count.outputs[0]], new_value("keys.total", whole))
+    graph.insert_before(graph[0], [batch, length, count, last, rows, total])
+    return [rows.outputs[0], total.outputs[0]]
+
+
 def _fuse_causal_attention(
-    graph: ir.Graph, stem: str, modules: Modules, tables: list[ir.Value]
+    graph: ir.Graph,
+    stem: str,
+    modules: Modules,
+    tables: list[ir.Value],
+    lengths: list[ir.Value],
 ) -> None:
     """Fuses the causal grouped-query attention of one block of the language model.
 
@@ -95,11 +127,12 @@ def _fuse_causal_attention(
              └ repeat heads ─ Transpose ─ Reshape ─ v
 
     after    q ─ q_norm ─ Reshape ─ RotaryEmbedding ─┐
-             k ─ k_norm ─ Reshape ─ RotaryEmbedding ─ Attention ─ o
+             k ─ k_norm ─ Reshape ─ RotaryEmbedding ─ GroupQueryAttention ─ o
              v ──────────────────────────────────────┘
 
-    Only Qwen3-VL has q_norm and k_norm, and the Reshape behind them. Attention scales by 1/√d and
-    repeats the key/value heads itself.
+    Only Qwen3-VL has q_norm and k_norm, and the Reshape behind them. The operator scales by 1/√d
+    and repeats the key/value heads itself. It takes no mask of bools: where the causal one is not
+    enough (`embed_attends="reason"`), the standard Attention does.
     """
     output = _matmul(modules[f"{stem}.o"])
     # the tables hold an angle per channel pair of a head
@@ -120,10 +153,28 @@ def _fuse_causal_attention(
             row = rotated
         rows.append(row)
     masks = _masks(modules[stem])
-    attributes = {"q_num_heads": heads[0], "kv_num_heads": heads[1], "is_causal": int(not masks)}
     result = _in_place_of(output, stem)
-    nodes.append(make_node("Attention", [*rows, *masks], result, attributes))
+    if masks:
+        heads_of = {"q_num_heads": heads[0], "kv_num_heads": heads[1]}
+        nodes.append(make_node("Attention", [*rows, *masks], result, heads_of))
+    else:
+        nodes.append(_group_query_attention(rows, lengths, result, heads))
     _put_before(graph, output, nodes)
+
+
+def _group_query_attention(
+    rows: list[ir.Value], lengths: list[ir.Value], result: ir.Value, heads: list[int]
+) -> ir.Node:
+    # ONNX Runtime takes its form without all scores only if the node gives keys and values, too
+    unread = [new_value(f"{result.name}.{name}") for name in ("keys", "values")]
+    return ir.node(
+        "GroupQueryAttention",
+        [*rows, None, None, *lengths],
+        {"num_heads": heads[0], "kv_num_heads": heads[1]},
+        domain=CONTRIB,
+        outputs=[result, *unread],
+        name=f"{result.name}/GroupQueryAttention",
+    )
 
 
 def _flattened(graph: ir.Graph, stem: str, name: str, modules: Modules) -> ir.Node:

@@ -24,7 +24,6 @@ from lame_runtime.contract.batch import Batch, Floats, PictureGroup
 from lame_runtime.contract.rules import Contract
 from lame_runtime.contract.vectors import require_finite
 from lame_runtime.errors import BackendError, StorageError, first_line, shown
-from lame_runtime.files.graphs.onnx_graph import DATA_SUFFIX
 
 _CUDA = "CUDAExecutionProvider"
 _PROVIDERS = {"onnxruntime": "CPUExecutionProvider", "onnxruntime-gpu": _CUDA}
@@ -181,7 +180,7 @@ def source_session(
         weight.name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, weight.data_type)
         for weight, array in source.arrays()
     }
-    with _empty_data(source.path) if lean else contextlib.nullcontext() as folder:
+    with _empty_data(source.facts.data_name) if lean else contextlib.nullcontext() as folder:
         if folder is not None:
             options.add_session_config_entry(_DATA_FOLDER, os.fsencode(folder))
             for name, value in values.items():
@@ -197,7 +196,7 @@ def source_session(
 
 
 @contextlib.contextmanager
-def _empty_data(path: Path) -> Iterator[str]:
+def _empty_data(name: str) -> Iterator[str]:
     """Yields a temporary folder that holds an empty data file of a graph.
 
     ONNX Runtime looks whether the file exists, even where all weights are given. An empty one
@@ -205,14 +204,14 @@ def _empty_data(path: Path) -> Iterator[str]:
     """
     try:
         folder = tempfile.TemporaryDirectory()
-        (Path(folder.name) / f"{path.name}{DATA_SUFFIX}").touch()
+        (Path(folder.name) / name).touch()
     except OSError as error:
         raise StorageError(
             f"no temporary folder for mapped weights ({error.strerror}); "
             "set TMPDIR to a folder that can be written, or leave `map_weights` out"
         ) from None
-    with folder as name:
-        yield name
+    with folder as path:
+        yield path
 
 
 def _create_session(ort: Any, path: Path, model: str | bytes, options: Any, provider: str) -> Any:

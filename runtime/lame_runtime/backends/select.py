@@ -49,17 +49,17 @@ def select(bundle: Bundle, options: LoadOptions) -> Selection:
     for_cpu = options.threads is not None or options.map_weights
     graph = options.graph or DEFAULT_PLAN_GRAPH
     if options.backend != "auto" or for_cpu or not _has_builds(bundle, graph, options):
-        return select_onnxruntime(options)
+        return select_onnxruntime(bundle, options)
     try:
         reason = "TensorRT, because plans for it were built here"
         return _select_plans(bundle, options, reason, optional=True)
     except BackendError as error:
-        selection = select_onnxruntime(options)
+        selection = select_onnxruntime(bundle, options)
         reason = f"{selection.reason}; TensorRT plans are there but not used: {error}"
         return Selection(selection.graph, reason, selection.provider)
 
 
-def select_onnxruntime(options: LoadOptions) -> Selection:
+def select_onnxruntime(bundle: Bundle, options: LoadOptions) -> Selection:
     """Selects ONNX Runtime's provider and the graph that it runs.
 
     Raises:
@@ -75,7 +75,9 @@ def select_onnxruntime(options: LoadOptions) -> Selection:
             'leave it out, or pass `backend="onnxruntime"`'
         )
     if options.graph is None:
-        graph = "fp16" if on_gpu else "fp32"
+        # the same weights, with operators that are faster on a CPU and need less memory
+        on_cpu = "fp32-cpu" if "fp32-cpu" in bundle.graphs else "fp32"
+        graph = "fp16" if on_gpu else on_cpu
         reason = f"{why}; graph {graph} by default there"
     else:
         graph = options.graph

@@ -19,6 +19,7 @@ from lame_runtime.bundle.vector_file import read_vectors
 from lame_runtime.contract.fields.vocabulary import check_vocabulary
 from lame_runtime.contract.preparer import Preparer
 from lame_runtime.errors import BundleError, UsageError, shown
+from lame_runtime.files.graphs.onnx_graph import data_names
 from lame_runtime.files.json_file import MAX_JSON_BYTES
 
 PARTS = ("vision", "encoder")
@@ -102,12 +103,13 @@ class Bundle:
                 raise BundleError(
                     f"{shown(self.folder / name)}: is not listed in the manifest; {COPY_AGAIN}"
                 )
-        # weights are stored beside their graph as NAME.data; a graph of a few kilobytes has none
-        return [
-            name
-            for name in self.manifest.files
-            if any(name in (onnx_file, f"{onnx_file}.data") for onnx_file in onnx_files)
+        # weights are stored beside their graph; a graph of a few kilobytes has none
+        listed = [
+            [name for name in data_names(file) if name in self.manifest.files]
+            for file in onnx_files
         ]
+        members = {*onnx_files, *(names[0] for names in listed if names)}
+        return [name for name in self.manifest.files if name in members]
 
     def graph_hashes(self, graph: str) -> dict[str, str]:
         """Returns the sha256 of the files of one graph; empty if the bundle has no such graph."""

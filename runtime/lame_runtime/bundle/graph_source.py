@@ -25,7 +25,6 @@ from lame_runtime.bundle.members import COPY_AGAIN, unreadable
 from lame_runtime.errors import BackendError, BundleError, shown
 from lame_runtime.files.graphs.onnx_fields import DATA_TYPES
 from lame_runtime.files.graphs.onnx_graph import (
-    DATA_SUFFIX,
     MAX_GRAPH_BYTES,
     GraphFacts,
     Weight,
@@ -88,9 +87,9 @@ class GraphSource:
     def require_unchanged(self) -> None:
         """Raises `BundleError` if mapped weights were written to since they were opened."""
         if self.file is not None and file_state(self.file) != self.state:
+            data_path = self.path.with_name(self.facts.data_name)
             raise BundleError(
-                f"{shown(self.path)}{DATA_SUFFIX}: was changed while it was loaded; load the "
-                "bundle again"
+                f"{shown(data_path)}: was changed while it was loaded; load the bundle again"
             )
 
 
@@ -138,7 +137,7 @@ def graph_facts(path: Path, model: bytes) -> GraphFacts:
 def _with_weights(
     path: Path, model: bytes, facts: GraphFacts, listed: Hashes | None, mapped: bool
 ) -> GraphSource:
-    data_path = path.with_name(path.name + DATA_SUFFIX)
+    data_path = path.with_name(facts.data_name)
     # Links are followed, since caches of model hubs consist of them, but the weights must lie
     # beside the graph where the links end.
     # `realpath`, because `resolve` raises for links in a circle before Python 3.13

@@ -18,7 +18,7 @@ from lame_runtime.options import BACKENDS, LoadOptions
 LONGEST_MESSAGE = 400
 """Number of characters of argparse's own messages that are printed; they repeat what was typed."""
 
-GRAPH_NAMES = ("fp32", "fp16", "int8", "int8-cpu", "w8-cpu", "w4-cpu")
+GRAPH_NAMES = ("fp32", "fp32-cpu", "fp16", "int8", "int8-cpu", "w8-cpu", "w4-cpu")
 """Graphs that a bundle may hold."""
 
 

@@ -1,5 +1,6 @@
 """Passes that write the graphs of a bundle, except the traced FP32 ones.
 
+fuse_fp32         the FP32 graphs for CPUs, with fused operators
 type_half        half precision
 choose_int8      search for the configuration of each INT8 graph
 write_int8       INT8 for TensorRT

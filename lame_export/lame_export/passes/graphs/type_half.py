@@ -11,7 +11,7 @@ from lame_runtime.bundle.certificate import Island
 from lame_export.passes.base import Pass, graph_files
 from lame_export.rewrites import half
 from lame_export.state import ExportState
-from lame_export.streamed import copy_of
+from lame_export.streaming.pieces import copy_of
 
 
 class TypeHalf(Pass):

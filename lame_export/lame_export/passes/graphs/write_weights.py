@@ -11,7 +11,7 @@ from lame_export.passes.base import Pass, graph_files
 from lame_export.quantization.weight_only import quantize_weights
 from lame_export.rewrites.fuse import fuse
 from lame_export.state import ExportState
-from lame_export.streamed import copy_of
+from lame_export.streaming.pieces import copy_of
 
 BITS = {"w8-cpu": 8, "w4-cpu": 4}
 """Bits per weight, by graph."""

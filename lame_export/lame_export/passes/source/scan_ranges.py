@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lame_runtime.batching import plan_batches
+from lame_runtime.batching import MAX_TOKENS, plan_batches
 from lame_runtime.contract.batch import Batch, assemble
 
 from lame_export.parity.calibration_inputs import calibration_inputs, held_out
@@ -34,7 +34,7 @@ class ScanRanges(Pass):
             prepared = [preparer(sampled(item, preparer), role) for role, item in entries]
             batches[modality] = [
                 assemble([prepared[row] for row in rows], preparer.contract)
-                for rows in plan_batches(prepared, BATCH_SIZE)
+                for rows in plan_batches(prepared, BATCH_SIZE, max_tokens=MAX_TOKENS)
             ]
         scans = scan_batches(state.traced, batches)
         trial_inputs = {

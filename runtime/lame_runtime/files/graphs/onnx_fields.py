@@ -51,7 +51,8 @@ Reshape RotaryEmbedding Round ScatterElements ScatterND Shape Sigmoid Sign Sin S
 Sqrt Squeeze Sub Sum Tanh Tile TopK Transpose Unsqueeze Where Xor
 """
 _CONTRIBUTED = """
-MatMulIntegerToFloat MatMulNBits MultiHeadAttention QuantizeLinear SkipSimplifiedLayerNormalization
+GroupQueryAttention MatMulIntegerToFloat MatMulNBits MultiHeadAttention QuantizeLinear
+SkipSimplifiedLayerNormalization
 """
 OPERATORS: Mapping[str, frozenset[str]] = {
     "": frozenset(_STANDARD.split()),

@@ -60,6 +60,7 @@ MAX_ATTRIBUTE = (1 << 31) - 1
 """Largest absolute value of an integer attribute; some operators do not notice an overflow."""
 MAX_ATTRIBUTE_INTEGERS = 1000
 DATA_SUFFIX = ".data"
+_FOR_CPUS = "-cpu.onnx"
 """The weights of `NAME.onnx` lie in `NAME.onnx.data` beside it, and nowhere else."""
 
 Dims = tuple[int | str | None, ...]
@@ -89,6 +90,8 @@ class GraphFacts:
     outputs: dict[str, tuple[int, Dims]]
     weights: tuple[Weight, ...]
     """The tensors of the data file; empty if the graph has none."""
+    data_name: str
+    """Name of the data file, one of `data_names`."""
 
     @property
     def data_size(self) -> int:
@@ -96,23 +99,35 @@ class GraphFacts:
         return max((weight.offset + weight.length for weight in self.weights), default=0)
 
 
+def data_names(file_name: str) -> list[str]:
+    """Returns the names that a graph's data file may have, the graph's own first.
+
+    A form of a graph for CPUs may share the weights of that graph: `encoder.fp32-cpu.onnx` those of
+    `encoder.fp32.onnx`.
+    """
+    names = [file_name + DATA_SUFFIX]
+    if file_name.endswith(_FOR_CPUS):
+        names.append(f"{file_name.removesuffix(_FOR_CPUS)}.onnx{DATA_SUFFIX}")
+    return names
+
+
 def read_graph(data: bytes, file_name: str) -> GraphFacts:
     """Reads an ONNX file.
 
     Args:
         data: the file's content.
-        file_name: its name without a folder, which decides the name of the data file.
+        file_name: its name without a folder, which decides the names of the data file.
 
     Raises:
         ValueError: the file is not a graph as the exporter writes it; the text says why.
     """
-    return _GraphReader(file_name + DATA_SUFFIX).model(memoryview(data))
+    return _GraphReader(data_names(file_name)).model(memoryview(data))
 
 
 class _GraphReader:
-    def __init__(self, data_name: str) -> None:
+    def __init__(self, data_names: list[str]) -> None:
         self._reader = Reader()
-        self._data_name = data_name
+        self._data_names = data_names
         self._operands_left = MAX_OPERANDS
         self._divisions: list[tuple[str, list[str]]] = []
 
@@ -141,7 +156,7 @@ class _GraphReader:
             if types.setdefault(name, element) != element:
                 raise ValueError(f"declares two types for {shown(name)}")
         require_safe(self._divisions, types, tensors)
-        return GraphFacts(inputs, outputs, weights)
+        return GraphFacts(inputs, outputs, weights, self._data_names[0])
 
     def _tensors(self, graph: Message) -> tuple[dict[str, Message], tuple[Weight, ...]]:
         """Returns the graph's initializers by name, and those in the data file."""
@@ -229,11 +244,13 @@ class _GraphReader:
         if len(set(keys)) < len(keys) or not set(keys) <= {"location", "offset", "length"}:
             raise ValueError(f"tensor {shown(name)} has the keys {shown(', '.join(keys))}")
         values = dict(entries)
-        if values.get("location") != self._data_name:
+        if (location := values.get("location")) not in self._data_names:
             raise ValueError(
-                f"tensor {shown(name)} has its data in {shown(values.get('location'))}, "
-                f"not in {self._data_name}"
+                f"tensor {shown(name)} has its data in {shown(location)}, "
+                f"not in {' or '.join(self._data_names)}"
             )
+        # the first tensor decides for all others
+        self._data_names = [location]
         offset, length = (
             _decimal(values.get(key, str(default)))
             for key, default in (("offset", 0), ("length", size))
