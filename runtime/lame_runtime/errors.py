@@ -21,23 +21,19 @@ cuts long values.
 
 from __future__ import annotations
 
-MOST_CHARACTERS = 480
-"""Number of characters of a message."""
-
 
 class LameError(Exception):
     """Base class of every error in this module.
 
-    The message is one printable line of at most 480 characters: line breaks and control characters
-    are escaped, because a terminal would obey them, and a longer message is cut in the middle.
+    The message is one printable line: line breaks and control characters are escaped, because a
+    terminal would obey them.
     """
 
     exit_code = 2
     """Exit code of the command lines: 1 if a check or the work failed, 2 for wrong use."""
 
     def __init__(self, message: object = "") -> None:
-        # names of files are not cut one by one, and escapes make a character up to ten times longer
-        super().__init__(shown(printable(str(message)), MOST_CHARACTERS))
+        super().__init__(printable(str(message)))
 
 
 class InputError(LameError):

@@ -69,13 +69,13 @@ def test_the_same_suite_runs_on_a_checkpoint_and_on_its_bundle(
         for name in ("report.json", "against/report.json")
     ]
     # The second model's results go to a folder of their own, or it would replace the first's.
-    assert [report["metadata"]["graph"] for report in reports] == ["pytorch", "fp32"]
+    assert [report["metadata"]["graph"] for report in reports] == ["pytorch", "fp32-cpu"]
     assert [report["summary"]["tasks"] for report in reports] == [
         {name: row[side] for name, row in compared["tasks"].items()} for side in ("first", "second")
     ]
     assert evaluate(checkpoint, *options) == 0
     out = capsys.readouterr().out
-    assert f"{checkpoint.name} pytorch {exported.name} fp32" in " ".join(out.split())
+    assert f"{checkpoint.name} pytorch {exported.name} fp32-cpu" in " ".join(out.split())
     assert "4 tasks were finished before" in out
     # Without --against, and over the results of another model, which must not be reused.
     assert evaluate(exported, "--graph", "int8", *options[2:]) == 0

@@ -95,10 +95,10 @@ def test_no_run_has_more_scores_than_a_block(monkeypatch: pytest.MonkeyPatch) ->
     for limit, expected in ((2 * 3 * 20 * 8, [8, 8, 4]), (1, [1] * 20), (1 << 40, [20])):
         monkeypatch.setattr(attention_blocks, "BLOCK_SCORES", limit)
         runs.clear()
-        found = run_by_query(scores, feeds, ["q", "mask", "keys"])
+        result = run_by_query(scores, feeds, ["q", "mask", "keys"])
         assert runs == expected
-        assert np.allclose(found["y"], whole["y"], atol=1e-6)
-        assert found["largest"] == pytest.approx(whole["largest"])
+        assert np.allclose(result["y"], whole["y"], atol=1e-6)
+        assert result["largest"] == pytest.approx(whole["largest"])
 
 
 @pytest.mark.usefixtures("small")

@@ -112,11 +112,7 @@ def _add_lengths(graph: ir.Graph) -> list[ir.Value]:
 
 
 def _fuse_causal_attention(
-    graph: ir.Graph,
-    stem: str,
-    modules: Modules,
-    tables: list[ir.Value],
-    lengths: list[ir.Value],
+    graph: ir.Graph, stem: str, modules: Modules, tables: list[ir.Value], lengths: list[ir.Value]
 ) -> None:
     """Fuses the causal grouped-query attention of one block of the language model.
 

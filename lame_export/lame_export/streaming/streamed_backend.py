@@ -69,11 +69,14 @@ class StreamedBackend(Backend):
         self.optimize = optimize
         # sessions map their weights from files in this folder, so it lives as long as they do
         self._scratch = tempfile.TemporaryDirectory()
-        self._sessions = {
-            part: self._open(part)
-            for part, model in self._models.items()
-            if weight_bytes(model) <= keep
-        }
+        self._sessions: dict[str, Any] = {}
+        try:
+            for part, model in self._models.items():
+                if weight_bytes(model) <= keep:
+                    self._sessions[part] = self._open(part)
+        except BaseException:
+            self.close()
+            raise
 
     def _open(self, part: str) -> Any:
         folder = Path(self._scratch.name) / part

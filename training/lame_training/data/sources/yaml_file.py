@@ -51,7 +51,7 @@ def load_yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         if isinstance(error, yaml.MarkedYAMLError) and mark:
             reason = f"line {mark.line + 1}: {shown(error.problem)}"
-        raise UsageError(f"{path}: is not valid YAML ({reason}); correct it there") from None
+        raise UsageError(f"{shown(path)}: is not valid YAML ({reason}); correct it there") from None
 
 
 def _strict_loader() -> Any:
