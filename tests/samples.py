@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +102,17 @@ def hits(encoder: Encoder, data: Path) -> dict[str, TaskResult]:
 def edit_json(path: Path, **changes: object) -> None:
     """Sets keys of the JSON object in a file."""
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """Yields a list that fills with what the runtime logs in the block."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("lame_runtime")
+    logger.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)

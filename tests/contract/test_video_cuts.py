@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import logging
 import os
 import random
 import struct
@@ -25,6 +24,7 @@ from lame_runtime.contract.media.videos import (
 )
 from lame_runtime.contract.media.videos.video_zeros import content_end
 from lame_runtime.errors import InputError
+from samples import logged
 
 FRAGMENTS = {
     "key frames": "frag_keyframe+empty_moov",
@@ -72,29 +72,14 @@ def write(name: str, frames: int = 16) -> bytes:
         return Path(output.name).read_bytes()
 
 
-class Messages(logging.Handler):
-    """Keeps what is logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keeps the message of a record."""
-        self.lines.append(record.getMessage())
-
-
 def reading(film: bytes, contract: Contract) -> tuple[Any, str]:
     """Returns the frames that are read, None if the film is refused, and what is said."""
-    messages, logger = Messages(), logging.getLogger("lame_runtime")
-    logger.addHandler(messages)
-    try:
-        frames = read_video(film, None, contract.videos, contract.images).frames
-    except InputError as error:
-        return None, str(error)
-    finally:
-        logger.removeHandler(messages)
-    return frames, " ".join(messages.lines)
+    with logged() as messages:
+        try:
+            frames = read_video(film, None, contract.videos, contract.images).frames
+        except InputError as error:
+            return None, str(error)
+    return frames, " ".join(messages)
 
 
 def boxes(film: bytes) -> list[tuple[bytes, int, int]]:

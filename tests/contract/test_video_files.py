@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import random
 import struct
 from dataclasses import replace
@@ -32,7 +31,7 @@ from lame_runtime.contract.media.videos.video_file import (
 )
 from lame_runtime.errors import InputError, LameError
 from PIL import Image
-from samples import write_video
+from samples import logged, write_video
 
 SESSION = b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n"
 PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:2.0,\nplain.mp4\n#EXT-X-ENDLIST\n"
@@ -49,29 +48,14 @@ def read(source: VideoFile, contract: Contract, **rules: Any) -> Clip:
     return read_video(source, None, contract.videos, replace(contract.images, **rules))
 
 
-class Messages(logging.Handler):
-    """Keeps what is logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keeps the message of a record."""
-        self.lines.append(record.getMessage())
-
-
 def outcome(source: VideoFile, contract: Contract) -> str:
     """Returns the line that a file is refused with, or the warnings that it is read with."""
-    messages = Messages()
-    logging.getLogger("lame_runtime").addHandler(messages)
-    try:
-        read(source, contract)
-    except LameError as error:
-        return str(error)
-    finally:
-        logging.getLogger("lame_runtime").removeHandler(messages)
-    return " ".join(messages.lines)
+    with logged() as messages:
+        try:
+            read(source, contract)
+        except LameError as error:
+            return str(error)
+    return " ".join(messages)
 
 
 def refusal(source: VideoFile, contract: Contract, **rules: Any) -> str:

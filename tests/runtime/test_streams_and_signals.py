@@ -30,6 +30,13 @@ from PIL import Image
 
 BUNDLE = Path(__file__).parent.parent.parent / "examples/tiny-bundle"
 EMBED = [sys.executable, "-m", "lame_runtime", "embed", str(BUNDLE)]
+WITH_SIGNALS = """
+import os, signal, sys
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Starts a program with all signals: `nohup` and background jobs of a shell ignore some."""
 PICTURE = io.BytesIO()
 Image.new("RGB", (40, 30), (200, 10, 10)).save(PICTURE, "PNG")
 
@@ -169,7 +176,7 @@ def test_a_signal_leaves_nothing(number: int, code: int, tmp_path: Path) -> None
     """The temporary file is removed, and the exit code is that of shells for the signal."""
     (tmp_path / "out").mkdir()
     with subprocess.Popen(
-        [*EMBED, "-", "-o", "out/v.npy"],
+        [sys.executable, "-c", WITH_SIGNALS, *EMBED, "-", "-o", "out/v.npy"],
         cwd=tmp_path,
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -39,11 +39,17 @@ _ENCRYPTED = 1
 KEY_DTYPE = np.dtype("<U64")
 """The dtype of keys: 64 hex digits."""
 _DAMAGE = (
-    *(OSError, ValueError, KeyError, EOFError, OverflowError),
-    *(zipfile.BadZipFile, NotImplementedError),
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    OverflowError,
+    zipfile.BadZipFile,
+    NotImplementedError,
 )
-"""Errors of zipfile and NumPy for a damaged file. Memory that runs out is not among them: no array
-is allocated that the file does not hold.
+"""Errors of zipfile and NumPy for a damaged file; zipfile raises the last one for a compression or
+a version of the format that it does not know. Memory that runs out is not among them: no array is
+allocated that the file does not hold.
 """
 
 
