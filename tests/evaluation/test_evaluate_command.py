@@ -177,3 +177,21 @@ def test_every_suite_is_a_choice_of_the_command() -> None:
     command.add(parser.add_subparsers())
     for suite in SUITES:
         assert parser.parse_args(["evaluate", "m", "--data", "d", "--suite", suite]).suite == suite
+
+
+@pytest.mark.parametrize("argument", ["--output", "--cache"])
+def test_result_files_do_not_land_in_a_bundle(
+    argument: str,
+    checkpoint: Path,
+    exported: Path,
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A bundle with other files is no longer the one that was exported; neither side may change."""
+    before = sorted(exported.rglob("*"))
+    for folder in (exported, exported / "scores"):
+        assert evaluate(exported, "--data", data, argument, folder) == 2
+        assert "is inside the bundle" in capsys.readouterr().err
+        assert evaluate(checkpoint, "--against", exported, "--data", data, argument, folder) == 2
+        assert "is inside the bundle" in capsys.readouterr().err
+    assert sorted(exported.rglob("*")) == before

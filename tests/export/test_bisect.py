@@ -257,3 +257,16 @@ def test_a_tensorrt_that_does_not_start_is_one_line(
     error = capsys.readouterr().err
     assert "tensorrt 10.3.0 does not start (CUDA initialization failure)" in error
     assert error.count("\n") == 1
+
+
+def test_a_plot_does_not_replace_what_is_read(
+    exported: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--plot checkpoint/model.safetensors` would destroy the weights."""
+    for folder in (exported, checkpoint):
+        before = sorted(folder.rglob("*"))
+        for name in ("model.safetensors", "error.png"):
+            command = ["bisect", str(exported), str(checkpoint), "--plot", str(folder / name)]
+            assert main(command) == 2
+            assert "is inside the" in capsys.readouterr().err
+        assert sorted(folder.rglob("*")) == before

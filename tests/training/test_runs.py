@@ -89,6 +89,16 @@ def test_a_fresh_run_does_not_overwrite_another(
         train("digits-tiny", data, checkpoint)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "manifest.json"])
+def test_a_run_does_not_overwrite_another_model(name: str, data: Path, tmp_path: Path) -> None:
+    """A backbone, a decoder and a bundle have files of the same names as a checkpoint."""
+    (tmp_path / name).write_text("another model's")
+    with pytest.raises(StorageError, match=f"holds another model.*{name}"):
+        train("digits-tiny", data, tmp_path, progress=False)
+    assert (tmp_path / name).read_text() == "another model's"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_run_is_not_resumed_with_another_recipe(data: Path, checkpoint: Path) -> None:
     """Another seed is another run."""
     with pytest.raises(UsageError, match="another recipe"):

@@ -44,9 +44,12 @@ def add(commands: Any) -> None:
 
 def _bisect(options: argparse.Namespace) -> int:
     # deferred, so that `--help` works without PyTorch and ONNX
+    from lame_runtime.cli.system.outputs import require_apart
+
     from lame_export.bisect.bisection import bisect
     from lame_export.bisect.report import draw, table
 
+    require_apart({"plot": options.plot}, options.bundle, checkpoint=options.checkpoint)
     # before the bisection: a missing TensorRT must not fail after minutes of PyTorch
     trt = None if options.module is None else load_tensorrt(options.module)
     outcome = bisect(options.bundle, options.checkpoint, options.graph, options.inputs, trt)

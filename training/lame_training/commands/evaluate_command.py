@@ -100,6 +100,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     if options.against is None and options.against_graph is not None:
         raise UsageError("`against_graph` needs a second bundle: name it with `against`")
+    _check_folders(options)
     first = _run(options, options.model, options.graph, options.output)
     # one or two, with the same notes and failures to print
     evaluations = [first]
@@ -124,6 +125,18 @@ def _evaluate(options: argparse.Namespace) -> int:
     for name, reason in failed.items():
         print_note(f"error: {name} was not evaluated: {reason}")
     return 2 if failed else 0
+
+
+def _check_folders(options: argparse.Namespace) -> None:
+    """Refuses result files in a bundle, which would no longer be the one that was exported."""
+    from lame_runtime.cli.system.outputs import require_apart
+
+    for model in filter(None, (options.model, options.against)):
+        if (model / "manifest.json").is_file():
+            for argument in ("output", "cache"):
+                folder = getattr(options, argument)
+                # a file of the folder, so that the bundle's own folder is refused, too
+                require_apart({argument: folder and folder / "report.json"}, model)
 
 
 def _run(

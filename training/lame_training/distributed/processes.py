@@ -155,8 +155,12 @@ class ProcessGroup:
         ]
 
     def close(self) -> None:
-        """Leaves the process group."""
+        """Leaves the process group; all processes must make this call."""
         if self.size > 1 and dist.is_initialized():
+            # A process that ends while a thread of gloo still releases the tensors of the last
+            # collective aborts: the thread needs the interpreter, which is gone. After a barrier,
+            # which has no tensors, the threads are done with those before it.
+            dist.barrier()
             dist.destroy_process_group()
 
 

@@ -57,7 +57,7 @@ def check_folder(
         allow_outside: whether paths and links may lead out of `data`.
 
     Raises:
-        StorageError: the folder already holds a run.
+        StorageError: the folder already holds a run, or another model.
         UsageError: the folder holds no run to resume, or a run of another recipe or other rows.
         BundleError: a file of the run to resume is damaged.
     """
@@ -69,6 +69,7 @@ def check_folder(
                 f"{folder}: already holds a run; continue it with `resume=True`, "
                 "or choose another `output`"
             )
+        _refuse_other_model(folder)
         return
     if not occupied:
         raise UsageError(f"{folder}: holds no run to resume; start it without `resume=True`")
@@ -84,6 +85,19 @@ def check_folder(
             f"{folder}: was started with other training rows than {data}; "
             "resume with the same `data`"
         )
+
+
+def _refuse_other_model(folder: Path) -> None:
+    """Checks that a folder without a run holds no backbone, embedder or bundle either.
+
+    A run that was killed before its first step leaves none of these files.
+    """
+    for name in ("config.json", "model.safetensors", "manifest.json"):
+        if os.path.lexists(folder / name):
+            raise StorageError(
+                f"{folder}: holds another model, whose files the run would replace ({name}); "
+                "choose another `output`"
+            )
 
 
 def make_output_folder(folder: Path) -> None:

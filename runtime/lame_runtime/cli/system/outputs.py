@@ -20,16 +20,23 @@ from lame_runtime.errors import UsageError, shown
 Name = str | os.PathLike[str]
 
 
-def require_apart(outputs: Mapping[str, Path | None], bundle: Path, engines: Path | None) -> None:
-    """Checks outputs against the bundle, the plans and each other, before any work.
+def require_apart(
+    outputs: Mapping[str, Path | None],
+    bundle: Path,
+    engines: Path | None = None,
+    checkpoint: Path | None = None,
+) -> None:
+    """Checks outputs against what the command reads and each other, before any work.
 
     Args:
         outputs: the outputs by the name of their argument; None if one was not asked for.
         bundle: the bundle that the command reads.
         engines: folder of the plans that it may read.
+        checkpoint: the checkpoint that it reads, too.
 
     Raises:
-        UsageError: an output lies in the bundle or in a build of plans, or two are one file.
+        UsageError: an output lies in the bundle, the checkpoint or a build of plans, or two are
+            one file.
     """
     given = {argument: path for argument, path in outputs.items() if path is not None}
     for argument, path in given.items():
@@ -37,6 +44,10 @@ def require_apart(outputs: Mapping[str, Path | None], bundle: Path, engines: Pat
             raise UsageError(
                 f"`{argument}` {shown(path)} is inside the bundle, whose files would no longer be "
                 "those that were exported: choose another file"
+            )
+        if checkpoint is not None and _is_below(path, checkpoint):
+            raise UsageError(
+                f"`{argument}` {shown(path)} is inside the checkpoint: choose another file"
             )
         # files beside the builds are not read
         if engines is not None and _is_below(Path(_real_path(path)).parent, engines):
