@@ -202,7 +202,7 @@ def _check_footers(
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk refused; `_translated` reports it
             raise InputError(
-                f"{file}: not a readable parquet file ({shown(first_line(error), 160)}); "
+                f"{shown(file)}: not a readable parquet file ({shown(first_line(error), 160)}); "
                 "write it again"
             ) from None
         columns = _columns(file, names, data_set, row_format)
@@ -218,7 +218,8 @@ def _columns(file: Path, names: list[str], data_set: DataSet, row_format: Format
     if missing:
         needed = ", ".join(row_format.columns)
         raise InputError(
-            f"{file}: lacks the column {missing[0]}; rows of format {data_set.format} have {needed}"
+            f"{shown(file)}: lacks the column {missing[0]}; "
+            f"rows of format {data_set.format} have {needed}"
         )
     return [column for column in (*row_format.columns, *row_format.optional) if column in names]
 

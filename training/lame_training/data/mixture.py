@@ -125,9 +125,9 @@ def read_mixture(path: Path, data: Path, *, allow_outside: bool = False) -> tupl
         or set(document) != {"data_sets"}
         or not isinstance(document["data_sets"], list)
     ):
-        raise UsageError(f"{path}: must hold one key, data_sets, with a list of data sets")
+        raise UsageError(f"{shown(path)}: must hold one key, data_sets, with a list of data sets")
     if not document["data_sets"]:
-        raise UsageError(f"{path}: lists no data set")
+        raise UsageError(f"{shown(path)}: lists no data set")
     mixture: list[DataSet] = []
     names: set[str] = set()
     for number, entry in enumerate(document["data_sets"], 1):
@@ -145,7 +145,7 @@ def read_mixture(path: Path, data: Path, *, allow_outside: bool = False) -> tupl
                 f"entry {number} ({shown(name)})" if isinstance(name, str) else f"entry {number}"
             )
             # The class stays: it says whether the mixture or the disk is to be mended.
-            raise type(error)(f"{path}, {title}: {error}") from None
+            raise type(error)(f"{shown(path)}, {title}: {error}") from None
         mixture.append(data_set)
     return tuple(mixture)
 

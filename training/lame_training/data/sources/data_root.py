@@ -92,7 +92,7 @@ class DataRoot:
         """
         if not self.allows(path):
             raise UsageError(
-                f"{path} is a link that leads out of the data root {self.folder}; "
+                f"{shown(path)} is a link that leads out of the data root {shown(self.folder)}; "
                 "copy the file, or allow it with `allow_outside`"
             )
         try:
@@ -100,7 +100,8 @@ class DataRoot:
             open_regular(path).close()
         except OSError as error:
             raise StorageError(
-                f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+                f"{shown(path)}: cannot be read ({error.strerror}); "
+                "check the path and its permissions"
             ) from None
         return path
 

@@ -41,7 +41,9 @@ def load_yaml(path: Path) -> Any:
         # The loader is a SafeLoader, so this is `yaml.safe_load` with the check above.
         return yaml.load(text, Loader=_strict_loader())
     except OSError as error:
-        raise StorageError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        raise StorageError(
+            f"{shown(path)}: cannot be read ({error.strerror}); check the path"
+        ) from None
     # Python's own errors are those of PyYAML's constructors: `!!bool maybe` is a KeyError.
     except (
         *(yaml.YAMLError, ValueError, TypeError, KeyError),
