@@ -4,8 +4,8 @@ Two runs with one output folder would remove each other's files and mix their lo
 the kernel's (`flock`), so that it ends with the process, however that ends: a run that was killed
 stops nobody.
 
-A network file system may not know such locks, and may keep them within one machine. The folder is
-then written without one, which is logged.
+A network file system may not support such locks, or may apply them on one machine only. If it does
+not support them, the folder is written without a lock, which is logged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 LOCK_FILE = ".lame-lock"
 """Name of the file that is locked; it holds the process and the machine that hold the lock."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP)
-"""Errors of file systems that know no locks."""
+"""Errors of file systems that do not support locks."""
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def _held(place: Path, file: Path, folder: Path, work: str, argument: str) -> It
         yield
     finally:
         if handle >= 0:
-            # while it is still locked: a process that waits for the file looks whether it is gone
+            # removed while still locked: a process that locks it next checks that it is still there
             with suppress(OSError):
                 file.unlink()
             os.close(handle)

@@ -1,7 +1,7 @@
 """Compares a bundle's graph with its checkpoint layer by layer, for each modality.
 
 PyTorch runs the forward that was traced, with a hook on every module. The graph runs with the same
-values as outputs. At the end, layers behind the largest jumps of the error are computed at higher
+values as outputs. At the end, the layers with the largest jumps of the error are computed at higher
 precision until the graph meets its gate (`island_search`).
 """
 

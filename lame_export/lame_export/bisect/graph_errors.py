@@ -70,7 +70,7 @@ def onnxruntime_runner(models: Mapping[str, ir.Model], outputs: Sequence[ModuleO
 
 
 def _add_outputs(graph: ir.Graph, names: set[str]) -> None:
-    """Makes values outputs of a piece of a graph, each as the layers behind it read it."""
+    """Makes values outputs of a piece of a graph, each as the layers after it read it."""
     values = {value.name: value for node in graph for value in node.outputs}
     existing = {output.name for output in graph.outputs}
     for name in names & set(values):

@@ -50,12 +50,12 @@ def find_module_outputs(part: str, model: ir.Model, module: nn.Module) -> list[M
     last_values: dict[str, tuple[int, str]] = {}
     for index, node in enumerate(model.graph):
         steps = (node.name or "").split("/")[0].split(".")
-        # A cast behind a module's last node only changes the type for whatever reads it.
+        # A cast after a module's last node only changes the type for whatever reads it.
         if node.op_type == "Cast" or not node.outputs[0].name:
             continue
         for depth in range(1, len(steps) + 1):
             last_values[".".join(steps[:depth])] = (index, node.outputs[0].name)
-    # Sorted by the last node, so that a block comes behind the layers in it.
+    # Sorted by the last node, so that a block comes after the layers in it.
     classes = {path: type(child).__name__ for path, child in module.named_modules() if path}
     ordered = sorted(
         (index, path, value) for path, (index, value) in last_values.items() if path in classes

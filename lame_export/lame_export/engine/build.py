@@ -83,7 +83,7 @@ def build(job: BuildJob, trt: Any, *, rebuild: bool = False) -> Build:
 def _build_part(
     job: BuildJob, trt: Any, part: str, graph_path: Path, timing_cache: bytes | None
 ) -> tuple[bytes, bytes]:
-    """Builds "vision" or "encoder" behind a progress bar; returns the plan and the timing cache."""
+    """Builds "vision" or "encoder" with a progress bar; returns the plan and the timing cache."""
     name = f"{part}.{job.built_graph}"
     with interruptible() as stopped, progress_bar(desc=name, unit="step", leave=False) as bar:
         return build_plan(

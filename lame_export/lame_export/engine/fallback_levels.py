@@ -43,7 +43,7 @@ def _accumulates(trt: Any, layer: Any) -> bool:
 
 
 def _widen_to_fp32(trt: Any, network: Any, layer: Any) -> None:
-    """Casts a layer's half inputs to FP32, and its output back to half for the layers behind it.
+    """Casts a layer's half inputs to FP32, and its output back to half for the layers after it.
 
     A strongly typed network computes a layer in the type of its inputs, so the casts are enough.
     """

@@ -145,7 +145,7 @@ class SinglePassEncoder(nn.Module):
             visible = (visible & (others_BL1 | latent_B1L))[:, None]
         for index, block in enumerate(self.blocks[:-1]):
             x_BLD = block(x_BLD, cos_BLd, sin_BLd, visible, None)
-            # a level behind the last block changes vision rows alone, which nothing reads any more,
+            # a level after the last block changes vision rows alone, which nothing reads any more,
             # and transformers ignores levels beyond it
             if index < self.levels:
                 x_BLD = x_BLD + deepstack[index]  # zeros where there is no vision token
@@ -166,7 +166,7 @@ class SinglePassEncoder(nn.Module):
     def _embedded(
         self, input_ids: Tensor, features: Tensor, feature_index: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        """Returns the rows that enter the first block, and those deepstack adds behind blocks."""
+        """Returns the rows that enter the first block, and those deepstack adds after blocks."""
         tokens_BLD = F.embedding(input_ids, self.table_VD)
         # row 0 of the features is zeros, so that a text without pictures needs no case of its own:
         # a Gather from an empty tensor fails
@@ -176,7 +176,7 @@ class SinglePassEncoder(nn.Module):
 
 
 def token_table(model: LaMEModel) -> Tensor:
-    """Returns the token embeddings with the latent rows behind them, (V, D); a copy."""
+    """Returns the token embeddings with the latent rows after them, (V, D); a copy."""
     # latent ids continue the vocabulary's, so that one lookup serves both
     return torch.cat(
         [model.backbone.get_input_embeddings().weight, model.reason_KD, model.embed_1D]

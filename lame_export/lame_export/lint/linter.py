@@ -28,7 +28,7 @@ CPU_PRODUCTS = {
 }
 """The product of linear layers in each graph that is for CPUs and never meets TensorRT."""
 STANDARD_ON_CPU = frozenset({"Attention", "RotaryEmbedding"})
-"""Standard operators that those graphs may use beside TensorRT's."""
+"""Standard operators that those graphs may use in addition to TensorRT's."""
 CONTRIBUTED = frozenset(
     {
         *(set(CPU_PRODUCTS.values()) - {"MatMul"}),
@@ -132,7 +132,7 @@ def _operator_findings(node: ir.Node, on_cpu: bool) -> list[str]:
         return [f"{node.op_type} makes shapes depend on data"]
     if on_cpu and node.op_type in STANDARD_ON_CPU:
         return []
-    # beside their fused operators, graphs for CPUs keep to TensorRT's list, too
+    # apart from their fused operators, graphs for CPUs keep to TensorRT's list, too
     if node.op_type not in TENSORRT_10_3:
         return [f"{node.op_type} is not known to TensorRT 10.3"]
     # types are checked for TensorRT only: ONNX Runtime refuses what it lacks as it loads a graph,
@@ -172,7 +172,7 @@ def _quantization_findings(model: ir.Model) -> list[str]:
 
     Scales are constants, zero points 0, and every QuantizeLinear feeds a DequantizeLinear alone.
     """
-    # INT32 biases behind Q/DQ, which TensorRT refuses, are found by their type (`wrong_types`)
+    # INT32 biases after Q/DQ, which TensorRT refuses, are found by their type (`wrong_types`)
     findings = []
     for node in model.graph:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):

@@ -219,7 +219,7 @@ def _add_measures(graph: ir.Graph, activations: set[str]) -> None:
             if value.name in activations and value.shape is not None:
                 rank = len(value.shape)
                 axes |= {CHANNELS: list(range(rank - 1)), TOKENS: [rank - 1]}
-            # right behind the node: ONNX Runtime frees a value after its last reader, and measures
+            # right after the node: ONNX Runtime frees a value after its last reader, and measures
             # at the end of the graph would keep all of them alive until then
             graph.insert_after(node, _measures(graph, value, axes))
 

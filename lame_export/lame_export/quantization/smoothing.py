@@ -14,7 +14,7 @@ The division is folded into constants of whatever computes the activation, so it
     before   norm(weight)       ─ activation     ─ MatMul(W)
     after    norm(weight · 1/s) ─ activation / s ─ MatMul(s · W)
 
-Layers behind a GELU or a merge of patches have no such maker and stay as they are.
+Layers after a GELU or a merge of patches have no such maker and stay as they are.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lame_export.rewrites.scopes import SCALED, linear_layers, module_of, path_o
 Doubles = npt.NDArray[np.float64]
 NORMS = frozenset({"RMSNorm", "LayerNorm"})
 MAKERS = {"down": "up", "o": "v"}
-"""Layers that read the output channels of the layer beside them.
+"""Maps a layer to the one whose output channels it reads.
 
 `down` reads act(gate) · up, and `o` a weighted mean of rows of v: a factor per channel passes
 through both unchanged.

@@ -9,7 +9,7 @@ turns a product of dequantized inputs into an INT8 kernel:
     after    activation ─ QuantizeLinear ─ DequantizeLinear ─ MatMul ─ Add(bias)
              weight (INT8) ─────────────── DequantizeLinear ────┘
 
-No bias is quantized: TensorRT refuses INT32 biases behind Q/DQ.
+No bias is quantized: TensorRT refuses INT32 biases after Q/DQ.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Functions that rewrite an `onnx_ir.Model` in place, after it was traced and before it is written.
 
-    scopes           names nodes by their module and keeps its class, of all the tracer's metadata
+    scopes           names nodes by module; of the tracer's metadata, keeps only the module's class
     half             types a graph for FP16, with FP32 islands where half precision would be wrong
     emulate          turns an FP16 or INT8 graph into FP32 that rounds like it, to judge it on a CPU
     fuse             replaces attention and norms by fused operators of ONNX Runtime for CPUs

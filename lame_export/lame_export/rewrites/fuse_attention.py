@@ -44,7 +44,7 @@ def half_tables(graph: ir.Graph, modules: Modules) -> list[ir.Value]:
     """Adds cosines and sines of the rotary angles for half of the channels: (…, d / 2) each.
 
     before   half ─ Concat(half, half) ─ Cos, Sin       (…, d)
-    after    half ─ Cos, Sin                            (…, d / 2), beside the ones above
+    after    half ─ Cos, Sin                            (…, d / 2), besides the ones above
 
     RotaryEmbedding takes tables of this width, since both halves of a head turn by the same angles.
     In the graph they follow from `position_ids`.
@@ -87,7 +87,7 @@ def fuse_causal_attentions(graph: ir.Graph, modules: Modules, tables: list[ir.Va
 
 
 def _add_lengths(graph: ir.Graph) -> list[ir.Value]:
-    """Adds what GroupQueryAttention reads beside q, k and v: last place and number of the keys.
+    """Adds what GroupQueryAttention reads besides q, k and v: last place and number of the keys.
 
     before   input_ids (B, L)
     after    input_ids ─ Shape ─┬ B ────────────────────────── Expand ─ int32 (B,), L - 1 each
@@ -126,7 +126,7 @@ def _fuse_causal_attention(
              k ─ k_norm ─ Reshape ─ RotaryEmbedding ─ GroupQueryAttention ─ o
              v ──────────────────────────────────────┘
 
-    Only Qwen3-VL has q_norm and k_norm, and the Reshape behind them. The operator scales by 1/√d
+    Only Qwen3-VL has q_norm and k_norm, and the Reshape after them. The operator scales by 1/√d
     and repeats the key/value heads itself. It takes no mask of bools: where the causal one is not
     enough (`embed_attends="reason"`), the standard Attention does.
     """
@@ -161,7 +161,8 @@ def _fuse_causal_attention(
 def _group_query_attention(
     rows: list[ir.Value], lengths: list[ir.Value], result: ir.Value, heads: list[int]
 ) -> ir.Node:
-    # ONNX Runtime takes its form without all scores only if the node gives keys and values, too
+    # ONNX Runtime picks the kernel that never holds all scores only if the node also returns keys
+    # and values
     unread = [new_value(f"{result.name}.{name}") for name in ("keys", "values")]
     return ir.node(
         "GroupQueryAttention",

@@ -116,7 +116,7 @@ def _convert_inputs(graph: ir.Graph, node: ir.Node, dtype: ir.DataType, casts: C
     for index, value in enumerate(node.inputs):
         if value is None or value.dtype not in FLOATS or value.dtype == dtype:
             continue
-        # the cast stands behind the node that computes the value, so all later readers can share it
+        # the cast comes after the node that computes the value, so all later readers can share it
         if (value, dtype) not in casts:
             casts[value, dtype] = _converted(graph, value, dtype, node)
         node.replace_input_with(index, casts[value, dtype])
@@ -163,7 +163,7 @@ def insert_cast(
     *,
     above: bool = False,
 ) -> ir.Value:
-    """Adds `Cast(value)` right behind (or above) the node `neighbor`; returns the cast value."""
+    """Adds `Cast(value)` right after (or before) the node `neighbor`; returns the cast value."""
     cast = ir.Node(
         "",
         "Cast",

@@ -9,7 +9,7 @@ the traced program, and a graph that is streamed from the disk. Whoever gets a b
 
 Axes: N pictures, S patches of one picture, M merged tokens of one picture, D backbone width,
 B batch, L padded length, P embedding length. A feature row is D wide. Qwen3-VL's row is wider:
-behind its first D values lie those that its deepstack adds after the first blocks, D per level.
+after its first D values come those that its deepstack adds after the first blocks, D per level.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class FakeBackend(Backend):
         for ids, index, last in zip(
             batch.input_ids, batch.feature_index, batch.embed_index, strict=True
         ):
-            # Nothing behind [EMBED] is read, so padding and batch mates cannot change a vector.
+            # Nothing after [EMBED] is read, so padding and batch mates cannot change a vector.
             rng = np.random.default_rng([int(value) for value in ids[: last + 1]])
             row = rng.standard_normal(self.dim) + features_FD[index[: last + 1]].sum()
             rows.append(row / np.linalg.norm(row))

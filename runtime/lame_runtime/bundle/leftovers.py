@@ -16,7 +16,7 @@ from lame_runtime.bundle.members import is_in_hub_cache, unreadable
 from lame_runtime.errors import BundleError, shown
 
 AT_THE_TOP = (
-    # what a repository on a model hub holds beside the bundle
+    # what a repository on a model hub holds in addition to the bundle
     "license", "license.*", "licence", "licence.*", "copying", "notice", "citation.cff",
     "use_policy.md", ".github", ".gitlab-ci.yml",
     # what a download from a hub leaves
@@ -58,7 +58,7 @@ def is_leftover(name: str) -> bool:
 
 
 def find_leftovers(folder: Path, listed: Collection[str]) -> list[str]:
-    """Returns the names of leftovers in a bundle, sorted, with `/` behind folders.
+    """Returns the names of leftovers in a bundle, sorted, with `/` after folders.
 
     Files of `engines/` that are of no build are among them.
 

@@ -77,7 +77,7 @@ class Batch:
         The pictures stay those of the whole batch, so `feature_index` keeps its numbers.
         """
         last = self.embed_index[which]
-        # Nothing behind a row's [EMBED] is read, so the longest of these rows decides.
+        # Nothing after a row's [EMBED] is read, so the longest of these rows decides.
         length = int(last.max()) + 1 if len(last) else 0
         return Batch(
             self.groups,
@@ -90,7 +90,7 @@ class Batch:
     def padded(self, length: int) -> Batch:
         """Returns the batch, padded on the right to a length.
 
-        No vector changes: attention is causal, and nothing stands behind [EMBED] but padding.
+        No vector changes: attention is causal, and nothing follows [EMBED] but padding.
         """
         more = ((0, 0), (0, length - self.input_ids.shape[1]))
         return Batch(

@@ -36,7 +36,7 @@ def mrope_positions(
     """Returns the M-RoPE positions of one prompt: int64 (3, len(ids)).
 
     Text counts up on all three axes. Vision tokens spread over time, rows and columns. The token
-    behind them continues after the longer of rows and columns. Latent ids count as text.
+    after them continues after the longer of rows and columns. Latent ids count as text.
 
     Args:
         ids: the prompt's ids, latent ids included.

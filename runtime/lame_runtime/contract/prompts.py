@@ -129,7 +129,7 @@ def layout_runs(
         pending = ""  # the instruction precedes the first text only
         runs.append(Run("text", text, len(text) - len(part)))
     if pending:
-        # Without a text: the instruction then stands behind the pictures, where a text would.
+        # Without a text: the instruction then comes after the pictures, where a text would.
         runs.append(Run("text", pending, len(pending)))
     # joined once, because joining after every part would copy the text as often as there are parts
     runs = _joined(runs)

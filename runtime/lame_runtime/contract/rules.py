@@ -63,7 +63,7 @@ class TokenRules:
     first_latent: TokenId
     """Id of [REASON]_0; [REASON]_i is `first_latent + i`, [EMBED] is `first_latent + n_reason`."""
     n_reason: Annotated[int, Between(0, 4096)]
-    """Number K of reason tokens behind the prompt; [EMBED] follows them."""
+    """Number K of reason tokens after the prompt; [EMBED] follows them."""
     max_length: Annotated[int, Between(1, 1 << 20)]
     """Longest prompt in tokens, pictures included, latent rows excluded."""
 
@@ -123,7 +123,7 @@ class VideoRules:
     tokens_per_second: Annotated[float, Between(0, 1000)]
     """M-RoPE's temporal positions per second (Qwen2.5-VL); 0 counts temporal patches one by one."""
     timestamps: bool
-    """Whether each temporal patch stands between vision tokens of its own, behind its time as text
+    """Whether each temporal patch stands between vision tokens of its own, after its time as text
     (Qwen3-VL)."""
     mean: Means
     """Mean of each RGB channel, on the 0..1 scale."""
@@ -133,7 +133,7 @@ class VideoRules:
 
 @dataclass(frozen=True)
 class TowerRules:
-    """Tables that the vision tower needs beside rows and columns; 0 if its family needs none."""
+    """Tables that the vision tower needs besides rows and columns; 0 if its family needs none."""
 
     window: Annotated[int, Between(0, 256)] = 0
     """Side of an attention window in patches (Qwen2.5-VL)."""

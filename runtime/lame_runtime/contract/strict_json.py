@@ -127,7 +127,7 @@ class _Reader:
         return _scalar(hint, value)
 
     def _bounded(self, arguments: tuple[Any, ...], value: object, place: str) -> Any:
-        """Returns `value` as the first argument of `Annotated`, within the ranges behind it."""
+        """Returns `value` as the first argument of `Annotated`, within the ranges after it."""
         hint, *constraints = arguments
         # Before the entries are converted: a list of millions of entries is refused at once.
         sized = isinstance(value, list | dict) and get_origin(hint) is type(value)

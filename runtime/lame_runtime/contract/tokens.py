@@ -110,7 +110,7 @@ class TextTokenizer:
                 f"the text cannot be tokenized ({first_line(error)}): shorten it"
             ) from None
         ids = list(encoding.ids)
-        # Ids of special tokens have a meaning beside the text: they stand for pictures and turns.
+        # Ids of special tokens mean more than their text: they stand for pictures and turns.
         if not self._special_ids.isdisjoint(ids):
             raise BundleError(
                 f"{shown(self._path)}: makes a special token of plain text, so texts could forge "
@@ -225,7 +225,7 @@ def token_ids(
             )
         # The user's text ends where the closing begins, so the end of `opening` is what is cut.
         opening = opening[: rules.max_length - len(closing)]
-    # Latent ids lie behind those of the tokenizer, so that no text can produce them.
+    # Latent ids come after those of the tokenizer, so that no text can produce them.
     latents = range(rules.first_latent, rules.first_latent + rules.n_reason + 1)
     return np.array([*opening, *closing, *latents], dtype=np.int64)
 
@@ -252,7 +252,7 @@ def _encode(
             encoded, complete = tokenizer.encode_start(run.text, rules.max_length - len(ids))
             ids += encoded
             if not complete:
-                # if there are runs behind it, nothing of the last one is reached
+                # if there are runs after it, nothing of the last one is reached
                 return ids, start if run is runs[-1] else len(ids), False
         elif run.kind == "special":
             ids.append(tokenizer.special(run.text))

@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 
 
 def tower_tables(grid: tuple[int, int], contract: Contract) -> dict[str, Array]:
-    """Returns the vision graph's inputs beside the patches, by name.
+    """Returns the vision graph's inputs other than the patches, by name.
 
     The arrays are read-only, since batches share them.
 
@@ -134,7 +134,7 @@ def _taps(
     source = places.astype(np.float32) * np.float32(side - 1) / np.float32(max(size - 1, 1))
     below = np.floor(source)
     offsets = np.arange(2)[:, None]
-    # Behind the last row or column there is no neighbor; its weight is 0, any index will do.
+    # Beyond the last row or column there is no neighbor; its weight is 0, any index will do.
     taps = np.clip(below.astype(np.int64) + offsets, 0, side - 1)
     distance = np.abs(source - below - offsets.astype(np.float32))
     return taps, np.maximum(np.float32(1) - distance, np.float32(0)).astype(np.float32)

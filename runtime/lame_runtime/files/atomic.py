@@ -1,8 +1,9 @@
 """Writes files and folders that appear under their final name only when they are complete.
 
-Until then they have a hidden name beside it, `.NAME.` and 16 digits, which is removed after every
-error and signal that a process can handle. A process that is killed (`kill -9`, no memory left, no
-power) leaves it; it may be deleted whenever nothing is being written there.
+Until then they have a hidden name beside the final one (`.NAME.` and random characters). Whatever
+has this name is removed after every error and signal that a process can handle. A process that is
+killed (`kill -9`, no memory left, no power) leaves it behind; it may be deleted whenever nothing is
+being written there.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
     If `target` is a link, the file that it points to is replaced.
 
-    An error of the block is one of writing if it names the temporary path, or can have no other
-    cause, such as a full disk. Any other is left alone: it is about what the block reads. `writing`
-    marks what writes nothing but the target.
+    An `OSError` in the block counts as a write error if it names the temporary path or can have no
+    other cause, such as a full disk. Any other passes through, because it concerns what the block
+    reads. `writing` is for blocks that write only the target.
 
     Raises:
         StorageError: the target cannot be written (full, read-only, no such folder), or is not a
@@ -160,7 +161,7 @@ def _require_name(target: Path) -> None:
 
 @contextmanager
 def _errors_of_writing(target: Path, temporary: Path) -> Iterator[None]:
-    """Translates the errors of a block that may read other files as well, if they are of writing.
+    """Translates the write errors of a block that may read other files as well.
 
     Raises:
         StorageError: an `OSError` names the temporary path or what is below it, or can only come

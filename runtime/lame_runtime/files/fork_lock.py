@@ -41,5 +41,5 @@ class ForkLock:
 
 CALLERS_FILES = ForkLock()
 """Held while an object that a caller handed in is read: an open file, or a picture that is not
-loaded yet. Threads may share them, they may share one file, and a file has one position.
+loaded yet. Threads may share such objects, objects may share a file, and a file has one position.
 """

@@ -25,7 +25,7 @@ def array_picture(pixels: npt.NDArray[Any]) -> Image.Image:
         pixels: uint8 (height, width, 3), RGB.
 
     Raises:
-        InputError: another type or shape.
+        InputError: the array has another type or shape.
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise InputError(

@@ -35,8 +35,8 @@ def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
     try:
         # before opening, because opening a device may already have an effect
         _require_regular(Path(name).stat(), name)
-        # The file object owns the descriptor from the beginning. If it were made here from one, a
-        # signal behind that would close it twice, and the second error would hide the signal's.
+        # The file object owns the descriptor from the start. If the descriptor were opened first, a
+        # signal right after that would close it twice, and the second error would hide the signal.
         return open(name, "rb", opener=_opened)
     except (ValueError, TypeError):
         raise OSError(errno.EINVAL, "is not the name of a file", name) from None

@@ -1,10 +1,10 @@
 """Reads `tokenizer.json` and refuses what could end the process, hang it, or mislead.
 
 The tokenizers library builds whatever the file describes: normalizers that make a text a million
-times longer, regular expressions that never come back, tables that it reads beyond their end. Those
-end the process, which no caller can prevent. Only the parts that byte-level BPE tokenizers consist
-of are therefore allowed, those of the Qwen families and those that LaME trains. What is checked is
-written anew for the library, so that both read the same values.
+times as long, regular expressions that never finish, tables that it reads beyond their end. These
+hang or end the process, which no caller can prevent. So only the parts of byte-level BPE tokenizers
+are allowed, such as those of the Qwen families and those that LaME trains. The checked values are
+serialized again, so that the library reads exactly the values that were checked.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ def _bpe(model: dict[str, Any]) -> dict[str, Any]:
     _check_vocab(vocab, merges)
     for index, merge in enumerate(merges):
         if not _is_merge(merge, vocab):
-            raise ValueError(f"model.merges[{index}] is {shown(merge)}, not two tokens of a third")
+            raise ValueError(
+                f"model.merges[{index}] is {shown(merge)}, not two tokens that form a third"
+            )
     unknown = model.get("unk_token")
     if unknown is not None and not (isinstance(unknown, str) and unknown in vocab):
         raise ValueError(f"model.unk_token is {shown(unknown)}, which the vocabulary lacks")
@@ -142,7 +144,7 @@ def _check_vocab(vocab: dict[str, Any], merges: list[Any]) -> None:
 
 
 def _is_merge(merge: Any, vocab: dict[str, Any]) -> bool:
-    """Returns whether a merge joins two tokens of the vocabulary to a third."""
+    """Returns whether a merge joins two tokens of the vocabulary into a third."""
     pair = merge.split(" ") if isinstance(merge, str) else merge
     return (
         isinstance(pair, list)

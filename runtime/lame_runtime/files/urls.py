@@ -1,4 +1,4 @@
-"""Names that users give: those of files, URLs, which are refused, and `data:` URIs."""
+"""Names that users give: file names, URLs (refused) and `data:` URIs (decoded)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _URL = re.compile(r"\s*(?:[a-z][a-z0-9+.-]+:)+//", re.IGNORECASE)
 _URL_AS_PATH = re.compile(
     r"(?:https?|ftps?|sftp|file|s3|gs|gcs|hf|az|abfss?|blob):/", re.IGNORECASE
 )
-# Without a comma, or with a type that is none, it is a name with a colon.
+# Without a comma, or with an invalid media type, it is a file name with a colon.
 _DATA = re.compile(
     r"\s*data:(?:[\w.+-]+/[\w.+-]+)?(?P<parameters>(?:;[^,;]*)*),", re.IGNORECASE | re.ASCII
 )
@@ -46,8 +46,8 @@ def resolved(source: Any) -> Any:
     """Returns the bytes of a `data:` URI, and anything else unchanged.
 
     Raises:
-        InputError: a URL, a `data:` URI that is damaged or too long, or an object that gives no
-            path.
+        InputError: the source is a URL, a `data:` URI that is damaged or too long, or an object
+            that gives no path.
     """
     if isinstance(source, os.PathLike):
         path_name(source)
@@ -83,7 +83,7 @@ def open_media(path: str, kind: str) -> IO[bytes]:
         kind: what it should be, for messages: "picture".
 
     Raises:
-        InputError: missing, not permitted, or not a regular file.
+        InputError: the file is missing, may not be read, or is not a regular file.
     """
     if not path:
         raise InputError(f"the name of a {kind} is empty; give a path")

@@ -111,7 +111,7 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=int,
         metavar="N",
-        help="threads that prepare pictures beside the model (default: 8 with a GPU, 0 without)",
+        help="threads that prepare pictures as the model runs (default: 8 with a GPU, 0 without)",
     )
     # without the option a GPU is taken if there is one, so "cuda" would say nothing
     group.add_argument(

@@ -42,7 +42,7 @@ def within_budget(rules: VideoRules, images: ImageRules, budget: Budget) -> Vide
     # The clip budget is checked before frames are filled up to whole temporal patches. Three frames
     # become four, a third more than the budget, and 0.6 · 4/3 = 0.8.
     share = 0.6 if rules.pixels_of == "clip" else 0.8
-    # pixels of all frames behind that many tokens: a token covers merge_size² patches of
+    # pixels of all frames that fill that many tokens: a token covers merge_size² patches of
     # temporal_patch_size frames
     pixels = (
         int(share * budget.max_length)

@@ -26,7 +26,7 @@ MAX_TEMPLATE = 1 << 20
 FIRST_MARK, SECOND_MARK = "LAME0TEXT", "LAME1TEXT"
 VISION_TOKENS = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
 SEPARATOR = "\n"
-"""Text between an instruction and the text behind it (ours; templates know no instruction)."""
+"""Text between an instruction and the text after it (ours; templates know no instruction)."""
 _TURNS = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 PUBLISHED = {
     "qwen2_vl": ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n", _TURNS),

@@ -198,7 +198,7 @@ def _is_share(value: object) -> bool:
 
 
 def data_digest(task: Task, queries: KeyedInputs, documents: KeyedInputs) -> str:
-    """Returns a hash of everything beside the model that a task's figures depend on.
+    """Returns a hash of everything except the model that a task's figures depend on.
 
     Args:
         task: the task as read.

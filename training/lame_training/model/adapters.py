@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoRA:
-    """Settings of low-rank adapters (LoRA, arXiv 2106.09685) beside linear layers.
+    """Settings of low-rank adapters (LoRA, arXiv 2106.09685) of linear layers.
 
     The defaults of rank, alpha, dropout and DoRA are those of VLM2Vec-V2 (arXiv 2507.04590).
     """

@@ -38,7 +38,7 @@ from lame_training.model.lame import LaMEModel
 from lame_training.recipes.recipe import Recipe
 
 SWITCHES = ("embed_attends", "rec_from", "pooling")
-"""Arguments of `LaMEModel` that `config.json` holds beside the sizes."""
+"""Arguments of `LaMEModel` that `config.json` holds in addition to the sizes."""
 
 
 def save_model(

@@ -1,6 +1,6 @@
 """The LaME model: backbone, reason tokens, [EMBED], projection head, connector, latent decoder.
 
-One forward pass reads the prompt and, behind it, K + 1 learned latent tokens:
+One forward pass reads the prompt and, after it, K + 1 learned latent tokens:
 
     prompt (texts, pictures, videos)   [REASON]_0 … [REASON]_{K-1}   [EMBED]
 
@@ -136,7 +136,7 @@ class LaMEModel(nn.Module):
         """Runs the vision tower and its merger over packed pictures.
 
         Returns:
-            (vision tokens, W), with the features of the DeepStack levels beside the final ones.
+            (vision tokens, W): the final features, followed by those of the DeepStack levels.
         """
         output = self.backbone.visual(pixel_patches.to(self.compute_dtype), grid_thw=grid_thw)
         return torch.cat(
@@ -213,7 +213,7 @@ class LaMEModel(nn.Module):
         column_L = torch.arange(length, device=inputs.input_ids_BL.device)
         # cloned, because the rows of an expanded tensor share their memory
         visible_BLL = (column_L[:, None] >= column_L).expand(batch, -1, -1).clone()
-        # columns behind [EMBED] are True here as well; the causal mask has hidden them already
+        # columns after [EMBED] are True here as well; the causal mask has hidden them already
         not_prompt_BL = column_L >= inputs.embed_index_B[:, None] - self.n_reason
         visible_BLL[torch.arange(batch), inputs.embed_index_B] &= not_prompt_BL
         return visible_BLL[:, None]

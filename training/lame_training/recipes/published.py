@@ -22,7 +22,7 @@ QWEN3_0_6B = {
 }
 """Config of Qwen3-0.6B, the latent decoder that the paper names for its 2B model."""
 
-# L_rec alone, behind a frozen backbone. New rows take a large rate, the pretrained decoder a small.
+# L_rec alone, on a frozen backbone. New rows take a large rate, the pretrained decoder a small.
 WARM_UP_RATES = {"reason": 1e-3, "connector": 1e-4, "decoder": 2e-5}
 # The vision tower stays frozen in both stages.
 JOINT_RATES = {

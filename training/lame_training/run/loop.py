@@ -73,7 +73,7 @@ def train_stages(
     context = training.context
     stage_start = 0
     for number, stage in enumerate(context.recipe.stages):
-        # empty for a stage that is done already, and for one that lies behind the stop
+        # empty for a stage that is done already, and for one that comes after the stop
         steps = range(max(start - stage_start, 0), min(stage.steps, training.total - stage_start))
         if steps:
             optimizer = stage.prepare(context.model)

@@ -14,7 +14,7 @@ from lame_export.streaming.pieces import copy_of
 
 
 class FuseFp32(Pass):
-    """Fuses copies of the FP32 graphs; in a bundle with both, the weights lie there once."""
+    """Fuses copies of the FP32 graphs; a bundle with both forms stores the weights only once."""
 
     name = "fp32-cpu"
     reads = ("traced",)
@@ -38,7 +38,8 @@ class FuseFp32(Pass):
                 fuse(model)
                 state.save(model, part, "fp32-cpu")
                 continue
-            # read from the disk, its weights are places in the data file, and stay that in the copy
+            # loaded from disk, the model's weights are references into the data file, and the fused
+            # copy keeps them
             model = ir.load(state.path(part, "fp32"))
             fuse(model)
             ir.save(model, state.path(part, "fp32-cpu"))

@@ -74,7 +74,7 @@ class Buffers:
         """Returns the address of `size` pinned bytes, which are the caller's until `settle`."""
         start = -(-self._used // _ALIGNMENT) * _ALIGNMENT
         if not self._blocks or start + size > self._blocks[-1][1]:
-            # A new block beside the full one, which queued copies still read.
+            # A new block in addition to the full one, which queued copies still read.
             capacity = _with_room(size)
             self._blocks.append((self.cuda.malloc_host(capacity), capacity))
             start = 0

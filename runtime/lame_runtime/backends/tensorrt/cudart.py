@@ -237,7 +237,7 @@ class Cudart:
         return value.value
 
     def _pointer(self, name: str, *arguments: Any, first: Any = None) -> int:
-        """Returns the pointer that a call writes to its first argument, or behind `first`."""
+        """Returns the pointer that a call writes to its first argument, or after `first`."""
         pointer = c_void_p()
         before = () if first is None else (first,)
         self._call(name, *before, byref(pointer), *arguments)

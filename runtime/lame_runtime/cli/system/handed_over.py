@@ -17,7 +17,7 @@ HEAD_BYTES = 1024
 MAX_STREAM = 256 << 20
 """Largest picture or video in bytes that a shell hands over as a pipe."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-"""That of UTF-8, which editors on Windows write."""
+"""UTF-8 byte order mark, which editors on Windows write."""
 
 _NAME = re.compile(r"/dev/(stdin|fd/(?P<own>\d+))|/proc/(?P<process>self|\d+)/fd/(?P<number>\d+)")
 _PICTURE_BRANDS = (b"avi", b"hei", b"mif", b"msf")

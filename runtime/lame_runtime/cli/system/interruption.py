@@ -27,12 +27,12 @@ class Interruption(KeyboardInterrupt):
 def signals_as_exceptions() -> Iterator[list[int]]:
     """Raises `Interruption` for SIGINT, SIGTERM and SIGHUP, which remove nothing by themselves.
 
-    Signals that somebody else handles or ignores stay as they are: `nohup` ignores SIGHUP, and a
-    shell SIGINT for a program in the background.
+    Signals that already have a handler or are ignored stay as they are: `nohup` ignores SIGHUP, and
+    a shell ignores SIGINT for a program in the background.
 
     Yields:
-        The signals that came so far. Native code that is interrupted while it is imported turns the
-        exception into an error of its own.
+        The signals received so far. Check them after an import: native code that is interrupted
+        while it is imported turns the exception into an error of its own.
     """
     process, first = os.getpid(), 0.0
     received: list[int] = []

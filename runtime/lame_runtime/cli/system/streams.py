@@ -13,7 +13,7 @@ from lame_runtime.errors import printable
 
 @contextlib.contextmanager
 def open_streams() -> Iterator[None]:
-    """Gives the process the standard streams that it lacks, which lead nowhere.
+    """Connects the standard streams that the process lacks to the null device.
 
     A program that is started with `2>&-` has no `sys.stderr`, and the next file that it opens takes
     the number of the stream: what a library then writes to it would end up in that file.
@@ -60,5 +60,5 @@ def is_writable(stream: object) -> bool:
 
 
 def discard(number: int) -> None:
-    """Lets a standard stream lead nowhere, with what is in its buffer."""
+    """Connects a standard stream to the null device, and so drops what is in its buffer."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), number)

@@ -24,7 +24,7 @@ class PromptLayout:
     """How an input becomes one string. `<|…|>` tokens inside these strings are special tokens.
 
     The order is `prefix`, the input's parts in their own order, `suffix`. The instruction stands
-    before the first text, joined to it by `separator`, or behind the last part if there is no text.
+    before the first text, joined to it by `separator`, or after the last part if there is no text.
     """
 
     prefix: Literals
@@ -35,11 +35,11 @@ class PromptLayout:
     image_open: Literals = "<|vision_start|>"
     """Stands before a picture's vision tokens."""
     image_close: Literals = "<|vision_end|>"
-    """Stands behind a picture's vision tokens."""
+    """Stands after a picture's vision tokens."""
     video_open: Literals = "<|vision_start|>"
     """Stands before a video's vision tokens."""
     video_close: Literals = "<|vision_end|>"
-    """Stands behind a video's vision tokens."""
+    """Stands after a video's vision tokens."""
 
     def contradictions(self) -> Iterator[str]:
         """Yields what is wrong with strings that are each in their range."""

@@ -10,7 +10,7 @@ from lame_runtime.contract.rules import Contract
 from lame_runtime.errors import BundleError, shown
 
 MAX_PADDING = 1 << 16
-"""Largest number of rows of an embedding table behind the tokenizer's ids; published tables are
+"""Largest number of rows of an embedding table after the tokenizer's ids; published tables are
 padded by up to 400."""
 
 
@@ -49,8 +49,7 @@ def check_vocabulary(contract: Contract, tokenizer: Vocabulary, path: Path) -> N
     if not lowest <= tokens.first_latent <= highest:
         raise BundleError(
             f"{shown(path)}: tokens.first_latent is {tokens.first_latent}: must be {lowest} to "
-            f"{highest}, "
-            f"behind the tokenizer's ids; {remedy}"
+            f"{highest}, after the tokenizer's ids; {remedy}"
         )
     prompt = contract.prompt
     for name in ("prefix", "suffix", "image_open", "image_close", "video_open", "video_close"):

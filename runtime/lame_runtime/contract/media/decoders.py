@@ -46,7 +46,7 @@ _HEADER_BYTES = {
 }
 _MOST_HEADER_BYTES = 16 * _MEGABYTE
 """Most bytes that are read before the pixels, in formats not listed in `_HEADER_BYTES`."""
-# pictures that a user opened may be an MPO, which is a JPEG with further JPEGs behind it
+# pictures that a user opened may be an MPO, which is a JPEG with further JPEGs after it
 _ALLOWED = frozenset({*FORMATS, "MPO"})
 # how Pillow begins to say that it knows no such samples
 _UNSUPPORTED = ("unknown pixel mode", "unknown raw mode", "unrecognized image mode", "unsupported")
@@ -116,7 +116,7 @@ def open_header(file: IO[bytes], name: str, rules: ImageRules) -> Image.Image:
     metered = _MeteredFile(file, _HEADER_BYTES.get(kind, _MOST_HEADER_BYTES))
     with translated_errors(name):
         image = decoder(metered)
-        # what may stand behind the header: samples of at most 64 bits, and more metadata
+        # what may follow the header: samples of at most 64 bits, and more metadata
         most = 8 * image.width * image.height + _HEADER_BYTES["TIFF"]
         # once to look at the scans of a JPEG, once to decode
         metered.left = most
@@ -129,8 +129,8 @@ def check_loadable(image: ImageFile.ImageFile, name: str, rules: ImageRules) -> 
     """Checks a picture whose header was read and whose pixels were not.
 
     Raises:
-        InputError: of another format, too large, its decoder would take too much memory, or it is
-            no part of the animation that stands in its file.
+        InputError: the picture is of another format or too large, its decoder would take too much
+            memory, or it is no part of the animation in its file.
     """
     kind = image.format or "unknown"
     if kind not in _ALLOWED:
@@ -151,8 +151,8 @@ def load_shared(image: Image.Image, name: str, rules: ImageRules) -> None:
     caches in a way that another thread could see half-filled.
 
     Raises:
-        InputError: of another format, too large, damaged, its file is closed, or the depth of its
-            transparent color is unknown.
+        InputError: the picture is of another format, too large or damaged, its file is closed, or
+            the depth of its transparent color is unknown.
     """
     with _lock, translated_errors(name):
         closed = _closing(image)
@@ -225,7 +225,7 @@ def _decoders() -> dict[str, Callable[[Any], ImageFile.ImageFile]]:
 
     decoders: dict[str, Callable[[Any], ImageFile.ImageFile]] = {
         "PNG": PngImagePlugin.PngImageFile,
-        # not `jpeg_factory`, which looks for further pictures behind the first
+        # not `jpeg_factory`, which looks for further pictures after the first
         "JPEG": JpegImagePlugin.JpegImageFile,
         "GIF": GifImagePlugin.GifImageFile,
         "BMP": BmpImagePlugin.BmpImageFile,

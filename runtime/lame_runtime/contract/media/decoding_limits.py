@@ -101,9 +101,9 @@ def webp_bytes(size: tuple[int, int]) -> int:
 def decoding_bytes(image: ImageFile.ImageFile, name: str) -> int:
     """Returns about how many bytes decoding takes, with the RGB picture that is made of it.
 
-    A decoded pixel has 1 byte (gray, palettes), 2 (16 bits) or 4, and one of RGB has 4. Beside
-    them, JPEG with several scans keeps two bytes for each sample, WebP and AVIF keep copies of the
-    picture, TIFF keeps a strip or tile and what it was compressed to, and PPM with a maximum
+    A decoded pixel has 1 byte (gray, palettes), 2 (16 bits) or 4, and one of RGB has 4. In
+    addition, JPEG with several scans keeps two bytes for each sample, WebP and AVIF keep copies of
+    the picture, TIFF keeps a strip or tile and what it was compressed to, and PPM with a maximum
     other than 255 keeps two copies.
 
     Raises:
@@ -158,7 +158,7 @@ def _coefficient_bytes(image: ImageFile.ImageFile, name: str) -> int:
 
 
 def _channels_of_first_scan(file: IO[bytes]) -> int:
-    """Returns how many channels a JPEG's first scan holds, and leaves the file behind that number.
+    """Returns how many channels a JPEG's first scan holds, and leaves the file after that number.
 
     0 stands for a file that only a lenient decoder can follow.
     """

@@ -15,8 +15,8 @@ from lame_runtime.contract.rules import ImageRules
 from lame_runtime.errors import InputError, shown
 
 MAX_LOADED_BYTES = 800_000_000
-"""Memory of the PIL pictures of a list that are loaded while it is read, because they stay so, and
-of one copy in RGB."""
+"""Memory limit, in bytes, for the PIL pictures of a list that reading it loads (they stay loaded)
+and for one RGB copy."""
 _PIXEL_BYTES = 4
 
 Frame = ImageSource | npt.NDArray[np.uint8]

@@ -68,10 +68,10 @@ def open_image(source: ImageSource, rules: ImageRules) -> Image.Image:
         as it is.
 
     Raises:
-        InputError: missing, not a regular file, a URL, unreadable, truncated or not a picture, no
-            pixels, too many pixels, an aspect ratio above 200, samples without a fixed range, a
-            transparent color of unknown depth, a closed PIL picture, a picture that is no part of
-            its animation, or a decoder that would take too much memory.
+        InputError: the source is missing, not a regular file, a URL, unreadable, truncated, not a
+            picture, a closed PIL picture, or a picture that is no part of its animation; or it has
+            no pixels, too many pixels, an aspect ratio above 200, samples without a fixed range, or
+            a transparent color of unknown depth; or its decoder would take too much memory.
     """
     source = resolved(source)
     if isinstance(source, os.PathLike):

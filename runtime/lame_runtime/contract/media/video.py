@@ -74,8 +74,8 @@ def read_video(
         require_patches: called with the number of patches before frames are kept; may raise.
 
     Raises:
-        InputError: missing, unreadable, truncated, without frames, frames that are too large or of
-            different sizes, too many patches, PyAV not installed.
+        InputError: the video is missing, unreadable, truncated or without frames, its frames are
+            too large or of different sizes, it takes too many patches, or PyAV is not installed.
     """
     if isinstance(source, str | os.PathLike | bytes):
         if fps is not None:
@@ -218,7 +218,7 @@ def sample_indices(total: int, fps: float, videos: VideoRules, temporal: int) ->
         return list(range(min(total, temporal)))
     step = total / count
     # Single precision, as PyTorch's arange. Rounding may make one step too many, which would be
-    # behind the last frame.
+    # after the last frame.
     indices = [int(np.float32(number * step)) for number in range(math.ceil(total / step))]
     return [index for index in indices if index < total]
 

@@ -86,7 +86,7 @@ def pieces(text: str, *, can_be_cut: bool) -> Iterator[str]:
 def can_be_cut(tokenizer: Tokenizer) -> bool:
     """Returns whether a tokenizer is known to end words where `pieces` cuts.
 
-    Words are then tokenized independently of each other, whatever the model behind them is. NFC,
+    Words are then tokenized independently of each other, whatever model follows. NFC,
     the only normalizer that is allowed, joins no character with a following space.
     """
     words = _state(tokenizer.pre_tokenizer)

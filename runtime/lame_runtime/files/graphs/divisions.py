@@ -1,8 +1,8 @@
 """Refuses divisions that could end the process.
 
-A processor stops a program that divides the smallest integer by −1, or any by 0, and ONNX Runtime
-guards against the latter alone. So integers may be divided by positive constants only, as exported
-graphs do; floats may be divided by anything.
+An x86 processor traps if the smallest integer is divided by −1, or any integer by 0, and ONNX
+Runtime guards only against the latter. So integers may be divided by positive constants only, as in
+exported graphs; floats may be divided by anything.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Reads what an ONNX file refers to, and refuses what no exported graph holds.
 
-ONNX Runtime opens the file that a tensor names as its data, some releases any file. It runs loops
-without end, calls libraries that other operators name, and reads its own settings from a model. All
-of that lies in the file as plain fields, so they are looked at before ONNX Runtime or TensorRT sees
-the file. The bytes are read without the `onnx` package, which the runtime does not need.
+ONNX Runtime opens the file that a tensor names as its data; some releases open any file. It runs
+loops without end, calls libraries that other operators name, and reads its own settings from a
+model. All of this is stored in plain fields of the file, which are checked before ONNX Runtime or
+TensorRT sees it. The bytes are read without the `onnx` package, which the runtime does not need.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ MAX_ATTRIBUTE = (1 << 31) - 1
 """Largest absolute value of an integer attribute; some operators do not notice an overflow."""
 MAX_ATTRIBUTE_INTEGERS = 1000
 DATA_SUFFIX = ".data"
+"""Suffix of a data file: the weights of `NAME.onnx` are in `NAME.onnx.data` beside it."""
 _FOR_CPUS = "-cpu.onnx"
-"""The weights of `NAME.onnx` lie in `NAME.onnx.data` beside it, and nowhere else."""
+"""Ending of a graph's form for CPUs, which may share the other form's data; see `data_names`."""
 
 Dims = tuple[int | str | None, ...]
 """Sizes of a value: fixed, symbolic, or None if nothing is known about one."""
@@ -102,8 +103,7 @@ class GraphFacts:
 def data_names(file_name: str) -> list[str]:
     """Returns the names that a graph's data file may have, the graph's own first.
 
-    A form of a graph for CPUs may share the weights of that graph: `encoder.fp32-cpu.onnx` those of
-    `encoder.fp32.onnx`.
+    `encoder.fp32-cpu.onnx`, a graph's form for CPUs, may share the data of `encoder.fp32.onnx`.
     """
     names = [file_name + DATA_SUFFIX]
     if file_name.endswith(_FOR_CPUS):

@@ -29,7 +29,7 @@ class Field:
 
     name: str
     wire_types: tuple[int, ...]
-    """Packed numbers have `BYTES`, beside the type of a single number."""
+    """Packed numbers have `BYTES`, in addition to the type of a single number."""
     repeated: bool = False
 
 
@@ -102,7 +102,7 @@ class Reader:
 
 
 def _varint(data: memoryview, position: int, kind: str) -> tuple[int, int]:
-    """Returns an unsigned number and the position behind it."""
+    """Returns an unsigned number and the position after it."""
     # nearly all numbers are lengths and tags of one byte
     if position < len(data) and data[position] < 0x80:
         return data[position], position + 1
@@ -110,7 +110,7 @@ def _varint(data: memoryview, position: int, kind: str) -> tuple[int, int]:
     for count, byte in enumerate(data[position : position + _LONGEST_VARINT]):
         value |= (byte & 0x7F) << (7 * count)
         if byte < 0x80:
-            # other readers cut what lies beyond 64 bits, so the number would not be one to all
+            # other readers drop what is beyond 64 bits, so not all would read the same number
             if value >= 1 << 64 or (byte == 0 and count):
                 break
             return value, position + count + 1

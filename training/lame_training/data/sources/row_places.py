@@ -59,7 +59,7 @@ class RowPlaces:
             self._counts = [_count_rows(file) for file in self.files]
         number = row
         for file, count in zip(self.files, self._counts, strict=True):
-            # behind a file whose rows cannot be counted, the numbers mean nothing
+            # after a file whose rows cannot be counted, the numbers mean nothing
             if count is None:
                 break
             if number < count:

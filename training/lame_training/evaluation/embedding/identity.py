@@ -19,7 +19,7 @@ from lame_runtime.contract.prompts import Input
 from PIL import Image
 
 CHECKPOINT_FILES = ("model.safetensors", "contract.json", "tokenizer.json", "config.json")
-"""Files of a checkpoint that its embeddings depend on, beside those of an adapter."""
+"""Files of a checkpoint that its embeddings depend on, in addition to those of an adapter."""
 
 
 def digest(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Holds what evaluation suites share, and the two suites beside MMEB-V2.
+"""Holds what evaluation suites share, and the two suites other than MMEB-V2.
 
 suite            tasks, queries and pools, free of any file layout
 tables           rows and cells of published parquet and JSON tables

@@ -21,11 +21,11 @@ def steps_of(folder: Path) -> int:
 
 
 def check_files(folder: Path) -> None:
-    """Raises `BundleError` if the folder is no complete checkpoint, or takes a file elsewhere."""
+    """Raises `BundleError` if the folder is not a complete checkpoint, or a link leaves it."""
     try:
         names = {path.name for path in folder.iterdir()}
     except FileNotFoundError:
-        names = set()  # said below: no folder holds no checkpoint
+        names = set()  # reported below: a missing folder holds no checkpoint
     except OSError as error:
         gone = isinstance(error, FileNotFoundError)
         problem = "is not a complete checkpoint" if gone else "cannot be read"

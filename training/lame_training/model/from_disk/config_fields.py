@@ -144,7 +144,7 @@ SIZES: dict[str, tuple[str, Check]] = {
     "rec_from": _one_of("reason", "embed", "both"),
     "pooling": _one_of("embed", "concat"),
 }
-"""Settings that a checkpoint's `config.json` holds beside the configs of its parts."""
+"""Settings that a checkpoint's `config.json` holds in addition to the configs of its parts."""
 STEPS = _whole(0, 1 << 40)
 """The number of steps of a checkpoint."""
 REFUSED = {
@@ -159,7 +159,7 @@ def model_fields(raw: dict[str, Any], where: str) -> dict[str, Any]:
 
     Args:
         raw: the object of `config.json`. Published ones of Qwen2-VL hold the settings of the
-            language model beside the others.
+            language model at the same level as the others.
         where: begins the messages of errors.
 
     Raises:
@@ -182,7 +182,7 @@ def text_fields(raw: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def checked(name: str, value: Any, check: tuple[str, Check], where: str) -> Any:
-    """Returns a value that is within its range; raises `BundleError` that names the setting."""
+    """Returns a value that is within its range; raises a `BundleError` that names the setting."""
     expected, holds = check
     if not holds(value):
         raise BundleError(f"{where}: {name} is {shown(repr(value))}; expected {expected}")

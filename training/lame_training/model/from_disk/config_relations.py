@@ -14,7 +14,7 @@ from lame_runtime.errors import BundleError, shown
 
 
 def check_model(config: Any, where: str) -> None:
-    """Raises `BundleError` that names a setting of a vision-language model that does not fit."""
+    """Raises a `BundleError` that names a setting of a vision-language model that does not fit."""
     text, vision = config.text_config, config.vision_config
     for fault in (
         *_text_faults(text, "text_config."),
@@ -27,7 +27,7 @@ def check_model(config: Any, where: str) -> None:
 
 
 def check_text(config: Any, where: str) -> None:
-    """Raises `BundleError` that names a setting of a language model that does not fit."""
+    """Raises a `BundleError` that names a setting of a language model that does not fit."""
     for fault in _text_faults(config, ""):
         raise BundleError(f"{where}: {fault}; its config.json belongs to another model")
 

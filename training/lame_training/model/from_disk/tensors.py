@@ -169,7 +169,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
-    """Raises `BundleError` that names the first weight with a value that is not a number."""
+    """Raises a `BundleError` that names the first weight with a value that is not finite."""
     for name, value in weights.items():
         # the two extremes of a tensor with a NaN are NaN; no copy is made
         if value.numel() and not all(

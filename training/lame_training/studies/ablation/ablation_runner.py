@@ -203,8 +203,8 @@ def _start_worker(data: Path) -> None:
 def _exit_with_parent() -> None:
     """Ends the worker when the main process is gone.
 
-    A worker whose main process was killed would otherwise go on with its trial, beside the trials
-    of the next command.
+    A worker whose main process was killed would otherwise go on with its trial, at the same time as
+    the trials of the next command.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None  # a worker has one

@@ -35,7 +35,7 @@ def training_seconds(recipe: Recipe, cost: dict[str, float]) -> float:
     """Returns the seconds that training takes, from the cost of a step by its losses."""
     seconds = 0.0
     for stage in recipe.stages:
-        # L_rec may end before the stage does, and the steps behind it are cheaper
+        # L_rec may end before the stage does, and the steps after it are cheaper
         share = stage.rec_until if stage.rec_weight > 0 else 0.0
         with_rec = 0.0 if share == 0 else cost["both" if stage.nce_weight > 0 else "rec"]
         seconds += stage.steps * (share * with_rec + (1 - share) * cost["nce"])

@@ -4,7 +4,7 @@ A *paradigm* is one of these ways. The literature on reasoning embedders compare
 word:
 
 discriminative  one prefill; the embedding is the last prompt token's hidden state
-LaME            one prefill with K reason tokens and [EMBED] behind the prompt; the state of [EMBED]
+LaME            one prefill with K reason tokens and [EMBED] after the prompt; the state of [EMBED]
 latent rollout  a prefill, then steps that each read the hidden state of the step before
 explicit CoT    a prefill, then greedy decoding of a chain of thought; the last token's state
 

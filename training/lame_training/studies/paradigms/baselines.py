@@ -36,7 +36,7 @@ class Program(ABC):
         model: gives the token table, the vision tower, the latent rows and the head.
         language: the layers, shared by all programs.
         template: prompts of the shape that the program is called with.
-        extra: number of positions behind the prompt that the program computes.
+        extra: number of positions after the prompt that the program computes.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Program(ABC):
 
     @abstractmethod
     def _list_segments(self) -> list[Segment]:
-        """Returns the segments behind the vision tower in order; the last fills `embedding_BP`."""
+        """Returns the segments after the vision tower in order; the last fills `embedding_BP`."""
 
     def __call__(self, prompts: Prompts) -> Tensor:
         """Embeds prompts of the template's shape.
@@ -108,7 +108,7 @@ class Program(ABC):
         """Looks up the prompt's rows.
 
         Returns:
-            The rows that the first block reads, (B, L, D), and the rows that DeepStack adds behind
+            The rows that the first block reads, (B, L, D), and the rows that DeepStack adds after
             the first blocks, (B, L, D) each, empty for backbones without it.
         """
         rows_BLD = F.embedding(self.ids_BL, self.language.table_VD)
@@ -176,7 +176,7 @@ class Rollout(Program):
         model: see `Program`.
         language: see `Program`.
         template: see `Program`.
-        steps: number of tokens behind the prompt, with one forward pass each; the embedding is the
+        steps: number of tokens after the prompt, with one forward pass each; the embedding is the
             last one's state.
     """
 

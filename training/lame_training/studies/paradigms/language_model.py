@@ -197,7 +197,7 @@ class LanguageModel:
             rows_BND: the rows that the first block reads.
             rotary: the table of its N positions.
             cache: filled from position 0; None keeps no keys and values.
-            deepstack: rows to add behind the first blocks, (B, N, D) each, zero outside pictures.
+            deepstack: rows to add after the first blocks, (B, N, D) each, zero outside pictures.
 
         Returns:
             The states (B, N, D) before the final norm.

@@ -39,12 +39,12 @@ class Prompts:
 
     @property
     def next_position(self) -> int:
-        """M-RoPE position of the first token behind the prompt."""
+        """M-RoPE position of the first token after the prompt."""
         # not L: a picture advances the positions by its side only, not by its number of tokens
         return int(self.position_ids_3L.max()) + 1
 
     def positions(self, extra: int) -> Tensor:
-        """Returns M-RoPE positions of the prompt and `extra` tokens behind it: (3, L + extra)."""
+        """Returns M-RoPE positions of the prompt and `extra` tokens after it: (3, L + extra)."""
         start = self.next_position
         extra_positions = torch.arange(start, start + extra, device=self.position_ids_3L.device)
         return torch.cat([self.position_ids_3L, extra_positions.expand(3, -1)], dim=1)
@@ -132,7 +132,7 @@ def _positions_around_picture(length: int, side: int) -> Tensor:
     """Returns M-RoPE positions (3, L) of text, a picture of side × side tokens, and text.
 
     Within the picture time stands still, and rows and columns count from the picture's start; text
-    continues behind the largest of them (Qwen2-VL, arXiv 2409.12191, section 2.1).
+    continues after the largest of them (Qwen2-VL, arXiv 2409.12191, section 2.1).
     """
     tokens = side * side
     before_3N = torch.arange(BEFORE).expand(3, -1)

@@ -8,11 +8,13 @@ from typing import IO
 from lame_runtime.contract.media.videos.video_zeros import content_end
 
 _REREAD_BYTES, _REREADS = 64 << 20, 32
-"""A file may be read this many times, and these bytes more; a damaged index can ask forever."""
+"""Reads end after `_REREADS` times the file's size plus `_REREAD_BYTES`, because a damaged index
+can make FFmpeg read forever."""
 
 
 _MOST_ZEROS = 32 << 20
-"""Zeros in which FFmpeg may search for a packet. What is larger than its buffer is part of one."""
+"""Bytes of zeros that FFmpeg may read in search of a packet. A read larger than its buffer is for a
+packet that it has found."""
 _BUFFER_BYTES = 1 << 16
 
 
@@ -52,7 +54,7 @@ class BoundedFile:
         self._file.seek(position)
 
     def note_packet(self) -> None:
-        """Tells that FFmpeg found a packet in what it read."""
+        """Notes that FFmpeg found a packet, which resets the limit on zeros."""
         self._zeros_left = _MOST_ZEROS
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:

@@ -22,8 +22,8 @@ _MEDIA_BOXES = {b"ftyp", b"moov", b"mdat", b"moof", b"sidx", b"styp"}
 _COUNTED_BOXES = re.compile(rb"stsz|stz2|stts|ctts|trun|stsd|stco|co64|cmov")
 _TIMED_BOXES = re.compile(rb"mvhd|mehd|tkhd|mdhd|trex|tfhd|tfdt|trun")
 _MISSING_SECONDS, _ROUNDING_SECONDS = 0.5, 0.01
-"""How much shorter than its header says a file of fragments is if fragments are missing for sure,
-and if none are."""
+"""Seconds by which a fragmented file falls short of its header's duration: if more than the first,
+fragments are missing; if less than the second, none are."""
 _SAMPLED_SOUND = {
     b"sowt", b"twos", b"raw ", b"NONE", b"in24", b"in32", b"fl32", b"fl64", b"lpcm", b"ulaw",
     b"alaw", b"ipcm", b"fpcm", b"ima4", b"MAC3", b"MAC6", b"QDM2", b"QDMC", b"Qclp", b"agsm",
@@ -36,10 +36,10 @@ class ClaimError(ValueError):
 
 
 def mov_is_cut(file: IO[bytes], size: int) -> bool | None:
-    """Returns whether a file was cut short; None if nothing in it tells.
+    """Returns whether a file was cut short; None if nothing in it shows this.
 
-    Walks the boxes of the top level; those that hold an index are checked, too. A file of fragments
-    is one box behind the other without an end, unless its writer added an index or a duration.
+    Walks the top-level boxes and checks those that hold an index. A fragmented file is a series of
+    boxes with no marked end, unless its writer added an index or a duration.
 
     Raises:
         ClaimError: an index claims more than the file can hold.
@@ -56,7 +56,7 @@ def mov_is_cut(file: IO[bytes], size: int) -> bool | None:
         if position + length > size and kind in _MEDIA_BOXES:
             return True
         if length < 8 or position + length > size:
-            # behind the media, phones append what is no box
+            # phones append data that is not a box after the media
             is_broken_off = began_before(file, position)
             break
         if kind not in _PLAIN_BOXES:
@@ -77,7 +77,7 @@ def mov_is_cut(file: IO[bytes], size: int) -> bool | None:
 
 
 class _Fragments:
-    """Collects what tells whether a file of fragments is whole.
+    """Collects the evidence on whether a fragmented file is whole.
 
     Args:
         size: length of the file.
@@ -96,7 +96,7 @@ class _Fragments:
         self._track = self._duration = 0
 
     def add(self, kind: bytes, box: bytes, position: int) -> None:
-        """Adds a box of the top level."""
+        """Adds a top-level box."""
         if kind == b"mfra":  # an index that is the last box
             self._has_end = True
         elif kind == b"sidx":
@@ -108,11 +108,11 @@ class _Fragments:
                 self._add_times(match[0], box[match.end() :])
 
     def are_cut(self, *, is_broken_off: bool) -> bool | None:
-        """Returns whether fragments are missing; None if nothing tells.
+        """Returns whether fragments are missing; None if nothing shows this.
 
         Args:
             is_broken_off: the last fragment is followed by the beginning of a box, or it ends in
-                zeros that go on behind it.
+                zeros that go on after it.
         """
         if self._last_reference > self._size:
             return True
@@ -194,7 +194,7 @@ class _Claims:
     def check(self, box: bytes) -> None:
         """Raises `ClaimError` if a table in a box claims too much."""
         for match in _COUNTED_BOXES.finditer(box):
-            kind, start = match[0], match.end() + 4  # behind version and flags
+            kind, start = match[0], match.end() + 4  # after version and flags
             fields = box[start : start + 12].ljust(12, b"\x00")
             first, second = struct.unpack(">2I", fields[:8])
             if kind == b"cmov":

@@ -1,8 +1,8 @@
 """MPEG program and transport streams: whether a file ends within a packet or a frame.
 
-They are made to be cut anywhere, and state no length. A file that ends within a packet is cut for
-sure. One that ends between two packets is sound, but its last packet shows whether its last frame
-is likely complete: the rest of a packet after the end of a frame is padding.
+They are made to be cut anywhere and state no length. A file that ends within a packet has certainly
+been cut. One that ends between two packets is sound, but its last packet shows whether its last
+frame is likely complete: the rest of a packet after the end of a frame is padding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PACK, _END, _PADDING = 0xBA, 0xB9, 0xBE
 _MOST_PACKET_BYTES = 6 + 0xFFFF
 _NULL_PACKETS = 0x1FFF
 _OWN_ZEROS = 3
-"""Zeros that the last packet before a file's padding may end in itself."""
+"""Zeros at the end of the last packet before padding that may still be the packet's own."""
 
 
 def transport_stride(head: bytes) -> int:
@@ -36,7 +36,7 @@ def transport_stride(head: bytes) -> int:
 
 
 def transport_stream_is_cut(file: IO[bytes], size: int) -> bool:
-    """Returns whether a transport stream ends within a packet, also where zeros follow."""
+    """Returns whether a transport stream ends within a packet, even if zeros follow."""
     stride, end = _last_transport_packet(file, size)
     if end <= size - 4:
         # padding, or what was never written
@@ -92,7 +92,7 @@ def _last_packet_is_full(file: IO[bytes], size: int, stream_id: int) -> bool:
         if int.from_bytes(packet[1:3], "big") & 0x1FFF != stream_id or not packet[3] & 0x10:
             continue
         has_field, length, flags = packet[3] & 0x20, packet[4], packet[5]
-        # a field of seven bytes with this flag is a clock, and fills nothing up
+        # with this flag, a field of seven bytes holds a clock and no padding
         return not has_field or (length == 7 and flags & 0x10 != 0)
     return False
 

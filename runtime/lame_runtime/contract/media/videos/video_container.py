@@ -36,7 +36,7 @@ def container_format(file: IO[bytes], name: str) -> str:
     """Returns FFmpeg's name of the file's container, by its first bytes.
 
     Raises:
-        InputError: none of the containers that are read.
+        InputError: the file is in none of the containers that are read.
     """
     file.seek(0)
     head = file.read(_SNIFFED_BYTES)
@@ -61,7 +61,7 @@ def container_format(file: IO[bytes], name: str) -> str:
 def require_whole(file: IO[bytes], container: str, name: str) -> None:
     """Checks that a file does not end in the middle of its content.
 
-    A warning names a file that does not tell whether fragments are missing at its end.
+    If the file does not show whether fragments are missing at its end, a warning names it.
 
     Args:
         file: the file.

@@ -15,20 +15,20 @@ _OPEN_LENGTHS = {0, 0xFFFFFFFF}
 
 
 def matroska_is_cut(file: IO[bytes], size: int) -> bool:
-    """Walks the elements.
+    """Returns whether a Matroska file was cut short, by walking its elements.
 
-    Segments are entered, and so are clusters that state no length, as those of a recording, and
-    the last cluster.
+    The walk enters segments, clusters that state no length (as in a recording), and the last
+    cluster.
     """
     position, segment_end, last_cluster = 0, 0, 0
     while position < size:
         element, header, length = _element(file, position)
         if header == 0:
             if segment_end and position >= segment_end:
-                break  # behind the segment there may be anything
+                break  # anything may follow the segment
             if are_zeros(file, position):
                 return segment_end > 0 or began_before(file, position)
-            # less than a header is left, or what is no element, which FFmpeg skips
+            # too little is left for a header; otherwise it is no element, and FFmpeg skips it
             return size - position < 12
         if length is None and element not in _OPEN_ELEMENTS:
             return False
@@ -77,15 +77,15 @@ def _number_width(first: bytes) -> int:
 
 
 def avi_is_cut(file: IO[bytes], size: int) -> bool:
-    """Walks the RIFF chunks: one, or several in a large file (OpenDML).
+    """Returns whether an AVI file was cut short, by walking its RIFF chunks (several if OpenDML).
 
-    Where a length is not stated, the chunks inside are walked up to the end of the file.
+    If a length is not stated, the chunks inside are walked up to the end of the file.
     """
     position = 0
     while position + 12 <= size:
         mark, length = _chunk(file, position)
         if mark != b"RIFF":
-            return False  # behind the chunks there may be anything
+            return False  # anything may follow the chunks
         is_open = length in _OPEN_LENGTHS
         end = size if is_open else position + 8 + length
         if end > size or _riff_is_cut(file, position + 12, end, is_open=is_open):
@@ -99,7 +99,7 @@ def _riff_is_cut(file: IO[bytes], position: int, end: int, *, is_open: bool) -> 
     while position + 8 <= end:
         mark, length = _chunk(file, position)
         if not any(mark):
-            # padding behind the frames, or what was never written
+            # padding after the frames, or content that was never written
             return frames == (0, 0) or began_before(file, position)
         if not _is_mark(mark):
             return False  # FFmpeg searches for what is a chunk
@@ -112,7 +112,7 @@ def _riff_is_cut(file: IO[bytes], position: int, end: int, *, is_open: bool) -> 
         if position + 8 + length > end:
             return is_open
         position += 8 + length + length % 2
-    # nothing is behind the frames to show that they are zeros; silence ends in zeros, too
+    # nothing follows the frames, so zeros at their end may be silence or missing content
     ends_in_zeros = frames != (0, 0) and began_before(file, frames[1] - 8)
     return ends_in_zeros and _chunks_are_cut(file, *frames, is_open=False)
 
@@ -149,7 +149,7 @@ def _is_mark(mark: bytes) -> bool:
 
 
 def gif_is_cut(file: IO[bytes], size: int) -> bool:
-    """Walks the blocks up to the closing one."""
+    """Returns whether a GIF file was cut short, by walking its blocks up to the closing one."""
     file.seek(10)
     position: int | None = 13 + _color_table(file.read(1))
     while position is not None and position < size:

@@ -44,9 +44,9 @@ VideoFile = str | os.PathLike[str] | bytes
 """A path, or the bytes of a file."""
 
 _COVER = 0x400
-"""FFmpeg's flag of a stream that is a picture."""
+"""FFmpeg's flag for a stream that is an attached picture, such as an album cover."""
 _DISCARD_ALL = 48
-"""FFmpeg's number for not reading a stream."""
+"""FFmpeg's discard level that skips a whole stream."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def open_video(source: VideoFile) -> Iterator[OpenVideo]:
     """Opens a file for the functions of this module; nothing is decoded yet.
 
     Raises:
-        InputError: the file is missing, is no regular file, in a container that is not read, or
-            cut short, or PyAV is not installed.
+        InputError: the file is missing, not a regular file, in a container that is not read, or cut
+            short; or PyAV is not installed.
     """
     name = file_name(source)
     try:
@@ -96,7 +96,7 @@ def open_video(source: VideoFile) -> Iterator[OpenVideo]:
 
 
 def survey_packets(video: OpenVideo) -> Timeline:
-    """Returns the number, rate and times of the packets, which decodes nothing.
+    """Returns the number, rate and times of the packets, without decoding anything.
 
     In most files these are the frames. A warning names a broadcast that ends within a frame.
 
@@ -106,8 +106,8 @@ def survey_packets(video: OpenVideo) -> Timeline:
     with _opened(video) as (packets, stream):
         times, last = _frame_times(video, stream), None
         for packet in packets:
-            # The last packet is empty, to flush the decoder. Those to be discarded stand before the
-            # beginning that the file's edit list sets.
+            # The last packet is empty and flushes the decoder. Packets to be discarded come before
+            # the beginning that the file's edit list sets.
             if packet.size and not packet.is_discard and _is_shown(packet, stream):
                 require_complete(packet, video.name)
                 require_written(packet, video.name, is_last=False)
@@ -125,7 +125,7 @@ def survey_frames(video: OpenVideo, most_pixels: int) -> Timeline:
 
     Args:
         video: the open file.
-        most_pixels: largest frame that is decoded.
+        most_pixels: largest number of pixels of a frame that is decoded.
 
     Raises:
         InputError: see `decoded_frames`.
@@ -133,7 +133,7 @@ def survey_frames(video: OpenVideo, most_pixels: int) -> Timeline:
     with _opened(video) as (packets, stream):
         times = _frame_times(video, stream)
         for frame in decode(packets, stream, video.name, most_pixels, is_strict=False):
-            # frames come out in the order of presentation, so a clock that is reset shows in that
+            # frames come out in presentation order, so `pts` goes backward if the clock is reset
             _count(times, frame.pts, frame.pts, None, video)
         return _checked(times.timeline(), video)
 
@@ -146,7 +146,7 @@ def decoded_frames(
     Args:
         video: the open file.
         numbers: numbers of the frames, ascending; a number may occur more than once.
-        most_pixels: largest frame that is decoded.
+        most_pixels: largest number of pixels of a frame that is decoded.
         is_strict: raise an error where a decoder would conceal damage.
 
     Raises:
@@ -183,7 +183,7 @@ def _opened(video: OpenVideo) -> Iterator[tuple[Iterator[Any], Any]]:
 
     file = BoundedFile(video.file)
     options = {
-        # three guards against files that open others, beside the explicit format
+        # guards against files that open other files, in addition to the explicit format
         "protocol_whitelist": "none",
         "format_whitelist": video.container,
         "enable_drefs": "0",

@@ -34,7 +34,8 @@ _HEADER_BYTES, _OWN_ZEROS = 8, 64
 _CONVERTED_BYTES = 10
 """Bytes per pixel of a frame's RGB copies: FFmpeg's, NumPy's, and Pillow's with four."""
 MATRIX_TOLERANCE = 1 / 64
-"""Share by which an entry of a display matrix may miss 0 or the size of the others: one degree."""
+"""Fraction by which an entry of a display matrix may be off from 0 or from the others' size: about
+one degree."""
 MAX_STRETCH = 200
 """Largest ratio of a pixel's sides."""
 
@@ -52,13 +53,13 @@ class ShownFrame:
 def decode(
     packets: Iterable[Any], stream: Any, name: str, most_pixels: int, *, is_strict: bool
 ) -> Iterator[Any]:
-    """Yields the frames of a stream, whose size is checked before each packet is decoded.
+    """Yields the frames of a stream; their size is checked before each packet is decoded.
 
     Args:
         packets: the packets of the stream, in the file's order.
         stream: a video stream of PyAV, whose decoder is one of `DECODERS`.
         name: the file's name, for messages.
-        most_pixels: largest frame that is decoded.
+        most_pixels: largest number of pixels of a frame that is decoded.
         is_strict: raise an error where the decoder would conceal damage.
 
     Raises:
@@ -69,7 +70,7 @@ def decode(
     threads = _require_memory(name, context, most_pixels, MAX_THREADS)
     context.thread_count = threads
     context.thread_type = "AUTO" if threads > 1 else "SLICE"
-    # A decoder that meets a larger frame refuses it before it has memory for it.
+    # Makes the decoder refuse a larger frame before it allocates memory for it.
     frames = DECODERS[context.name] + threads
     pixel_bytes = _bytes_per_pixel(context.format) * frames + _CONVERTED_BYTES
     context.options = {"max_pixels": str(min(most_pixels, int(DECODER_BYTES / pixel_bytes)))}
@@ -80,7 +81,7 @@ def decode(
         for frame in packet.decode():
             require_complete(frame, name)
             yield frame
-        # The format can change in the middle, too, some frames before the first of them comes out.
+        # The format can also change mid-stream, some frames before the first new one comes out.
         _require_memory(name, context, most_pixels, threads)
 
 
@@ -122,11 +123,11 @@ def require_complete(part: Any, name: str) -> None:
 
 
 def require_written(packet: Any, name: str, *, is_last: bool) -> None:
-    """Checks that a packet of PyAV is not one of the zeros that interrupted downloads leave.
+    """Checks that a packet of PyAV is not made of the zeros that an interrupted download leaves.
 
     Raises:
-        InputError: it holds nothing but zeros; or the last one ends in zeros that its codec never
-            writes, and whose decoder would not miss what they stand for.
+        InputError: the packet holds nothing but zeros, or it is the last one and ends in zeros that
+            its codec never writes and its decoder would accept without an error.
     """
     codec = packet.stream.codec_context.name
     data = memoryview(packet)
@@ -140,10 +141,10 @@ def require_written(packet: Any, name: str, *, is_last: bool) -> None:
 
 
 class Orientation:
-    """How the frames of a video are turned, by its file or its first frame.
+    """Holds how the frames of a video are turned, according to its file or its first frame.
 
-    FFmpeg gives what a frame of H.264 or H.265 states (a message for displays) with this frame
-    only, and it holds for those behind it, too.
+    FFmpeg attaches the display orientation that an H.264 or H.265 frame states to that frame only,
+    although it applies to the frames after it as well.
 
     Args:
         name: the file's name, for messages.
@@ -155,10 +156,10 @@ class Orientation:
         self._frames = 0
 
     def note(self, frame: Any) -> None:
-        """Takes notice of the next frame, a PyAV `VideoFrame`, also of one that is not sampled.
+        """Records how the next frame, a PyAV `VideoFrame`, is turned, even if it is not sampled.
 
         Raises:
-            InputError: it is turned in another way than the first one, or PyAV does not tell.
+            InputError: it is turned differently from the first one, or PyAV cannot tell how.
         """
         matrix = _display_matrix(frame, self._name)
         if self._frames == 0:
@@ -178,7 +179,7 @@ def shown_frame(
 
     Args:
         frame: a PyAV `VideoFrame`.
-        pixel_aspect: width of a pixel by its height; 0 if unknown.
+        pixel_aspect: width of a pixel divided by its height; 0 if unknown.
         matrix: the display matrix of `Orientation`.
         name: the file's name, for messages.
 
@@ -221,7 +222,7 @@ def _display_matrix(frame: Any, name: str) -> npt.NDArray[np.int32] | None:
     try:
         entries = list(frame.side_data)
     except ValueError:
-        # PyAV knows only some kinds of side data, and gives none if there is another.
+        # PyAV knows only some kinds of side data, and raises if a frame has any other.
         raise InputError(
             f"{name}: the video's frames hold data that PyAV does not know, such as EXIF, so it "
             "cannot tell how they are turned; convert it: ffmpeg -i IN -pix_fmt yuv420p OUT.mp4"

@@ -77,7 +77,7 @@ class FrameTimes:
         self.count += 1
         if not self._is_usable:
             return
-        # A clock that runs backwards was reset, where recordings were put behind each other.
+        # A clock that runs backward was reset, as where recordings were joined.
         went_back = dts is not None and self._last_decoded is not None and dts < self._last_decoded
         if pts is None or went_back:
             self._is_usable = False
@@ -105,6 +105,6 @@ class FrameTimes:
         # Half of a frame's time is as far as telecine and rounded time stamps stray.
         if np.abs(starts * own_rate - np.arange(self.count)).max() > 0.5:
             return Timeline(own_rate, self.count, starts)
-        # The stated rate where it agrees, so that times are exactly the processors'.
+        # Use the stated rate if it agrees, so that times match the processors' exactly.
         agrees = abs(self.count / rate - end) <= max(RATE_TOLERANCE * end, 2 * self._tick)
         return Timeline(rate if agrees else own_rate, self.count)

@@ -1,4 +1,4 @@
-"""Zeros at the end of a file: padding behind its content, or content that was never written.
+"""Zeros at the end of a file: padding after its content, or content that was never written.
 
 Programs that download into a file of full length leave zeros where they were interrupted. Padding
 begins where an element of the file ends; content that is missing begins within one.
@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import IO
 
 _BLOCK_BYTES = 4096
-_BEFORE_BYTES, _BEHIND_BYTES = 16, 8
+_BEFORE_BYTES, _AFTER_BYTES = 16, 8
 _MOST_SKIPPED_BYTES = 1 << 20
 
 
 def content_end(file: IO[bytes], size: int) -> int:
-    """Returns the position behind the last byte that is not zero.
+    """Returns the position after the last byte that is not zero.
 
     Found by halving, so that zeros of any length take no time. A file with such blocks in the
     middle, too, may be taken to end at one of them.
@@ -39,14 +39,14 @@ def _stripped(file: IO[bytes], block: int) -> bytes:
 def are_zeros(file: IO[bytes], position: int) -> bool:
     """Returns whether zeros, or nothing, stand where an element of the file should begin."""
     file.seek(position)
-    return not any(file.read(_BEHIND_BYTES))
+    return not any(file.read(_AFTER_BYTES))
 
 
 def began_before(file: IO[bytes], position: int) -> bool:
     """Returns whether zeros at `position` begin within the element before it."""
     start = max(0, position - _BEFORE_BYTES)
     file.seek(start)
-    return not any(file.read(position - start + _BEHIND_BYTES))
+    return not any(file.read(position - start + _AFTER_BYTES))
 
 
 def skip_zeros(file: IO[bytes], position: int) -> int | None:

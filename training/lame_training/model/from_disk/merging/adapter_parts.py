@@ -1,8 +1,8 @@
-"""Checks whether an adapter holds what its settings name beside low-rank factors.
+"""Checks that an adapter holds the parts, other than low-rank factors, that its settings name.
 
 These are modules that are saved as a whole, new rows of embedding tables, and biases. PEFT only
-warns about weights that are missing, and the merge would then be another model's. `adapter_targets`
-does the same for the layers with factors.
+warns about missing weights, and would then merge a different model. `adapter_targets` does the same
+for the layers with factors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lame_training.model.from_disk.merging.adapter_settings import AdapterSettin
 from lame_training.model.from_disk.merging.adapter_weights import AdapterWeights
 
 TABLE = f"{TEXT}embed_tokens"
-"""The table of a list of tokens that names none."""
+"""The embedding table that a list of tokens is for if the settings name no table."""
 
 
 def check_parts(
@@ -67,8 +67,8 @@ def check_parts(
 
 
 def _ending_with(endings: Iterable[str], names: dict[str, str]) -> list[str]:
-    """Returns our names of what ends so where the adapter was trained, as PEFT compares them."""
-    # not at a dot: with PEFT `norm` names every `input_layernorm` as well
+    """Returns our names of those whose trained name has one of the endings, as PEFT compares."""
+    # the ending need not follow a dot: with PEFT, `norm` names every `input_layernorm` as well
     return [own for trained, own in names.items() if trained.endswith(tuple(endings))]
 
 

@@ -1,8 +1,8 @@
 """Compares the layers that an adapter holds with those that its settings name.
 
-PEFT only warns about weights that are missing or unknown, and the merge would then be another
-model's. Patterns refer to the names of the model that the adapter was trained on, so they are tried
-on every kind of names.
+PEFT only warns about missing or unknown weights, and would then merge a different model. Patterns
+refer to the names of the model that the adapter was trained on, so they are tried on every kind of
+names.
 """
 
 from __future__ import annotations
