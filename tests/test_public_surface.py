@@ -72,13 +72,12 @@ SURFACE = {
             "(checkpoint: 'str | os.PathLike[str]', bundle: 'str | os.PathLike[str]', "
             "data: 'str | os.PathLike[str]', "
             "graphs: 'Iterable[str]' = ('fp32', 'fp32-cpu', 'fp16', 'int8', 'int8-cpu'), *, "
-            "per_modality: 'int' = 64, calibration: 'int' = 128, "
-            "strengths: 'Sequence[float]' = (0.0, 0.35, 0.5, 0.65, 0.8), "
-            "on_pass: 'Callable[[str], None] | None' = None) -> 'list[Result]'"
+            "on_pass: 'OnPass | None' = None, **options: 'Unpack[ExportKeywords]') "
+            "-> 'list[Result]'"
         ),
         "verify": (
-            "(bundle: 'str | os.PathLike[str]', checkpoint: 'str | os.PathLike[str]') "
-            "-> 'list[Result]'"
+            "(bundle: 'str | os.PathLike[str]', checkpoint: 'str | os.PathLike[str]', *, "
+            "memory: 'float | None' = None) -> 'list[Result]'"
         ),
     },
 }

@@ -63,7 +63,7 @@ def export(workspace: Workspace) -> Facts:
     def scan(state: ExportState) -> None:
         preparer = state.reference.preparer
         batch = assemble([preparer(as_input(item)) for item in inputs()], preparer.contract)
-        batches = {"mixed": [batch]}
+        batches = [("mixed", batch)]
         scans = calibration.scan_batches(state.traced, batches)
         state.quantizer = Quantizer(state.traced, scans, batches, state.reference, {})
         # A search over configurations would run the model many times; the default is taken.

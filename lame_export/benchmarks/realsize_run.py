@@ -147,7 +147,7 @@ def emulated(workspace: Workspace, graph: str) -> Facts:
     """Embeds with a graph that is rounded as a GPU rounds it, streamed from the disk."""
     import onnx_ir as ir
     from lame_export.rewrites.emulate import emulate
-    from lame_export.streaming.streamed_backend import StreamedBackend
+    from lame_export.streaming.streamed_backend import Resources, StreamedBackend
     from lame_runtime.contract import Preparer
     from lame_runtime.encoder import Encoder
 
@@ -155,7 +155,9 @@ def emulated(workspace: Workspace, graph: str) -> Facts:
     for model in models.values():
         emulate(model)
     # Nothing stays loaded (`keep`), so that peak memory does not depend on this machine's memory.
-    backend = StreamedBackend(models["vision"], models["encoder"], optimize=False, keep=0)
+    backend = StreamedBackend(
+        models["vision"], models["encoder"], optimize=False, resources=Resources(keep=0)
+    )
     encoder = Encoder(Preparer.load(workspace.bundle), backend, graph)
     return workspace.compare(encoder.encode(inputs(), batch_size=8))
 

@@ -10,20 +10,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from lame_runtime.arguments import integer, number
 from lame_runtime.bundle.certificate import Result
-from lame_runtime.errors import StorageError, UsageError, shown
+from lame_runtime.errors import StorageError
 from lame_runtime.files.atomic import rename_new
 from lame_training.arguments import folder_path, texts
 from lame_training.folder_lock import reserved_folder
 
-from lame_export.parity.calibration_inputs import CALIBRATION
-from lame_export.parity.golden_set import PER_MODALITY
-from lame_export.passes.base import Pass, run_passes
+from lame_export.passes.base import OnPass, Pass, run_passes
 from lame_export.passes.graphs.choose_int8 import ChooseInt8
 from lame_export.passes.graphs.fuse_fp32 import FuseFp32
 from lame_export.passes.graphs.type_half import TypeHalf
@@ -40,8 +37,10 @@ from lame_export.passes.source.load_checkpoint import LoadCheckpoint
 from lame_export.passes.source.prove_contract import ProveContract
 from lame_export.passes.source.scan_ranges import ScanRanges
 from lame_export.passes.source.trace_graphs import TraceGraphs
-from lame_export.quantization.search import STRENGTHS
-from lame_export.state import DEFAULT_GRAPHS, ExportOptions, ExportState
+from lame_export.state import DEFAULT_GRAPHS, ExportKeywords, ExportOptions, ExportState
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # A pass depends on the results of earlier ones, and cheap checks come before expensive passes.
 PLAN: tuple[Pass, ...] = (
@@ -70,10 +69,8 @@ def export(
     data: str | os.PathLike[str],
     graphs: Iterable[str] = DEFAULT_GRAPHS,
     *,
-    per_modality: int = PER_MODALITY,
-    calibration: int = CALIBRATION,
-    strengths: Sequence[float] = STRENGTHS,
-    on_pass: Callable[[str], None] | None = None,
+    on_pass: OnPass | None = None,
+    **options: Unpack[ExportKeywords],
 ) -> list[Result]:
     """Exports a checkpoint to a bundle with a certificate of parity with PyTorch.
 
@@ -83,17 +80,16 @@ def export(
         data: an MMEB-style data set for calibration, golden vectors and the retrieval rows.
         graphs: the graphs of the bundle, some of "fp32", "fp32-cpu", "fp16", "int8", "int8-cpu",
             "w8-cpu" and "w4-cpu".
-        per_modality: number of golden inputs of each modality.
-        calibration: number of calibration inputs of each modality.
-        strengths: strengths of the smoothing before INT8 to try, 0 to 1; with a single one there
-            is no search.
-        on_pass: called with the name of each pass before it runs.
+        on_pass: called with the name of each pass and None before it runs, and with the name and
+            what it took after it has run.
+        options: fields of `ExportOptions`: `per_modality`, `calibration`, `strengths` and `memory`.
 
     Returns:
         The rows of the certificate.
 
     Raises:
-        ExportError: a gate is not met or a pass failed; no bundle is left.
+        ExportError: a gate is not met, a pass failed, or the export does not fit in memory; no
+            bundle is left.
         UsageError: an argument is out of range; no bundle is left.
         BundleError, InputError, StorageError: the checkpoint, the data or the disk cannot be used.
 
@@ -102,32 +98,20 @@ def export(
         >>> all(row.passed is not False for row in rows)
         True
     """
-    options = ExportOptions(
-        graphs=tuple(texts("graphs", graphs)),
-        per_modality=integer("per_modality", per_modality, 1),
-        calibration=integer("calibration", calibration, 1),
-        strengths=tuple(number("strengths", value, 0, 1) for value in _listed(strengths)),
-    )
+    parsed = ExportOptions(graphs=tuple(texts("graphs", graphs)), **options)
     request = ExportState(
         folder_path("checkpoint", checkpoint),
         folder_path("data", data),
         folder_path("bundle", bundle),
-        options,
+        parsed,
     )
     return run_export(request, PLAN, on_pass)
 
 
-def _listed(strengths: Any) -> list[Any]:
-    """Returns strengths as a list; raises `UsageError` if there is no list of them."""
-    # an array without axes is iterable by its type alone
-    no_list = isinstance(strengths, str | bytes | dict) or getattr(strengths, "ndim", 1) == 0
-    if isinstance(strengths, Iterable) and not no_list:
-        return list(strengths)
-    raise UsageError(f"`strengths` is {shown(repr(strengths))}: use a list of values from 0 to 1")
-
-
 def run_export(
-    request: ExportState, plan: Sequence[Pass], on_pass: Callable[[str], None] | None = None
+    request: ExportState,
+    plan: Sequence[Pass],
+    on_pass: OnPass | None = None,
 ) -> list[Result]:
     """Runs a plan in a temporary folder that becomes `request.folder`; raises as `export` does."""
     _require_new(request.folder)
@@ -146,7 +130,9 @@ def _require_new(bundle: Path) -> None:
 
 
 def _run_reserved(
-    request: ExportState, plan: Sequence[Pass], on_pass: Callable[[str], None] | None
+    request: ExportState,
+    plan: Sequence[Pass],
+    on_pass: OnPass | None,
 ) -> list[Result]:
     """Runs a plan for a bundle that no other export writes."""
     bundle = request.folder
@@ -161,7 +147,10 @@ def _run_reserved(
     try:
         folder = workplace / "bundle"
         (folder / "graphs").mkdir(parents=True)
-        state = ExportState(request.checkpoint, request.data, folder, request.options)
+        # not the system's folder, which may be a small disk or memory
+        scratch = workplace / "scratch"
+        scratch.mkdir()
+        state = ExportState(request.checkpoint, request.data, folder, request.options, scratch)
         run_passes(state, plan, on_pass)
         # renamed last, so that a bundle is complete as soon as it exists
         rename_new(folder, bundle)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from lame_runtime.bundle.certificate import Island, Result
+from lame_runtime.arguments import integer, number
+from lame_runtime.bundle.certificate import Island, PassCost, Result
 from lame_runtime.errors import ExportError, UsageError, shown
 
 from lame_export.parity.calibration_inputs import CALIBRATION
@@ -19,12 +21,24 @@ if TYPE_CHECKING:
     from lame_runtime.encoder import Encoder
     from lame_training.model.lame import LaMEModel
 
+    from lame_export.memory_plan import MemoryPlan
     from lame_export.quantization.quantizer import Quantizer
+    from lame_export.streaming.streamed_backend import Resources
 
 GRAPHS = ("fp32", "fp32-cpu", "fp16", "int8", "int8-cpu", "w8-cpu", "w4-cpu")
 """Graphs that can be exported."""
 DEFAULT_GRAPHS = GRAPHS[:5]
 """Graphs of a bundle by default."""
+MAX_GIB = 1 << 20
+
+
+class ExportKeywords(TypedDict, total=False):
+    """The keywords of `export`; `ExportOptions` documents them."""
+
+    per_modality: int
+    calibration: int
+    strengths: Sequence[float]
+    memory: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,19 +54,36 @@ class ExportOptions:
     """Number of golden inputs of each modality; the certificate records it."""
     calibration: int = CALIBRATION
     """Number of calibration inputs of each modality."""
-    strengths: tuple[float, ...] = STRENGTHS
+    strengths: Sequence[float] = STRENGTHS
     """Strengths of the smoothing before INT8 to try, 0 to 1; with one there is no search."""
+    memory: float | None = None
+    """Memory that the export may take, in GiB; None takes what the machine has available."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.graphs) - set(GRAPHS)):
             raise UsageError(f"unknown graph {shown(repr(unknown[0]))}: use {', '.join(GRAPHS)}")
         if not self.graphs:
             raise UsageError(f"`graphs` is empty: name some of {', '.join(GRAPHS)}")
-        for name in ("per_modality", "calibration"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"`{name}` is {getattr(self, name)}: use 1 or more")
-        if not self.strengths or not all(0 <= strength <= 1 for strength in self.strengths):
-            raise UsageError(f"`strengths` is {self.strengths}: use values from 0 to 1")
+        converted: dict[str, object] = {
+            name: integer(name, getattr(self, name), 1) for name in ("per_modality", "calibration")
+        }
+        strengths = _listed(self.strengths)
+        converted["strengths"] = tuple(number("strengths", value, 0, 1) for value in strengths)
+        if not strengths:
+            raise UsageError("`strengths` is empty: use values from 0 to 1")
+        if self.memory is not None:
+            converted["memory"] = number("memory", self.memory, 0.1, MAX_GIB)
+        for name, value in converted.items():
+            object.__setattr__(self, name, value)
+
+
+def _listed(strengths: Any) -> list[Any]:
+    """Returns strengths as a list; raises `UsageError` if there is no list of them."""
+    # an array without axes is iterable by its type alone
+    no_list = isinstance(strengths, str | bytes | dict) or getattr(strengths, "ndim", 1) == 0
+    if isinstance(strengths, Iterable) and not no_list:
+        return list(strengths)
+    raise UsageError(f"`strengths` is {shown(repr(strengths))}: use a list of values from 0 to 1")
 
 
 @dataclass
@@ -64,11 +95,15 @@ class ExportState:
     folder: Path
     """The bundle under construction."""
     options: ExportOptions = field(default_factory=ExportOptions)
+    scratch: Path | None = None
+    """Folder for temporary files as large as the model; None takes the system's."""
     stop_on_failure: bool = True
     """Whether a row that fails its gate ends the export; `verify` collects all rows instead."""
     model: LaMEModel = field(init=False)
     reference: Encoder = field(init=False)
     """PyTorch behind the runtime's `Encoder`, which every graph is compared with."""
+    memory: MemoryPlan = field(init=False)
+    """What the export may take and hold; set with the model."""
     golden: Golden = field(init=False)
     traced: dict[str, ir.Model] = field(init=False)
     """The FP32 graphs by part; their weights are still those of the checkpoint."""
@@ -82,6 +117,8 @@ class ExportState:
     """Tensors of half-precision graphs that are computed in FP32."""
     rows: list[Result] = field(default_factory=list)
     """The certificate's rows so far."""
+    passes: list[PassCost] = field(default_factory=list)
+    """Time and memory of the passes so far."""
 
     @property
     def graphs(self) -> tuple[str, ...]:
@@ -114,6 +151,13 @@ class ExportState:
             row = failed[0]
             subject = " ".join((row.graph, row.modality)).strip()
             raise ExportError(f"gate not met: {row.comparison}, {subject}: {row.describe()}")
+
+    @property
+    def resources(self) -> Resources:
+        """What graphs that run in this export may use."""
+        from lame_export.streaming.streamed_backend import Resources
+
+        return Resources(self.memory.keep, self.scratch)
 
     def is_set(self, name: str) -> bool:
         """Returns whether a field has been set."""

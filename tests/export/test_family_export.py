@@ -200,12 +200,12 @@ def test_smoothed_and_fused_graphs_compute_the_same(made: Made) -> None:
         for index in golden.of(modality)[:2]
     ]
     batch = assemble([preparer(item) for item in items], preparer.contract)
-    scans = scan_batches(models, {"mixed": [batch]})
+    scans = scan_batches(models, [("mixed", batch)])
     plain = embedded(preparer, models, items)
     smoothed = {part: copy_of(model) for part, model in models.items()}
     counts = {part: smooth(model, scans[part].channels, 0.6) for part, model in smoothed.items()}
     assert counts == SMOOTHED[made.family]
-    flat = scan_batches(smoothed, {"mixed": [batch]})
+    flat = scan_batches(smoothed, [("mixed", batch)])
     assert all(unevenness(flat[part]) < unevenness(scans[part]) - 0.05 for part in PARTS)
     fused = {part: copy_of(model) for part, model in smoothed.items()}
     operators = {part: fuse(model) for part, model in fused.items()}

@@ -231,6 +231,9 @@ ARGUMENTS: tuple[dict[str, Any], ...] = (
     {"strengths": [float("nan")]},
     {"strengths": ["0"]},
     {"strengths": []},
+    {"memory": "4"},
+    {"memory": 0},
+    {"memory": float("nan")},
 )
 
 
@@ -260,12 +263,12 @@ def test_a_second_export_into_one_folder_is_refused_at_once(
     checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:
     """It would do all the work, and fail when it gives the bundle its name."""
-    passes: list[str] = []
+    passes: list[tuple[str, object]] = []
     with (
         reserved_folder(tmp_path / "new/bundle", "export", "bundle"),
         pytest.raises(StorageError, match=r"bundle: another export is writing to it \(process"),
     ):
-        export(checkpoint, tmp_path / "new/bundle", data, on_pass=passes.append)
+        export(checkpoint, tmp_path / "new/bundle", data, on_pass=lambda *seen: passes.append(seen))
     assert not passes
     assert not list(tmp_path.iterdir())
 

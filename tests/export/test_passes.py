@@ -18,7 +18,7 @@ from lame_export.rewrites.emulate import emulate
 from lame_export.rewrites.half import LIMIT, type_fp16
 from lame_export.rewrites.scopes import MODULE
 from lame_export.streaming.pieces import cut
-from lame_export.streaming.running import run as run_pieces
+from lame_export.streaming.running import StoredPieces
 from lame_runtime.contract import Contract
 from lame_runtime.contract.tower import tower_tables
 
@@ -146,9 +146,9 @@ def test_a_graph_cut_into_pieces_computes_the_same(graph: str, exported: Path) -
     else:
         feeds = encoder_feeds()
     name = model.graph.outputs[0].name or ""
-    (whole,) = run_pieces(cut(model), [feeds], [name], optimize=False)
+    (whole,) = StoredPieces(cut(model), optimize=False).run([feeds], [name])
     pieces = cut(model, 20_000)
-    (parts,) = run_pieces(pieces, [feeds], [name], optimize=False)
+    (parts,) = StoredPieces(pieces, optimize=False).run([feeds], [name])
     assert len(pieces) > 5
     assert sum(len(list(piece.model.graph)) for piece in pieces) == len(list(model.graph))
     # not equal to the bit: weights are packed for one of them and not for the other

@@ -16,8 +16,8 @@ from lame_export.parity.judged import EMULATED
 from lame_export.quantization.static_int8 import bypass
 from lame_export.rewrites.emulate import emulate
 from lame_export.streaming.attention_blocks import Feeds, needs_blocks
-from lame_export.streaming.pieces import Piece, copy_of, cut
-from lame_export.streaming.running import run
+from lame_export.streaming.pieces import copy_of, cut
+from lame_export.streaming.running import StoredPieces
 
 ReportValues = Callable[[Feeds], None]
 """Receives values of a graph by name, as soon as they are computed."""
@@ -56,15 +56,15 @@ def onnxruntime_runner(models: Mapping[str, ir.Model], outputs: Sequence[ModuleO
     names = {part: {output.value for output in outputs if output.part == part} for part in PARTS}
 
     def run_part(part: str, feeds: Feeds, report: ReportValues) -> Floats:
-        def watch(piece: Piece, _: int) -> ReportValues:
-            _add_outputs(piece.model.graph, names[part])
-            return report
-
         model = models[part]
         output = model.graph.outputs[0].name or ""
         # Run as written: an optimizer that fuses nodes changes what is being compared.
         pieces = cut(model, attention_apart=needs_blocks(feeds))
-        return run(pieces, [feeds], [output], watch=watch, optimize=False)[0][output]
+        for piece in pieces:
+            _add_outputs(piece.model.graph, names[part])
+        with StoredPieces(pieces, optimize=False) as stored:
+            results = stored.run([feeds], [output], lambda _, values: report(values))
+        return results[0][output]
 
     return run_part
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lame_runtime.bundle.certificate import PassCost
 from lame_runtime.cli.command_line import with_flags
 from lame_runtime.cli.grammar import GRAPH_NAMES, add_command, path
 from lame_runtime.cli.system.streams import print_note
@@ -72,7 +73,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="strength of the smoothing before INT8, 0 to 1 (default: several are tried)",
     )
+    add_memory(parser, "export")
     parser.add_argument("--json", action="store_true", help="print the certificate's rows as JSON")
+
+
+def add_memory(parser: argparse.ArgumentParser, job: str) -> None:
+    """Adds the option `--memory`."""
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help=f"memory that the {job} may take (default: what the machine has available)",
+    )
 
 
 def run_optimum(options: argparse.Namespace) -> int:
@@ -107,7 +119,8 @@ def _export(checkpoint: Path, bundle: Path, options: argparse.Namespace) -> int:
         calibration=options.calibration,
         # a single strength is used without a search
         strengths=STRENGTHS if options.strengths is None else (options.strengths,),
-        on_pass=lambda name: print_note(f"pass {name}"),
+        memory=options.memory,
+        on_pass=_show_pass,
     )
     if options.json:
         print(json.dumps([row.to_json() for row in rows], indent=1, ensure_ascii=False))
@@ -116,3 +129,7 @@ def _export(checkpoint: Path, bundle: Path, options: argparse.Namespace) -> int:
         reported = len(rows) - gated
         print(f"wrote {bundle}: {gated} gates met, {reported} figures reported; see parity.json")
     return 0
+
+
+def _show_pass(name: str, cost: PassCost | None) -> None:
+    print_note(f"pass {name}" if cost is None else f"pass {name}: {cost.describe()}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lame_runtime.bundle.bundle import Bundle
-from lame_runtime.bundle.certificate import read_certificate
+from lame_runtime.bundle.certificate import PassCost, read_certificate
 from lame_runtime.errors import StorageError, UsageError, shown
 from lame_runtime.files.atomic import atomic_text
 from lame_runtime.files.json_file import read_json
@@ -166,7 +166,7 @@ def _export(console: Console, checkpoint: Path, bundle: Path, data: Path) -> Non
     names = [step.name for step in PLAN]
     with console.status("") as status:
 
-        def show(name: str) -> None:
+        def show(name: str, _: PassCost | None) -> None:
             status.update(f"pass {name} ({names.index(name) + 1} of {len(names)})")
 
         export(checkpoint, bundle, data, on_pass=show)

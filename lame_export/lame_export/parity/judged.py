@@ -6,10 +6,13 @@ accurate than they are on a GPU. They are evaluated on an emulation that rounds 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx_ir as ir
 from lame_runtime.backends.onnxruntime import OrtBackend
 from lame_runtime.bundle.bundle import PARTS
 from lame_runtime.encoder import Encoder
+from lame_runtime.files.graphs.onnx_graph import data_names
 
 from lame_export.rewrites.emulate import emulate
 from lame_export.state import ExportState
@@ -28,7 +31,10 @@ def judged_encoder(state: ExportState, graph: str) -> Encoder:
     preparer = state.reference.preparer
     if graph.endswith("-cpu"):
         vision, encoder = (state.path(part, graph) for part in PARTS)
-        return Encoder(preparer, OrtBackend(vision, encoder, "CPUExecutionProvider"), graph)
+        # a loaded graph holds its weights twice while they are repacked
+        map_weights = any(2 * weight_file(path) > state.memory.spare for path in (vision, encoder))
+        loaded = OrtBackend(vision, encoder, "CPUExecutionProvider", map_weights=map_weights)
+        return Encoder(preparer, loaded, graph)
     models = {part: ir.load(state.path(part, graph)) for part in PARTS}
     if graph in EMULATED:
         # in place, because nothing else refers to these copies
@@ -36,10 +42,18 @@ def judged_encoder(state: ExportState, graph: str) -> Encoder:
             emulate(model)
     # an emulation unoptimized, because ONNX Runtime would remove the casts that round
     optimize = graph not in EMULATED
-    backend = StreamedBackend(models["vision"], models["encoder"], optimize=optimize)
+    backend = StreamedBackend(
+        models["vision"], models["encoder"], optimize=optimize, resources=state.resources
+    )
     return Encoder(preparer, backend, graph)
 
 
 def note_of(graph: str) -> str:
     """Returns the note that marks a graph's rows as emulated, or an empty string."""
     return "emulated" if graph in EMULATED else ""
+
+
+def weight_file(graph: Path) -> int:
+    """Returns the size of a graph's weights in bytes, as they lie on the disk; 0 without any."""
+    files = [graph.parent / name for name in data_names(graph.name)]
+    return next((file.stat().st_size for file in files if file.is_file()), 0)

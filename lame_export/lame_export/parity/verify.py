@@ -25,26 +25,35 @@ PASSES = (ProveContract(), LintGraphs(), ProveVectors())
 """
 
 
-def verify(bundle: str | os.PathLike[str], checkpoint: str | os.PathLike[str]) -> list[Result]:
+def verify(
+    bundle: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str],
+    *,
+    memory: float | None = None,
+) -> list[Result]:
     """Measures the rows of a certificate that need no data set, except the TensorRT-RTX builds.
 
     Args:
         bundle: a finished bundle; every hash is checked first.
         checkpoint: the checkpoint that it was exported from.
+        memory: memory that the verification may take, in GiB; None takes what the machine has
+            available.
 
     Returns:
         All rows, including those whose gate is not met.
 
     Raises:
         BundleError: the bundle or the checkpoint is damaged, or is another kind of folder.
-        ExportError: the checkpoint's vectors have another length than the bundle's.
+        ExportError: the checkpoint's vectors have another length than the bundle's, or the
+            verification does not fit in memory.
+        UsageError: `memory` is not a number of GiB.
     """
     bundle, checkpoint = folder_path("bundle", bundle), folder_path("checkpoint", checkpoint)
     opened = Bundle.open(bundle)
     # figures measured on damaged files would be misleading
     opened.check_all()
     check_graphs(opened)
-    options = ExportOptions(graphs=tuple(opened.graphs))
+    options = ExportOptions(graphs=tuple(opened.graphs), memory=memory)
     # no pass below reads the data set, so the bundle's path stands in for its path
     state = ExportState(checkpoint, bundle, bundle, options, stop_on_failure=False)
     read_model(state)

@@ -9,6 +9,7 @@ After each pass the runner also checks that nothing else has changed.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
@@ -16,9 +17,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from lame_runtime.bundle.bundle import PARTS
+from lame_runtime.bundle.certificate import PassCost
 from lame_runtime.errors import ExportError, LameError
+from lame_runtime.machine.memory import peak_memory, reset_peak_memory
 
 from lame_export.state import ExportState
+
+OnPass = Callable[[str, PassCost | None], None]
+"""Receives the name of a pass, and None before the pass runs or what it took after."""
 
 
 class Pass(ABC):
@@ -72,14 +78,17 @@ class Pass(ABC):
 
 
 def run_passes(
-    state: ExportState, plan: Sequence[Pass], on_pass: Callable[[str], None] | None = None
+    state: ExportState,
+    plan: Sequence[Pass],
+    on_pass: OnPass | None = None,
 ) -> None:
-    """Runs passes in order and checks each of them before and after it runs.
+    """Runs passes in order, checks each of them before and after it runs, and measures it.
 
     Args:
         state: the state that the passes read and change.
         plan: the passes, in order.
-        on_pass: called with the name of each pass before it runs.
+        on_pass: called with the name of each pass and None before it runs, and with the name and
+            what it took after it has run.
 
     Raises:
         ExportError: a pass failed, lacks what it requires, did not do what it promises, or changed
@@ -96,9 +105,12 @@ def run_passes(
             # inside the `try`, so that a missing input is reported with the name of the pass, too
             step.requires(state)
             if on_pass is not None:
-                on_pass(step.name)
+                on_pass(step.name, None)
             before = state.snapshot()
+            reset_peak_memory()
+            start = time.perf_counter()
             step.run(state)
+            cost = PassCost(step.name, time.perf_counter() - start, peak_memory())
             step.ensures(state)
             _check_changes(step, state, before)
         except LameError as error:
@@ -107,6 +119,9 @@ def run_passes(
             message = f"pass {step.name}: {error} (passed before: {passed})"
             raise type(error)(message) from error
         finished.append(step.name)
+        state.passes.append(cost)
+        if on_pass is not None:
+            on_pass(step.name, cost)
 
 
 def graph_files(state: ExportState, graphs: Iterable[str]) -> list[Path]:

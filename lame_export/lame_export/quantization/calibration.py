@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from lame_runtime.bundle.bundle import PARTS
 from lame_runtime.contract.batch import Batch, Floats
 
-from lame_export.forward import MASKED
+from lame_export.quantization.measures import AMAX, CHANNELS, TOKENS, add_measures, mask_of
 from lame_export.rewrites.scopes import linear_layers
 from lame_export.streaming.attention_blocks import Feeds, needs_blocks
-from lame_export.streaming.pieces import BUDGET, Piece, cut
-from lame_export.streaming.running import run
+from lame_export.streaming.pieces import BUDGET, cut
+from lame_export.streaming.running import StoredPieces
 from lame_export.streaming.streamed_backend import feature_width
-
-AMAX, CHANNELS, TOKENS = "amax:", "channels:", "tokens:"
-"""Prefixes of the outputs that measure a value: largest |x| of all, per channel, per token."""
 
 
 @dataclass
@@ -49,47 +49,138 @@ class Scan:
         return ranges
 
 
+GROUP_TOKENS = 1 << 15
+"""Tokens and patches of the batches that one pass over the weights scans: what they hold between
+two pieces takes 1 GB in a model with 2 billion parameters."""
+
+
 def scan_batches(
-    models: Mapping[str, ir.Model], batches: Mapping[str, Sequence[Batch]]
+    models: Mapping[str, ir.Model],
+    batches: Iterable[tuple[str, Batch]],
+    scratch: Path | None = None,
 ) -> dict[str, Scan]:
     """Scans both graphs over batches of calibration inputs.
 
     Args:
         models: FP32 graphs "vision" and "encoder".
-        batches: calibration inputs, by modality.
+        batches: calibration inputs, each batch with its modality; read as they are needed.
+        scratch: folder for temporary files, which take as much space as the weights in FP32; None
+            takes the system's.
 
     Returns:
         The scans of "vision" and "encoder".
     """
-    feeds: list[Feeds] = []
-    modalities: list[str] = []
-    for modality, batch in _labeled(batches):
-        for group in batch.groups:
-            for piece in group.pieces():
-                feeds.append(piece.vision_feeds())
-                modalities.append(modality)
-    vision, outputs = scan(models["vision"], feeds, modalities)
-    # both loops walk the batches in the same order, so features come as the encoder needs them
-    features = iter(outputs)
-
     width = feature_width(models["vision"])
-    feeds, modalities = [], []
-    for modality, batch in _labeled(batches):
-        count = sum(len(group.pieces()) for group in batch.groups)
-        rows = [next(features)["features"].reshape(-1, width) for _ in range(count)]
-        # row 0 of the features is zeros: tokens that are not visual read it
-        no_feature = np.zeros((1, width), dtype=np.float32)
-        feeds.append(batch.encoder_feeds(np.concatenate([no_feature, *rows])))
-        modalities.append(modality)
-    encoder, _ = scan(models["encoder"], feeds, modalities)
-    return {"vision": vision, "encoder": encoder}
+    vision, encoder = (GraphScan(models[part], scratch=scratch) for part in PARTS)
+    with vision, encoder:
+        for group in _groups(batches):
+            pieces = [
+                (modality, piece)
+                for modality, batch in group
+                for piece_group in batch.groups
+                for piece in piece_group.pieces()
+            ]
+            outputs = vision.run(
+                [piece.vision_feeds() for _, piece in pieces], [modality for modality, _ in pieces]
+            )
+            features = iter(output["features"].reshape(-1, width) for output in outputs)
+            encoder.run(
+                [
+                    # row 0 of the features is zeros: tokens that are not visual read it
+                    batch.encoder_feeds(
+                        np.concatenate(
+                            [
+                                np.zeros((1, width), dtype=np.float32),
+                                *itertools.islice(features, _runs(batch)),
+                            ]
+                        )
+                    )
+                    for _, batch in group
+                ],
+                [modality for modality, _ in group],
+            )
+        return {"vision": vision.result(), "encoder": encoder.result()}
 
 
-def _labeled(batches: Mapping[str, Sequence[Batch]]) -> Iterator[tuple[str, Batch]]:
-    """Yields all batches, each with its modality."""
-    for modality, batches_of_one in batches.items():
-        for batch in batches_of_one:
-            yield modality, batch
+def _groups(batches: Iterable[tuple[str, Batch]]) -> Iterator[list[tuple[str, Batch]]]:
+    """Yields consecutive batches of up to `GROUP_TOKENS` tokens and patches together."""
+    group: list[tuple[str, Batch]] = []
+    held = 0
+    for modality, batch in batches:
+        size = batch.input_ids.size + sum(
+            part.pixel_patches.shape[0] * part.pixel_patches.shape[1] for part in batch.groups
+        )
+        if group and held + size > GROUP_TOKENS:
+            yield group
+            group, held = [], 0
+        group.append((modality, batch))
+        held += size
+    if group:
+        yield group
+
+
+def _runs(batch: Batch) -> int:
+    """Returns the number of runs of the vision graph for a batch."""
+    return sum(len(group.pieces()) for group in batch.groups)
+
+
+class GraphScan:
+    """Measures a graph on inputs, which may come in several calls.
+
+    The constant that masks scores, and the scores it was written into, are left out: neither
+    measures anything, and the constant is half's lowest value, so both would make FP32 islands.
+
+    Args:
+        model: an FP32 graph that went through `keep_scopes`.
+        budget: bytes of weights held at a time.
+        scratch: folder for temporary files; None takes the system's.
+    """
+
+    def __init__(
+        self, model: ir.Model, budget: int = BUDGET, *, scratch: Path | None = None
+    ) -> None:
+        self._model, self._budget, self._scratch = model, budget, scratch
+        self._recorder = _Recorder(model)
+        self._names = [value.name or "" for value in model.graph.outputs]
+        # with attention in blocks and at once; each is made when inputs first need it
+        self._pieces: dict[bool, StoredPieces] = {}
+
+    def run(self, feeds: Sequence[Feeds], modalities: Sequence[str]) -> list[Feeds]:
+        """Measures some runs, and returns the graph's outputs per run.
+
+        Args:
+            feeds: inputs of the runs.
+            modalities: modality of each run's inputs.
+        """
+        if not feeds:
+            return []
+        self._recorder.record_inputs(self._model.graph, feeds, modalities)
+        apart = any(needs_blocks(feed) for feed in feeds)
+        if apart not in self._pieces:
+            self._pieces[apart] = self._measured_pieces(apart)
+        return self._pieces[apart].run(
+            feeds,
+            self._names,
+            lambda number, values: self._recorder.record_outputs(values, modalities[number]),
+        )
+
+    def result(self) -> Scan:
+        """Returns the measurements of all runs."""
+        return self._recorder.scan()
+
+    def _measured_pieces(self, apart: bool) -> StoredPieces:
+        pieces = cut(self._model, self._budget, attention_apart=apart)
+        for piece in pieces:
+            self._recorder.record_weights(piece.model.graph)
+            add_measures(piece.model.graph, self._recorder.activations)
+        return StoredPieces(pieces, self._scratch)
+
+    def __enter__(self) -> GraphScan:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pieces in self._pieces.values():
+            pieces.close()
 
 
 def scan(
@@ -98,42 +189,24 @@ def scan(
     modalities: Sequence[str] | None = None,
     budget: int = BUDGET,
 ) -> tuple[Scan, list[Feeds]]:
-    """Measures a graph on some inputs.
-
-    The constant that masks scores, and the scores it was written into, are left out: neither
-    measures anything, and the constant is half's lowest value, so both would make FP32 islands.
+    """Measures a graph on some inputs; returns the scan, and the graph's outputs per run.
 
     Args:
         model: an FP32 graph that went through `keep_scopes`.
         feeds: inputs of the runs.
         modalities: modality of each run's inputs; None if there is only one.
         budget: bytes of weights held at a time.
-
-    Returns:
-        The scan, and the graph's outputs per run.
     """
-    labels = ["all"] * len(feeds) if modalities is None else modalities
-    recorder = _Recorder(model)
-    recorder.record_inputs(model.graph, feeds, labels)
-
-    def watch(piece: Piece, _: int) -> Callable[[Feeds], None]:
-        recorder.record_weights(piece.model.graph)
-        _add_measures(piece.model.graph, recorder.activations)
-        modality = iter(labels)  # every piece runs over all feeds, in their order
-        return lambda values: recorder.record_outputs(values, next(modality))
-
-    names = [value.name or "" for value in model.graph.outputs]
-    apart = any(needs_blocks(feed) for feed in feeds)
-    pieces = cut(model, budget, attention_apart=apart)
-    outputs = run(pieces, feeds, names, watch=watch)
-    return recorder.scan(), outputs
+    with GraphScan(model, budget) as graph:
+        outputs = graph.run(feeds, ["all"] * len(feeds) if modalities is None else modalities)
+        return graph.result(), outputs
 
 
 class _Recorder:
     """Collects the measurements of all runs of a graph."""
 
     def __init__(self, model: ir.Model) -> None:
-        constants = [_mask_of(node) for node in model.graph]
+        constants = [mask_of(node) for node in model.graph]
         self.masks = {constant.name for constant in constants if constant is not None}
         """Names of the constants that mask scores."""
         read = [node.inputs[0] for node in linear_layers(model.graph)]
@@ -199,58 +272,3 @@ def _largest(array: npt.NDArray[Any]) -> float:
     """Returns the largest absolute value, without a copy of the array."""
     # `initial` stands in for an array without elements, which has no maximum
     return max(float(array.max(initial=0.0)), -float(array.min(initial=0.0)))
-
-
-def _add_measures(graph: ir.Graph, activations: set[str]) -> None:
-    """Adds outputs that measure every float value of the graph, masked scores aside.
-
-    before   node ─ x
-    after    node ─ x ─ Abs ─┬ ReduceMax ─────────────────── amax:x
-                             ├ ReduceMax(all but the last) ─ channels:x   (activations only)
-                             └ ReduceMax(the last axis) ──── tokens:x     (activations only)
-    """
-    for node in list(graph):  # a copy: nodes are added while it is walked
-        if _mask_of(node) is not None:
-            continue
-        for value in node.outputs:
-            if value.dtype != ir.DataType.FLOAT:
-                continue
-            axes: dict[str, list[int] | None] = {AMAX: None}
-            if value.name in activations and value.shape is not None:
-                rank = len(value.shape)
-                axes |= {CHANNELS: list(range(rank - 1)), TOKENS: [rank - 1]}
-            # right after the node: ONNX Runtime frees a value after its last reader, and measures
-            # at the end of the graph would keep all of them alive until then
-            graph.insert_after(node, _measures(graph, value, axes))
-
-
-def _measures(
-    graph: ir.Graph, value: ir.Value, axes: Mapping[str, list[int] | None]
-) -> list[ir.Node]:
-    """Makes the nodes that measure `value` over some axes each, None for all of them."""
-    absolute = ir.Node("", "Abs", [value], num_outputs=1)
-    nodes = [absolute]
-    for prefix, over in axes.items():
-        inputs = [absolute.outputs[0]]
-        # axes are an input of ReduceMax since opset 18; without it, it reduces all of them
-        if over is not None:
-            attribute = ir.AttrInt64s("value_ints", over)
-            constant = ir.Node("", "Constant", [], [attribute], num_outputs=1)
-            nodes.append(constant)
-            inputs.append(constant.outputs[0])
-        keep = ir.AttrInt64("keepdims", 0)
-        largest = ir.Node("", "ReduceMax", inputs, [keep], num_outputs=1)
-        output = largest.outputs[0]
-        output.name, output.dtype = f"{prefix}{value.name}", ir.DataType.FLOAT
-        nodes.append(largest)
-        graph.outputs.append(output)
-    return nodes
-
-
-def _mask_of(node: ir.Node) -> ir.Value | None:
-    """Returns the constant that a masking `Where` writes; None for any other node."""
-    # the Where that mixes vision rows into the tokens chooses between two computed values
-    value = node.inputs[2] if node.op_type == "Where" else None
-    if value is None or value.const_value is None:
-        return None
-    return value if np.all(value.const_value.numpy() == np.float32(MASKED)) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +24,7 @@ from lame_export.rewrites.emulate import emulate
 from lame_export.rewrites.fuse import fuse
 from lame_export.rewrites.half import Island, type_fp16
 from lame_export.streaming.pieces import copy_of
-from lame_export.streaming.streamed_backend import StreamedBackend
+from lame_export.streaming.streamed_backend import DEFAULT, Resources, StreamedBackend
 
 Models = dict[str, ir.Model]
 """Graphs in memory, by part ("vision", "encoder")."""
@@ -40,12 +40,14 @@ class Quantizer:
     """The FP32 graphs."""
     scans: dict[str, Scan]
     """Ranges that calibration measured in them, by part."""
-    batches: dict[str, list[Batch]]
-    """Calibration inputs, by modality: a smoothed graph is scanned again."""
+    batches: Iterable[tuple[str, Batch]]
+    """Calibration inputs, each batch with its modality: a smoothed graph is scanned again."""
     reference: Encoder
     """PyTorch, whose embeddings are the expected ones."""
     trial: dict[str, list[RoleInput]]
     """Inputs that configurations are measured on, by modality; none is a calibration input."""
+    resources: Resources = DEFAULT
+    """Memory and disk that running graphs may use."""
     _smoothed: dict[float, tuple[Models, dict[str, Scan]]] = field(default_factory=dict)
     _expected: Floats | None = None
     """PyTorch's embeddings of the trial inputs, once they are computed."""
@@ -59,7 +61,10 @@ class Quantizer:
             models = {part: copy_of(self.traced[part]) for part in PARTS}
             for part, model in models.items():
                 smooth(model, self.scans[part].channels, strength)
-            self._smoothed[strength] = models, scan_batches(models, self.batches)
+            self._smoothed[strength] = (
+                models,
+                scan_batches(models, self.batches, self.resources.scratch),
+            )
         return self._smoothed[strength]
 
     def int8(self, config: QuantConfig) -> tuple[Models, dict[str, list[Island]]]:
@@ -106,7 +111,9 @@ class Quantizer:
             models = self.int8_cpu(config)
         # not optimized: ONNX Runtime may fuse Q/DQ into integer kernels of its own, and it is
         # TensorRT's arithmetic that is emulated
-        backend = StreamedBackend(models["vision"], models["encoder"], optimize=graph != "int8")
+        backend = StreamedBackend(
+            models["vision"], models["encoder"], optimize=graph != "int8", resources=self.resources
+        )
         return Encoder(self.reference.preparer, backend, graph)
 
     def measure(self, graph: str, config: QuantConfig) -> Cost:

@@ -1,4 +1,4 @@
-"""Runs graphs in memory piece by piece, so that neither weights nor attention must fit at once.
+"""Runs graphs in memory piece by piece, so that neither weights nor attention have to fit at once.
 
 pieces             cuts a graph
 attention_blocks   attention over some of the queries at a time

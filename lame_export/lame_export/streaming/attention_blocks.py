@@ -72,7 +72,7 @@ def _scores_of(softmax: ir.Node) -> ir.Node | None:
 
 
 def _between(scores: ir.Node) -> tuple[set[ir.Node], ir.Node]:
-    """Returns the nodes that the scores go through, themselves included, and the MatMul behind."""
+    """Returns the nodes that the scores go through, theirs included, and the MatMul after them."""
     between, last, waiting = {scores}, scores, [scores]
     while waiting:
         for output in waiting.pop().outputs:
@@ -91,7 +91,7 @@ def run_by_query(run: Callable[[Feeds], Feeds], feeds: Feeds, by_query: Sequence
     Args:
         run: computes the attention of some queries.
         feeds: its inputs; the first of `by_query` are the queries, (…, queries, width).
-        by_query: names of the inputs that are cut along their last axis but one, unless they have
+        by_query: names of the inputs that are cut along their second-to-last axis, unless they have
             a single row there for all queries.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Runs graphs of any size in little memory, on ONNX Runtime's CPU provider.
+"""Runs the pieces of a graph, whatever its size, on ONNX Runtime's CPU provider.
 
-A graph in memory holds its weights lazily (see `forward.trace`). It is cut into pieces; every piece
-becomes a small model on the disk, runs over all inputs, and is dropped.
+A graph in memory holds its weights lazily (see `forward.trace`). Each of its pieces becomes a small
+model on the disk, whose weights are mapped while the piece runs over all inputs.
 """
 
 from __future__ import annotations
@@ -19,57 +19,83 @@ from lame_runtime.backends.onnxruntime import open_session, run_session
 from lame_export.streaming.attention_blocks import Feeds, run_by_query
 from lame_export.streaming.pieces import Piece
 
-Watch = Callable[[Piece, int], Callable[[Feeds], None]]
-"""Called with each piece and its number before it is loaded; may add outputs to it.
-
-Returns a function that is called with all outputs of each run, in the order of the feeds.
-"""
+Report = Callable[[int, Feeds], None]
+"""Receives the index of a run's feeds and all outputs of one piece in that run."""
 
 
-def run(
-    pieces: Sequence[Piece],
-    feeds: Sequence[Feeds],
-    outputs: Sequence[str],
-    *,
-    watch: Watch | None = None,
-    optimize: bool = True,
-) -> list[Feeds]:
-    """Runs every piece over all feeds before the next one is loaded.
+class StoredPieces:
+    """The pieces of one graph, each written to the disk once, when it first runs.
 
     Args:
         pieces: pieces of one graph, from `cut`.
-        feeds: the graph's inputs, per run.
-        outputs: names of the graph's outputs to return.
-        watch: looks at each piece and at its runs; see `Watch`.
+        scratch: folder in which a temporary one is made for the files; None takes the system's.
         optimize: let ONNX Runtime fuse and rewrite. Several pieces are never optimized, so that
             their weights stay mapped from the disk.
-
-    Returns:
-        The outputs, per run.
     """
-    # values that later pieces need, per run: at first the feeds, then results of earlier pieces
-    states = [dict(feed) for feed in feeds]
-    for index, piece in enumerate(pieces):
-        report = None if watch is None else watch(piece, index)
-        needed = {name for later in pieces[index + 1 :] for name in later.inputs} | set(outputs)
-        with tempfile.TemporaryDirectory() as scratch:
-            is_cut = len(pieces) > 1
-            session = load(piece.model, Path(scratch), optimize and not is_cut, lean=is_cut)
-            for state in states:
+
+    def __init__(
+        self, pieces: Sequence[Piece], scratch: Path | None = None, *, optimize: bool = True
+    ) -> None:
+        self.pieces = pieces
+        self._optimize = optimize
+        self._folder = tempfile.TemporaryDirectory(dir=scratch)
+        self._written: set[int] = set()
+
+    def run(
+        self, feeds: Sequence[Feeds], outputs: Sequence[str], report: Report | None = None
+    ) -> list[Feeds]:
+        """Runs every piece over all feeds before the next one is opened.
+
+        What later pieces read is kept for all feeds, so a caller with many of them makes several
+        calls.
+
+        Args:
+            feeds: the graph's inputs, per run.
+            outputs: names of the graph's outputs to return.
+            report: receives what every run of every piece computes.
+
+        Returns:
+            The outputs, per run.
+        """
+        # values that later pieces need, per run: at first the feeds, then results of earlier pieces
+        states = [dict(feed) for feed in feeds]
+        for index, piece in enumerate(self.pieces):
+            needed = {name for later in self.pieces[index + 1 :] for name in later.inputs}
+            needed |= set(outputs)
+            session = self._open(index)
+            for number, state in enumerate(states):
                 inputs = {name: state[name] for name in piece.inputs}
                 if piece.by_query:
                     results = run_by_query(partial(run_session, session), inputs, piece.by_query)
                 else:
                     results = run_session(session, inputs)
                 if report is not None:
-                    report(results)
+                    report(number, results)
                 state.update({name: results[name] for name in piece.outputs})
                 for name in state.keys() - needed:
                     del state[name]
-            # the session maps the weights from files of the folder that is about to be removed
             del session
-        _return_freed_memory()
-    return states
+            _return_freed_memory()
+        return states
+
+    def close(self) -> None:
+        """Removes the files."""
+        self._folder.cleanup()
+
+    def __enter__(self) -> StoredPieces:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self, index: int) -> Any:
+        folder = Path(self._folder.name) / str(index)
+        if index not in self._written:
+            folder.mkdir()
+            save(self.pieces[index].model, folder)
+            self._written.add(index)
+        is_cut = len(self.pieces) > 1
+        return open_saved(folder, self._optimize and not is_cut, lean=is_cut)
 
 
 def _return_freed_memory() -> None:
@@ -80,16 +106,18 @@ def _return_freed_memory() -> None:
         trim(0)
 
 
-def load(model: ir.Model, scratch: Path, optimize: bool, *, lean: bool = False) -> Any:
-    """Opens an ONNX Runtime session on a model in memory.
+def save(model: ir.Model, folder: Path) -> None:
+    """Writes a model in memory to an empty folder, its weights one by one."""
+    # weights in a file of their own, because a protobuf message, and so a graph, ends at 2 GB
+    ir.save(model, folder / "piece.onnx", external_data="piece.onnx.data")
+
+
+def open_saved(folder: Path, optimize: bool, *, lean: bool = False) -> Any:
+    """Opens an ONNX Runtime session on what `save` wrote; the folder must outlive it.
 
     Args:
-        model: the model; its weights are written to the disk one by one and mapped from there.
-        scratch: an empty folder, to be kept as long as the session is.
+        folder: holds the model.
         optimize: let ONNX Runtime fuse and rewrite.
         lean: see `open_session`.
     """
-    # beside the graph, since a protobuf message, and so an ONNX file, ends at 2 GB
-    path = scratch / "piece.onnx"
-    ir.save(model, path, external_data="piece.onnx.data")
-    return open_session(path, optimize=optimize, lean=lean)
+    return open_session(folder / "piece.onnx", optimize=optimize, lean=lean)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,7 @@ from lame_runtime.contract.batch import Batch, Floats, PictureGroup
 from lame_export.rewrites.nodes import width_of
 from lame_export.streaming.attention_blocks import Feeds, needs_blocks
 from lame_export.streaming.pieces import BUDGET, cut
-from lame_export.streaming.running import load, run
-
-KEPT_FRACTION = 8
-"""A session stays loaded if its weights take at most 1/8 of the machine's memory."""
+from lame_export.streaming.running import StoredPieces, open_saved, save
 
 
 def feature_width(vision: ir.Model) -> int:
@@ -37,62 +34,77 @@ def weight_bytes(model: ir.Model) -> int:
     )
 
 
-def physical_memory() -> int:
-    """Returns the bytes of memory this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+@dataclass(frozen=True)
+class Resources:
+    """What graphs that run piece by piece may use."""
+
+    keep: int = 3 << 30
+    """Bytes of weights up to which a graph stays loaded between runs."""
+    scratch: Path | None = None
+    """Folder for temporary files, which take as much space as the weights in FP32; None takes the
+    system's."""
+
+
+DEFAULT = Resources()
 
 
 class StreamedBackend(Backend):
     """Runs the two graphs as any backend does.
 
-    A graph that is small enough is kept as a session. A larger one is cut into pieces, and so is
-    any graph for inputs whose attention does not fit in memory at once.
+    A graph that is small enough is kept as a session. A larger one runs in pieces, and so does any
+    graph for inputs whose attention does not fit in memory at once.
 
     Args:
         vision: the vision graph, in memory.
         encoder: the encoder graph, in memory.
         optimize: let ONNX Runtime fuse and rewrite; False runs the nodes as they are written.
-        keep: bytes of weights up to which a graph is kept; None takes an eighth of the machine's
-            memory.
+        resources: memory and disk that it may use.
     """
 
     def __init__(
-        self, vision: ir.Model, encoder: ir.Model, *, optimize: bool = True, keep: int | None = None
+        self,
+        vision: ir.Model,
+        encoder: ir.Model,
+        *,
+        optimize: bool = True,
+        resources: Resources = DEFAULT,
     ) -> None:
         self.name = "onnxruntime, streamed"
-        keep = physical_memory() // KEPT_FRACTION if keep is None else keep
         self._models = {"vision": vision, "encoder": encoder}
         self._outputs = {
             part: model.graph.outputs[0].name or "" for part, model in self._models.items()
         }
         self.width = feature_width(vision)
         self.optimize = optimize
+        self._scratch = resources.scratch
         # sessions map their weights from files in this folder, so it lives as long as they do
-        self._scratch = tempfile.TemporaryDirectory()
+        self._folder = tempfile.TemporaryDirectory(dir=resources.scratch)
         self._sessions: dict[str, Any] = {}
+        self._pieces: dict[str, StoredPieces] = {}
         try:
             for part, model in self._models.items():
-                if weight_bytes(model) <= keep:
+                if weight_bytes(model) <= resources.keep:
                     self._sessions[part] = self._open(part)
         except BaseException:
             self.close()
             raise
 
     def _open(self, part: str) -> Any:
-        folder = Path(self._scratch.name) / part
+        folder = Path(self._folder.name) / part
         folder.mkdir()
-        return load(self._models[part], folder, self.optimize)
+        save(self._models[part], folder)
+        return open_saved(folder, self.optimize)
 
     def run_all(self, part: str, feeds: Sequence[Feeds]) -> list[Floats]:
         """Returns the part's output for each of the feeds, in one pass over its weights."""
         name = self._outputs[part]
-        apart = any(needs_blocks(feed) for feed in feeds)
-        # a graph in pieces opens every one again, for each call: few calls with many feeds
-        if part in self._sessions and not apart:
+        if part in self._sessions and not any(needs_blocks(feed) for feed in feeds):
             return [run_session(self._sessions[part], feed)[name] for feed in feeds]
-        pieces = cut(self._models[part], BUDGET, attention_apart=apart)
-        results = run(pieces, feeds, [name], optimize=self.optimize)
-        return [result[name] for result in results]
+        if part not in self._pieces:
+            # attention apart even where it would fit, so that weights are written only once
+            pieces = cut(self._models[part], BUDGET, attention_apart=True)
+            self._pieces[part] = StoredPieces(pieces, self._scratch, optimize=self.optimize)
+        return [result[name] for result in self._pieces[part].run(feeds, [name])]
 
     def vision(self, group: PictureGroup) -> Floats:
         """Implements `Backend.vision`."""
@@ -114,4 +126,6 @@ class StreamedBackend(Backend):
     def close(self) -> None:
         """Drops sessions and scratch files."""
         self._sessions.clear()
-        self._scratch.cleanup()
+        for pieces in self._pieces.values():
+            pieces.close()
+        self._folder.cleanup()

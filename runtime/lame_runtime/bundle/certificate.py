@@ -94,6 +94,24 @@ class Int8Choice:
 
 
 @dataclass(frozen=True)
+class PassCost:
+    """Records what one pass of the export took."""
+
+    name: Name
+    seconds: Figure
+    peak_memory: Count | None
+    """Most bytes that were resident at once, mapped files included; None if the system does not
+    tell."""
+
+    def describe(self) -> str:
+        """Returns the figures in words, such as "12 s, peak memory 3.4 GB"."""
+        memory = (
+            "" if self.peak_memory is None else f", peak memory {self.peak_memory / 1e9:.1f} GB"
+        )
+        return f"{self.seconds:.0f} s{memory}"
+
+
+@dataclass(frozen=True)
 class Certificate:
     """Holds the contents of `parity.json`."""
 
@@ -108,6 +126,8 @@ class Certificate:
     """Mean and largest cosine between two golden embeddings."""
     hashes: Annotated[dict[FileName, Sha256], Length(100_000)] = field(default_factory=dict)
     """sha256 of the graphs and golden files that the rows were measured on."""
+    passes: Annotated[list[PassCost], Length(1000)] = field(default_factory=list)
+    """Time and memory of the passes, in their order; of the last one, which writes this, none."""
 
     def to_json(self) -> str:
         """Returns the text of `parity.json`."""

@@ -19,6 +19,7 @@ from lame_export.engine.build import BUILDABLE
 from lame_export.engine.network import Options, build_plan
 from lame_export.engine.profiles import Profiles, Widths, derive_profiles
 from lame_export.model_facts import model_widths
+from lame_export.parity.judged import weight_file
 from lame_export.passes.base import Pass, graph_files
 from lame_export.state import ExportState
 
@@ -29,10 +30,13 @@ UNLIMITED = 1 << 50
 
 
 class BuildEngines(Pass):
-    """Adds one row per graph for TensorRT, or one row if TensorRT-RTX is not installed."""
+    """Adds one row per graph for TensorRT, or one row if TensorRT-RTX is not installed.
+
+    The row of a graph for which there is not enough memory says so, and has no gate.
+    """
 
     name = "engine"
-    reads = ("model", "reference")
+    reads = ("model", "reference", "memory")
     writes = ("rows",)
 
     def input_files(self, state: ExportState) -> Iterable[Path]:
@@ -52,8 +56,16 @@ class BuildEngines(Pass):
         contract = state.reference.preparer.contract
         profiles = derive_profiles(contract, widths, "latency", UNLIMITED)
         for graph in state.graphs:
-            if graph in BUILDABLE:
+            if graph not in BUILDABLE:
+                continue
+            if all(
+                state.memory.can_build(weight_file(path)) for path in graph_files(state, [graph])
+            ):
                 _build(state, graph, profiles, trt)
+            else:
+                # the device builds its own plans; the certificate records that none was built here
+                reason = "too large for this memory"
+                state.add([judge("TensorRT-RTX builds", graph, reason, 0, None, {"built": 0})])
 
 
 def _build(state: ExportState, graph: str, profiles: Profiles, trt: Any) -> None:

@@ -21,7 +21,7 @@ class ProveRetrieval(Pass):
     """Adds the retrieval rows, gated for INT8 graphs of a trained model."""
 
     name = "retrieval"
-    reads = ("reference", "golden")
+    reads = ("reference", "memory", "golden")
     writes = ("rows",)
 
     def input_files(self, state: ExportState) -> Iterable[Path]:

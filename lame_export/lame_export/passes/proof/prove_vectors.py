@@ -16,7 +16,7 @@ class ProveVectors(Pass):
     """Adds the rows of each graph: cosines, single against batched inputs, finite values."""
 
     name = "parity"
-    reads = ("reference", "golden")
+    reads = ("reference", "memory", "golden")
     writes = ("rows",)
 
     def input_files(self, state: ExportState) -> Iterable[Path]:

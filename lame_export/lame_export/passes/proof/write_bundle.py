@@ -57,6 +57,7 @@ def write_certificate(state: ExportState) -> None:
         ),
         golden_spread=spread(state.golden.embeddings),
         environment=environment(),
+        passes=state.passes,
         hashes={path.relative_to(state.folder).as_posix(): sha256_file(path) for path in files},
     )
     (state.folder / "parity.json").write_text(certificate.to_json(), encoding="utf-8")

@@ -9,6 +9,8 @@ from lame_runtime.errors import BundleError
 from lame_runtime.files.json_file import MAX_JSON_BYTES
 from lame_runtime.files.regular import read_regular
 
+from lame_export.memory_plan import plan_memory
+from lame_export.model_facts import model_widths
 from lame_export.passes.base import Pass
 from lame_export.state import ExportState
 
@@ -20,7 +22,7 @@ class LoadCheckpoint(Pass):
     """Loads the model without its decoder, and wraps it in the runtime's `Encoder`."""
 
     name = "load"
-    writes = ("model", "reference")
+    writes = ("model", "reference", "memory")
 
     def output_files(self, state: ExportState) -> Iterable[Path]:
         """Returns the paths of contract and tokenizer in the bundle."""
@@ -43,8 +45,20 @@ def read_shared(path: Path) -> bytes:
 
 
 def read_model(state: ExportState) -> None:
-    """Sets `model` and `reference` from the checkpoint; raises `BundleError`."""
+    """Sets `model` and `reference` from the checkpoint, and `memory` from the model.
+
+    Raises:
+        BundleError: the checkpoint cannot be used.
+        ExportError: the export does not fit in memory.
+    """
     # deferred: PyTorch and transformers take seconds to import
     from lame_training.model.torch_backend import load_encoder_and_model
 
     state.reference, state.model = load_encoder_and_model(state.checkpoint)
+    # the first thing that is done with the model: nothing has been computed yet
+    state.memory = plan_memory(
+        model_widths(state.model),
+        max(weight.numel() for weight in state.model.parameters()),
+        state.reference.preparer.contract,
+        state.options.memory,
+    )

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from lame_runtime.batching import MAX_TOKENS, plan_batches
-from lame_runtime.contract.batch import Batch, assemble
-
 from lame_export.parity.calibration_inputs import calibration_inputs, held_out
 from lame_export.parity.made_inputs import sampled
 from lame_export.passes.base import Pass
 from lame_export.quantization.calibration import scan_batches
+from lame_export.quantization.lazy_batches import LazyBatches
 from lame_export.quantization.quantizer import Quantizer
 from lame_export.state import ExportState
-
-BATCH_SIZE = 32
 
 
 class ScanRanges(Pass):
     """Measures ranges by modality, and holds some inputs back to evaluate configurations on."""
 
     name = "scan"
-    reads = ("reference", "traced")
+    reads = ("reference", "memory", "traced")
     writes = ("quantizer",)
 
     def run(self, state: ExportState) -> None:
@@ -28,17 +24,12 @@ class ScanRanges(Pass):
         inputs = calibration_inputs(state.data, state.options.calibration, preparer)
         # a configuration must not be evaluated on the inputs that its ranges were measured on
         measured, trial = held_out(inputs, preparer)
-        # by modality, so that one with few tokens counts as much as one with many
-        batches: dict[str, list[Batch]] = {}
-        for modality, entries in measured.items():
-            prepared = [preparer(sampled(item, preparer), role) for role, item in entries]
-            batches[modality] = [
-                assemble([prepared[row] for row in rows], preparer.contract)
-                for rows in plan_batches(prepared, BATCH_SIZE, max_tokens=MAX_TOKENS)
-            ]
-        scans = scan_batches(state.traced, batches)
+        batches = LazyBatches(measured, preparer)
+        scans = scan_batches(state.traced, batches, state.scratch)
         trial_inputs = {
             modality: [(role, sampled(item, preparer)) for role, item in entries]
             for modality, entries in trial.items()
         }
-        state.quantizer = Quantizer(state.traced, scans, batches, state.reference, trial_inputs)
+        state.quantizer = Quantizer(
+            state.traced, scans, batches, state.reference, trial_inputs, state.resources
+        )

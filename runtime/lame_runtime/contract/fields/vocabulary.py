@@ -9,9 +9,9 @@ from lame_runtime.contract.fields.prompt_layout import SPECIAL_TOKEN
 from lame_runtime.contract.rules import Contract
 from lame_runtime.errors import BundleError, shown
 
-MAX_PADDING = 1 << 16
-"""Largest number of rows of an embedding table after the tokenizer's ids; published tables are
-padded by up to 400."""
+MAX_PADDING = 1 << 18
+"""Largest number of rows of an embedding table after the tokenizer's ids. Published tables are
+padded by up to 400; with a small tokenizer of its own, a model may leave 152,000 of them unused."""
 
 
 class Vocabulary(Protocol):
