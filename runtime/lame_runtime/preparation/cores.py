@@ -15,8 +15,8 @@ _QUOTA_FILES = (
     ("/sys/fs/cgroup/cpu.max",),
     ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
 )
-"""Files of a container's share of CPU time, in versions 2 and 1 of control groups: the quota and the
-period in microseconds."""
+"""Files of a container's share of CPU time, in versions 2 and 1 of control groups: the quota and
+the period in microseconds."""
 
 
 def default_workers() -> int:

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 WINDOW_BATCHES = 16
 """Number of batches of a stream that are sorted together; more would save little padding."""
 WINDOW_BYTES = 256_000_000
-"""Size at which a window ends although it has fewer batches: that of about 65 pictures of 1,280
-vision tokens, or of a million tokens of text. As much again may be prepared ahead of the next."""
+"""Size at which a window ends although it has fewer batches: that of 65 pictures of 1,280 vision
+tokens, or of 8 million tokens of text. As much again may be prepared ahead of the next. Pictures of
+all sizes are padded by 14 % then, by 4 % without a limit, and by 104 % if they are not sorted.
+"""
 PENDING_PER_WORKER = 4
 """Inputs that are read ahead for each thread, so that a slow one does not leave others idle."""
 
