@@ -22,6 +22,7 @@ from lame_runtime.contract.media.decoding_limits import (
     most_decoding_bytes,
 )
 from lame_runtime.contract.prompts import Picture, Video
+from lame_runtime.preparation import decoding_memory
 from lame_runtime.preparation.decoding_memory import DecodingMemory
 from PIL import Image
 
@@ -182,6 +183,24 @@ def test_a_large_picture_is_not_overtaken() -> None:
     for thread in (large, small):
         thread.join(PATIENCE)
     assert order == ["large", "small"]
+
+
+def test_freed_memory_is_returned_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is before what is kept and what is held exceed the size, and at the end."""
+    trimmed: list[int] = []
+    monkeypatch.setattr(decoding_memory, "_trim", lambda: trimmed.append)
+    memory = DecodingMemory(100)
+    for sizes, times in (((60,), 0), ((30,), 0), ((20,), 1), ((80,), 1), ((21,), 2)):
+        with memory.lease() as reserve:
+            for size in sizes:
+                reserve(size)
+        assert len(trimmed) == times
+    memory.close()
+    assert len(trimmed) == 2
+    monkeypatch.setattr(decoding_memory, "TRIMMED_BYTES", 21)
+    memory.close()
+    memory.close()
+    assert len(trimmed) == 3
 
 
 def test_memory_is_free_again_behind_an_error(preparer: Preparer) -> None:

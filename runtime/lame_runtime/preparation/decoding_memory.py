@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lame_runtime.contract.media.decoding_limits import MAX_DECODING_BYTES, Reserve
+
+TRIMMED_BYTES = 32_000_000
+"""Freed memory that is returned to the system at the end of a stream; less is not worth it."""
 
 
 class DecodingMemory:
@@ -19,6 +24,10 @@ class DecodingMemory:
     def __init__(self, size: int = MAX_DECODING_BYTES) -> None:
         self._size = size
         self._left = size
+        self._kept = 0
+        """What was given back since freed memory was last returned to the system: the C library
+        keeps what a thread freed for that thread alone. Eight threads kept 1,700 MB of pictures of
+        60 megapixels that they had decoded one after the other."""
         self._freed = threading.Condition()
         self._turn = threading.Lock()
 
@@ -54,9 +63,35 @@ class DecodingMemory:
             while self._left < needed:
                 self._freed.wait()
             self._left -= needed
+            # together with what is kept, there would be more than the size
+            must_trim = self._kept > self._left
+            if must_trim:
+                self._kept = 0
+        if must_trim:
+            _trim()(0)
+
+    def close(self) -> None:
+        """Returns freed memory to the system, once no thread decodes any more."""
+        if self._kept >= TRIMMED_BYTES:
+            self._kept = 0
+            _trim()(0)
 
     def _give_back(self, held: int) -> None:
         if held:
             with self._freed:
                 self._left += held
+                self._kept += held
                 self._freed.notify_all()
+
+
+@functools.cache
+def _trim() -> Callable[[int], object]:
+    """Returns glibc's function that returns freed memory to the system; elsewhere one that does
+    nothing.
+    """
+    try:
+        trim: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
+    # Windows has no such library, and other C libraries have no such function
+    except (AttributeError, OSError, TypeError):
+        return lambda _: None
+    return trim

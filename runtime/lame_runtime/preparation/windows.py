@@ -128,6 +128,7 @@ class WindowReader:
         self._pending.clear()
         if self._pool is not None:
             self._pool.close()
+            self._memory.close()
 
     def __enter__(self) -> Self:
         return self
