@@ -25,8 +25,8 @@ class DecodingMemory:
         self._size = size
         self._left = size
         self._kept = 0
-        """What was given back since freed memory was last returned to the system: the C library
-        keeps what a thread freed for that thread alone. Eight threads kept 1,700 MB of pictures of
+        """Bytes given back since freed memory was last returned to the system: the C library keeps
+        what a thread freed for that thread alone. Eight threads kept 1,700 MB of pictures of
         60 megapixels that they had decoded one after the other."""
         self._freed = threading.Condition()
         self._turn = threading.Lock()
