@@ -26,7 +26,8 @@ SURFACE = {
             "normalize_embeddings: 'bool' = True, truncate: 'bool' = False, "
             "max_pixels: 'int | None' = None, max_frames: 'int | None' = None, "
             "fps: 'float | None' = None, max_input_pixels: 'int | None' = None, "
-            "precision: 'Precision' = 'float32', sort: 'bool' = True) -> None"
+            "precision: 'Precision' = 'float32', sort: 'bool' = True, "
+            "workers: 'int | None' = None) -> None"
         ),
         "Encoder": (
             "(preparer: 'Preparer', backend: 'Backend', graph: 'str' = '', reason: 'str' = '', "

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lame_runtime.contract.media.decoding_limits import Reserve
 from lame_runtime.contract.preparer import Prepared, Preparer
 from lame_runtime.contract.prompts import Input
 from lame_runtime.errors import InputError, first_line, shown
@@ -34,6 +35,13 @@ def count_of(inputs: Any) -> int | None:
         return None
 
 
+def is_one(inputs: Any) -> bool:
+    """Returns whether there is one input, as far as that is known without asking an object of the
+    caller's.
+    """
+    return is_single(inputs) or (isinstance(inputs, list | tuple) and len(inputs) == 1)
+
+
 def input_iterator(inputs: InputLike | Iterable[InputLike]) -> Iterator[InputLike]:
     """Returns an iterator over one input or an iterable of inputs.
 
@@ -41,7 +49,7 @@ def input_iterator(inputs: InputLike | Iterable[InputLike]) -> Iterator[InputLik
         InputError: the argument is neither, or later, a file in text mode holds no text.
     """
     if is_single(inputs):
-        return iter([_converted(inputs, 0)])  # type: ignore[arg-type]
+        return iter([_parsed(inputs, 0)])  # type: ignore[arg-type]
     if not isinstance(inputs, Iterable):
         raise InputError(
             f"a {type(inputs).__name__} is not an input: "
@@ -64,28 +72,41 @@ def _lines(file: Iterable[Any]) -> Iterator[InputLike]:
         ) from None
 
 
+def converted(item: InputLike, index: int, options: EncodeOptions) -> Input:
+    """Returns an input with the instruction of the call, if it brings none of its own.
+
+    Raises:
+        InputError: a type or key is not accepted; the message names the input by its index.
+    """
+    parsed = _parsed(item, index)
+    if parsed.instruction is None and options.default_instruction is not None:
+        return replace(parsed, instruction=options.default_instruction)
+    return parsed
+
+
 def prepare(
-    window: list[InputLike], first: int, preparer: Preparer, options: EncodeOptions
-) -> list[Prepared]:
-    """Prepares inputs; an error names the input by its index, counted from `first`."""
-    prepared = []
-    for index, item in enumerate(window, first):
-        parsed = _converted(item, index)
-        # the instruction of an input takes precedence over that of the call
-        if parsed.instruction is None and options.default_instruction is not None:
-            parsed = replace(parsed, instruction=options.default_instruction)
-        try:
-            prepared.append(preparer(parsed, options.role_name, truncate=options.truncate))
-        except InputError as error:
-            raise InputError(f"input {index}: {error}") from None
-        # what a disk or a decoder raises while a file is read; nothing is written here
-        except OSError as error:
-            name = error.filename or next(file_names(parsed), "the input")
-            raise InputError(
-                f"input {index}: {shown(name)}: cannot be read "
-                f"({error.strerror or first_line(error)}); check the file and its disk"
-            ) from None
-    return prepared
+    item: Input,
+    index: int,
+    preparer: Preparer,
+    options: EncodeOptions,
+    reserve: Reserve | None = None,
+) -> Prepared:
+    """Prepares one input; `reserve` as for the preparer.
+
+    Raises:
+        InputError: it cannot be embedded; the message names the input by its index.
+    """
+    try:
+        return preparer(item, options.role_name, truncate=options.truncate, reserve=reserve)
+    except InputError as error:
+        raise InputError(f"input {index}: {error}") from None
+    # what a disk or a decoder raises while a file is read; nothing is written here
+    except OSError as error:
+        name = error.filename or next(file_names(item), "the input")
+        raise InputError(
+            f"input {index}: {shown(name)}: cannot be read "
+            f"({error.strerror or first_line(error)}); check the file and its disk"
+        ) from None
 
 
 def file_names(item: Input) -> Iterator[str | os.PathLike[str]]:
@@ -96,7 +117,7 @@ def file_names(item: Input) -> Iterator[str | os.PathLike[str]]:
         yield from (name for name in names if name and isinstance(name, str | os.PathLike))
 
 
-def _converted(item: InputLike, index: int) -> Input:
+def _parsed(item: InputLike, index: int) -> Input:
     try:
         return as_input(item)
     except InputError as error:

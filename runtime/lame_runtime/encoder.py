@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from lame_runtime.arguments import folder_path, switch
 from lame_runtime.backends.base import Backend
 from lame_runtime.backends.tensorrt.plans import Build
-from lame_runtime.batching import MAX_TOKENS, count_of, input_iterator, plan_batches, prepare
+from lame_runtime.batching import MAX_TOKENS, count_of, input_iterator, is_one, plan_batches
 from lame_runtime.bundle.bundle import Bundle
 from lame_runtime.contract.batch import assemble
 from lame_runtime.contract.preparer import Preparer
@@ -26,12 +25,10 @@ from lame_runtime.errors import UsageError
 from lame_runtime.inputs import InputLike
 from lame_runtime.loading import load
 from lame_runtime.options import EncodeKeywords, EncodeOptions, LoadKeywords, LoadOptions
+from lame_runtime.preparation.windows import WindowReader
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
-
-WINDOW_BATCHES = 16
-"""Number of batches of a stream that are sorted together; more would save little padding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +177,10 @@ class Encoder:
     ) -> Iterator[npt.NDArray[Any]]:
         """Embeds an iterable that may not fit in memory; yields one vector per input, in order.
 
-        Inputs are read 16 batches ahead and sorted within that window. Arguments and errors are
-        those of `encode`; options are validated before the first input is read.
+        Inputs are read 16 batches ahead, or 256 MB of prepared inputs, and sorted within that
+        window. With pictures and `workers`, as many more are prepared while the model runs; threads
+        end with the stream. Only the thread that advances the result reads inputs. Arguments and
+        errors are those of `encode`; options are validated before the first input is read.
 
         Example:
             >>> for vector in encoder.stream(open("texts.txt"), batch_size=8):
@@ -244,26 +243,27 @@ class Encoder:
         preparer = self.preparer.with_budget(
             options.max_pixels, options.max_frames, options.fps, options.max_input_pixels
         )
-        return self._windows(input_iterator(inputs), preparer, options)
+        reader = WindowReader(input_iterator(inputs), preparer, options, is_single=is_one(inputs))
+        return self._windows(reader, options)
 
-    def _windows(
-        self, inputs: Iterator[InputLike], preparer: Preparer, options: EncodeOptions
-    ) -> Iterator[npt.NDArray[Any]]:
-        count = 0
-        # a window of several batches, because sorting within it saves padding
-        while window := list(itertools.islice(inputs, options.batch_size * WINDOW_BATCHES)):
-            # again, because a generator may be advanced in a process that was forked later
-            self.backend.require_own_process()
-            prepared = prepare(window, count, preparer, options)
-            vectors = np.empty((len(window), self.dim), dtype=np.float32)
-            # `rows` puts the vectors of a sorted batch back in input order
-            for rows in plan_batches(
-                prepared, options.batch_size, sort=options.sort, max_tokens=MAX_TOKENS
-            ):
-                batch = assemble([prepared[row] for row in rows], self.preparer.contract)
-                vectors[rows] = self.backend.run(batch)
-            yield from self._finish(vectors, options)
-            count += len(window)
+    def _windows(self, reader: WindowReader, options: EncodeOptions) -> Iterator[npt.NDArray[Any]]:
+        with reader:
+            while True:
+                # again, because a generator may be advanced in a process that was forked later
+                self.backend.require_own_process()
+                window = reader.next_window()
+                if not window:
+                    return
+                vectors = np.empty((len(window), self.dim), dtype=np.float32)
+                # `rows` puts the vectors of a sorted batch back in input order
+                for rows in plan_batches(
+                    window, options.batch_size, sort=options.sort, max_tokens=MAX_TOKENS
+                ):
+                    reader.read_ahead(len(rows))
+                    batch = assemble([window[row] for row in rows], self.preparer.contract)
+                    vectors[rows] = self.backend.run(batch)
+                del window, batch  # the caller may take long
+                yield from self._finish(vectors, options)
 
     def _finish(self, vectors: npt.NDArray[np.float32], options: EncodeOptions) -> npt.NDArray[Any]:
         """Cuts, normalizes and quantizes vectors: (n, dim) of the precision's type."""

@@ -55,6 +55,7 @@ def test_whole_numbers_of_numpy_count(value: Any) -> None:
     assert type(integer("n", value, 1, 3)) is int
     assert type(EncodeOptions(batch_size=value, max_pixels=value).batch_size) is int
     assert LoadOptions(workers=value).workers == 2
+    assert type(EncodeOptions(workers=value).workers) is int
 
 
 @pytest.mark.parametrize(
@@ -137,6 +138,7 @@ OPTIONS: dict[str, list[Any]] = {
     "truncate": ["false", 1, None],
     "normalize_embeddings": ["no", 0],
     "sort": [[], "true"],
+    "workers": [-1, 65, True, 1.0, "2", [2], float("nan"), 10**400],
 }
 
 

@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
     add_graph(parser)
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     _add_encoding(parser)
-    add_loading(parser)
+    add_loading(parser, with_workers=False)
 
 
 def _add_encoding(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +91,12 @@ def _add_encoding(parser: argparse.ArgumentParser) -> None:
         type=whole,
         help="pixels of all pictures and videos of one input (default: the contract's)",
     )
+    group.add_argument(
+        "--workers",
+        type=whole,
+        help="threads that prepare pictures and videos while the model runs "
+        "(default: one per core, at most 8; 0 for none)",
+    )
 
 
 def _embed(options: argparse.Namespace) -> int:
@@ -105,7 +111,7 @@ def _embed(options: argparse.Namespace) -> int:
     from lame_runtime.progress import progress_bar
 
     _check(options)
-    encoder = load(options.bundle, loading_options(options), Encoder)
+    encoder = load(options.bundle, loading_options(options, workers=1), Encoder)
     # open the output first, so that an unwritable path fails before the work
     with encoder, atomic_path(options.output) as fresh:
         # inputs are read lazily, so the time includes decoding
@@ -159,4 +165,5 @@ def _encoding_options(options: argparse.Namespace) -> EncodeKeywords:
         "fps": options.fps,
         "max_input_pixels": options.max_input_pixels,
         "precision": options.precision,
+        "workers": options.workers,
     }

@@ -112,8 +112,14 @@ def add_graph(parser: argparse.ArgumentParser, *, several: bool = False) -> None
         parser.add_argument("--graph", metavar="GRAPH", help=f"graph of the bundle: {names}")
 
 
-def add_loading(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `Encoder.load` that are useful on a command line."""
+def add_loading(parser: argparse.ArgumentParser, *, with_workers: bool = True) -> None:
+    """Adds the arguments of `Encoder.load` that are useful on a command line.
+
+    Args:
+        parser: the command's parser.
+        with_workers: add `--workers`; a command that runs one batch at a time needs no second, and
+            may use the name for the threads that prepare inputs.
+    """
     group = parser.add_argument_group("loading")
     group.add_argument("--backend", default="auto", choices=BACKENDS, help="what runs the graphs")
     group.add_argument("--threads", type=whole, help="CPU threads (default: all cores)")
@@ -134,9 +140,13 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
         help="load TensorRT plans that another account or machine built; a plan is code",
     )
     group.add_argument("--gpu", type=whole, default=0, help="index of the GPU that runs plans")
-    group.add_argument(
-        "--workers", type=whole, default=1, help="threads that may run plans at the same time"
-    )
+    if with_workers:
+        group.add_argument(
+            "--workers",
+            type=whole,
+            default=1,
+            help="threads that may run plans at the same time",
+        )
     group.add_argument(
         "--cuda-graphs",
         action="store_true",
@@ -144,8 +154,13 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def loading_options(options: argparse.Namespace) -> LoadOptions:
-    """Returns the options of `add_loading`, with `graph` if the command takes a single graph."""
+def loading_options(options: argparse.Namespace, *, workers: int | None = None) -> LoadOptions:
+    """Returns the options of `add_loading`, with `graph` if the command takes a single graph.
+
+    Args:
+        options: the command's arguments.
+        workers: threads that may run plans, if `--workers` does not mean that.
+    """
     # `verify` and `bench` take a list of graphs and load them one by one
     graph = getattr(options, "graph", None)
     return LoadOptions(
@@ -156,7 +171,7 @@ def loading_options(options: argparse.Namespace) -> LoadOptions:
         engines=options.engines,
         trust_plans=options.trust_plans,
         gpu=options.gpu,
-        workers=options.workers,
+        workers=options.workers if workers is None else workers,
         cuda_graphs=options.cuda_graphs,
     )
 

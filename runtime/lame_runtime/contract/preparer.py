@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from lame_runtime.arguments import MAX_FPS, MAX_PIXELS, MIN_FPS, folder_path, integer, number
 from lame_runtime.contract.fields.vocabulary import check_vocabulary
+from lame_runtime.contract.media.decoding_limits import MAX_DECODING_BYTES, Reserve
 from lame_runtime.contract.media.images import frame_patches, open_image, resized_pixels
 from lame_runtime.contract.media.video import MIN_PIXELS_MARGIN, read_video
 from lame_runtime.contract.positions import Span, mrope_positions
@@ -66,6 +67,12 @@ class Prepared:
     """int64 (3, length), M-RoPE."""
     visuals: tuple[Visual, ...]
     """Pictures and videos, in the order of their vision tokens."""
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes of all arrays."""
+        frames = sum(visual.frames.nbytes for visual in self.visuals)
+        return self.ids.nbytes + self.positions.nbytes + frames
 
 
 class Preparer:
@@ -133,13 +140,22 @@ class Preparer:
         contract = replace(self.contract, images=images, videos=videos, limits=limits)
         return Preparer(contract, self.tokenizer)
 
-    def __call__(self, item: Input, role: str | None = None, *, truncate: bool = False) -> Prepared:
+    def __call__(
+        self,
+        item: Input,
+        role: str | None = None,
+        *,
+        truncate: bool = False,
+        reserve: Reserve | None = None,
+    ) -> Prepared:
         """Prepares one input.
 
         Args:
             item: the input.
             role: "query", "document" or None; chooses the default instruction.
             truncate: cut a text that is too long instead of refusing it.
+            reserve: called with the memory that decoding a picture or video will take, before it is
+                taken; each call replaces the one before. None decodes at once.
 
         Raises:
             InputError: the input cannot be embedded; the message says why and what to do about it.
@@ -157,13 +173,13 @@ class Preparer:
         parts = item.parts
         if not parts:
             raise InputError("the input is empty: give a text, a picture or a video")
-        visuals, spans, laid_out = self._visuals(parts)
+        visuals, spans, laid_out = self._visuals(parts, reserve)
         runs, first_closing = layout_runs(contract.prompt, laid_out, instruction)
         ids = token_ids(runs, first_closing, self.tokenizer, contract.tokens, truncate=truncate)
         return Prepared(ids, mrope_positions(ids, spans, contract.tokens), tuple(visuals))
 
     def _visuals(
-        self, parts: tuple[Part, ...]
+        self, parts: tuple[Part, ...], reserve: Reserve | None
     ) -> tuple[list[Visual], list[Span], list[str | list[Run]]]:
         """Reads the pictures and videos of an input.
 
@@ -188,7 +204,9 @@ class Preparer:
                 laid_out.append(part)
                 continue
             visual, visual_spans, runs = (
-                self._picture(part) if isinstance(part, Picture) else self._video(part, patches)
+                self._picture(part, reserve)
+                if isinstance(part, Picture)
+                else self._video(part, patches, reserve)
             )
             visuals.append(visual)
             spans += visual_spans
@@ -198,9 +216,11 @@ class Preparer:
             self._require_patches(patches)
         return visuals, spans, laid_out
 
-    def _picture(self, part: Picture) -> tuple[Visual, list[Span], list[Run]]:
+    def _picture(
+        self, part: Picture, reserve: Reserve | None
+    ) -> tuple[Visual, list[Span], list[Run]]:
         rules = self.contract.images
-        pixels = resized_pixels(open_image(part.source, rules), rules)
+        pixels = resized_pixels(open_image(part.source, rules, reserve), rules)
         visual = Visual(pixels[None], self._grid(pixels[None], 1))
         times, rows, columns = self._merged(visual)
         runs = image_runs(self.contract.prompt, rows * columns)
@@ -215,8 +235,13 @@ class Preparer:
                 "(`max_pixels`, `max_frames`), or allow more (`max_input_pixels`)"
             )
 
-    def _video(self, part: Video, before: int) -> tuple[Visual, list[Span], list[Run]]:
+    def _video(
+        self, part: Video, before: int, reserve: Reserve | None
+    ) -> tuple[Visual, list[Span], list[Run]]:
         """Reads a video, where `before` is the number of patches of what stands before it."""
+        # Its decoder has threads of its own, and may take about as much as that of any picture.
+        if reserve:
+            reserve(MAX_DECODING_BYTES)
         rules, layout = self.contract.videos, self.contract.prompt
         clip = read_video(
             part.source,

@@ -18,7 +18,7 @@ from fuzz.outcome import WrongError
 _ENCODE = (
     "role", "instruction", "prompt_name", "prompt", "batch_size", "truncate_dim",
     "normalize_embeddings", "truncate", "max_pixels", "max_frames", "fps", "max_input_pixels",
-    "precision", "sort",
+    "precision", "sort", "workers",
 )  # fmt: skip
 _LOAD = (
     "backend", "graph", "threads", "check_hashes", "map_weights", "trust_plans", "prove_plans",

@@ -17,6 +17,7 @@ from typing import IO, Any
 from PIL import Image, ImageFile, features
 
 from lame_runtime.contract.media.decoding_limits import (
+    Reserve,
     check_memory,
     check_size,
     decoding_bytes,
@@ -84,13 +85,16 @@ def translated_errors(name: str) -> Iterator[None]:
         ) from None
 
 
-def open_header(file: IO[bytes], name: str, rules: ImageRules) -> Image.Image:
+def open_header(
+    file: IO[bytes], name: str, rules: ImageRules, reserve: Reserve | None = None
+) -> Image.Image:
     """Reads a picture's header; nothing is decoded.
 
     Args:
         file: the picture; it must stay open until the pixels are loaded.
         name: how messages name it.
         rules: for `max_source_pixels`.
+        reserve: called with the memory that decoding will take, before it is taken.
 
     Raises:
         InputError: not a picture of `FORMATS`, unreadable, damaged, or too large.
@@ -113,6 +117,8 @@ def open_header(file: IO[bytes], name: str, rules: ImageRules) -> Image.Image:
         # the constructor of Pillow's decoder allocates two canvases of this size
         check_size(size, name, rules)
         check_memory(webp_bytes(size), size, name)
+        if reserve:
+            reserve(webp_bytes(size))
     metered = _MeteredFile(file, _HEADER_BYTES.get(kind, _MOST_HEADER_BYTES))
     with translated_errors(name):
         image = decoder(metered)
@@ -120,13 +126,18 @@ def open_header(file: IO[bytes], name: str, rules: ImageRules) -> Image.Image:
         most = 8 * image.width * image.height + _HEADER_BYTES["TIFF"]
         # once to look at the scans of a JPEG, once to decode
         metered.left = most
-        check_loadable(image, name, rules)
+        needed = check_loadable(image, name, rules)
         metered.left = most
+        if reserve:
+            reserve(needed)
         return image
 
 
-def check_loadable(image: ImageFile.ImageFile, name: str, rules: ImageRules) -> None:
+def check_loadable(image: ImageFile.ImageFile, name: str, rules: ImageRules) -> int:
     """Checks a picture whose header was read and whose pixels were not.
+
+    Returns:
+        The number of bytes that decoding takes.
 
     Raises:
         InputError: the picture is of another format or too large, its decoder would take too much
@@ -140,7 +151,9 @@ def check_loadable(image: ImageFile.ImageFile, name: str, rules: ImageRules) -> 
         )
     check_size(image.size, name, rules)
     _require_shown(image, name)
-    check_memory(decoding_bytes(image, name), image.size, name)
+    needed = decoding_bytes(image, name)
+    check_memory(needed, image.size, name)
+    return needed
 
 
 def load_shared(image: Image.Image, name: str, rules: ImageRules) -> None:

@@ -7,9 +7,10 @@ measured with Pillow 13.0, as growth of the resident memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import IO
 
-from PIL import ImageFile
+from PIL import Image, ImageFile
 
 from lame_runtime.contract.rules import ImageRules
 from lame_runtime.errors import InputError
@@ -25,6 +26,10 @@ MAX_SCANNED_PIXELS = 2_000_000_000
 """Most scans × pixels of a progressive JPEG: each scan goes over the whole picture."""
 MAX_SLOW_PIXELS = 4_000_000
 """Most pixels of a picture whose decoder Pillow wrote in Python: some seconds."""
+
+Reserve = Callable[[int], object]
+"""Called with the number of bytes that decoding is about to take, where threads share memory: may
+wait until they are free. It is never called under a lock."""
 
 _SLOW_DECODERS = frozenset({"ppm", "ppm_plain", "bmp_rle"})
 _RGB = 4
@@ -96,6 +101,15 @@ def check_array(shape: tuple[int, ...]) -> None:
 def webp_bytes(size: tuple[int, int]) -> int:
     """Returns the memory that a WebP takes: two canvases, two copies and what is decoded."""
     return 20 * size[0] * size[1]
+
+
+def most_decoding_bytes(image: Image.Image) -> int:
+    """Returns what `decoding_bytes` returns at most for a picture, without reading its file."""
+    if image.format == "TIFF":
+        return MAX_DECODING_BYTES
+    # the others keep at most two bytes for each of four samples, or one more copy in RGB
+    pixel_bytes = 22 if image.format in ("WEBP", "AVIF") else 12
+    return pixel_bytes * image.width * image.height
 
 
 def decoding_bytes(image: ImageFile.ImageFile, name: str) -> int:

@@ -24,7 +24,14 @@ from lame_runtime.contract.media.decoders import (
     open_header,
     translated_errors,
 )
-from lame_runtime.contract.media.decoding_limits import MAX_ASPECT_RATIO, check_array, check_size
+from lame_runtime.contract.media.decoding_limits import (
+    MAX_ASPECT_RATIO,
+    MAX_DECODING_BYTES,
+    Reserve,
+    check_array,
+    check_size,
+    most_decoding_bytes,
+)
 from lame_runtime.contract.media.pages import PDF_MARK, is_pdf, render_bytes, render_page
 from lame_runtime.contract.rules import ImageRules
 from lame_runtime.errors import shown
@@ -46,7 +53,9 @@ ImageSource = str | os.PathLike[str] | bytes | Image.Image
 Channels = tuple[float, float, float]
 
 
-def open_image(source: ImageSource, rules: ImageRules) -> Image.Image:
+def open_image(
+    source: ImageSource, rules: ImageRules, reserve: Reserve | None = None
+) -> Image.Image:
     """Reads a picture as upright 8-bit RGB.
 
     EXIF orientation is applied. Transparency is laid over white. Palettes, gray and 16-bit pictures
@@ -62,6 +71,7 @@ def open_image(source: ImageSource, rules: ImageRules) -> Image.Image:
             loaded yet is loaded, otherwise it is left unchanged; threads may share it. `a.pdf` is a
             PDF of one page, `a.pdf#page=2` a page of one.
         rules: for `max_source_pixels`.
+        reserve: called with the memory that decoding will take, before it is taken.
 
     Returns:
         A picture of the mode RGB, to be read only: a given picture that is upright RGB is returned
@@ -82,17 +92,28 @@ def open_image(source: ImageSource, rules: ImageRules) -> Image.Image:
         with translated_errors(name):
             check_size(source.size, name, rules)
             check_samples(source, name)
+            if reserve:
+                # not what decoding takes exactly: that would be known only under the lock
+                reserve(most_decoding_bytes(source))
             load_shared(source, name, rules)
             return upright_rgb(source, name)
     if isinstance(source, bytes):
-        if source.startswith(PDF_MARK):
-            return render_bytes(source, name, rules)
-        return _decoded(io.BytesIO(source), name, rules)
+        if not source.startswith(PDF_MARK):
+            return _decoded(io.BytesIO(source), name, rules, reserve)
+        _reserve_all(reserve)
+        return render_bytes(source, name, rules)
     # `a.pdf#page=2` is no file's name, so pages go first
     if is_pdf(source):
+        _reserve_all(reserve)
         return render_page(source, rules)
     with open_media(source, "picture") as file:
-        return _decoded(file, name, rules)
+        return _decoded(file, name, rules, reserve)
+
+
+def _reserve_all(reserve: Reserve | None) -> None:
+    # a page does not tell what PDFium takes for it
+    if reserve:
+        reserve(MAX_DECODING_BYTES)
 
 
 def array_image(pixels: npt.NDArray[Any]) -> Image.Image:
@@ -109,8 +130,8 @@ def array_image(pixels: npt.NDArray[Any]) -> Image.Image:
     return array_picture(pixels)
 
 
-def _decoded(file: IO[bytes], name: str, rules: ImageRules) -> Image.Image:
-    image = open_header(file, name, rules)
+def _decoded(file: IO[bytes], name: str, rules: ImageRules, reserve: Reserve | None) -> Image.Image:
+    image = open_header(file, name, rules, reserve)
     check_samples(image, name)
     load_own(image, name)
     # a TIFF has its upright size only now
