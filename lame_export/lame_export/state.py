@@ -103,7 +103,7 @@ class ExportState:
     reference: Encoder = field(init=False)
     """PyTorch behind the runtime's `Encoder`, which every graph is compared with."""
     memory: MemoryPlan = field(init=False)
-    """What the export may take and hold; set with the model."""
+    """Memory that the export may take and hold; set with the model."""
     golden: Golden = field(init=False)
     traced: dict[str, ir.Model] = field(init=False)
     """The FP32 graphs by part; their weights are still those of the checkpoint."""
@@ -154,7 +154,7 @@ class ExportState:
 
     @property
     def resources(self) -> Resources:
-        """What graphs that run in this export may use."""
+        """Memory and disk that graphs of this export may use."""
         from lame_export.streaming.streamed_backend import Resources
 
         return Resources(self.memory.keep, self.scratch)

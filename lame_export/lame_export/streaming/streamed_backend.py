@@ -36,7 +36,7 @@ def weight_bytes(model: ir.Model) -> int:
 
 @dataclass(frozen=True)
 class Resources:
-    """What graphs that run piece by piece may use."""
+    """Memory and disk that graphs in pieces may use."""
 
     keep: int = 3 << 30
     """Bytes of weights up to which a graph stays loaded between runs."""

@@ -1,4 +1,4 @@
-"""What this machine has, and how much of it this process may use.
+"""Facts about this machine, and how much of it this process may use.
 
 memory    how much memory may still be taken, and the most that was
 """

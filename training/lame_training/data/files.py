@@ -201,10 +201,8 @@ def _check_footers(
         except (OSError, pa.ArrowException) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk refused; `_translated` reports it
-            raise InputError(
-                f"{shown(file)}: not a readable parquet file ({shown(first_line(error), 160)}); "
-                "write it again"
-            ) from None
+            problem = f"not a readable parquet file ({shown(first_line(error), 160)})"
+            raise InputError(f"{shown(file)}: {problem}; write it again") from None
         columns = _columns(file, names, data_set, row_format)
         # `datasets` fails on a shard without rows, even if the others have some.
         if footer.num_rows:
