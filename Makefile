@@ -7,6 +7,11 @@ RUN ?= runs/demo
 MINUTES ?= 30
 SEED ?= 1
 KINDS ?=
+# `make aarch64` takes VERSIONS (ONNX Runtimes with commas; the floor and the pin by default), CPUS
+# of QEMU, and BUNDLE (the tiny one and a new one with all graphs by default).
+VERSIONS ?=
+CPUS ?= cortex-a57,cortex-a76,max
+BUNDLE ?=
 SOURCES := runtime:training:lame_export:tests
 PACKAGES := runtime training lame_export
 # TensorRT's Python bindings, which tests hold our use of them against. TensorRT itself needs a GPU
@@ -15,10 +20,10 @@ BINDINGS := tensorrt_cu12_bindings==10.3.0 tensorrt_cu13_bindings==10.16.1.11 te
 # The oldest ONNX Runtime that graphs for CPUs are promised to run on.
 FLOOR := onnxruntime==1.23.2
 
-.PHONY: help demo test check docs dist tiny-bundle ablation paradigms realsize fuzz endurance clean
+.PHONY: help demo test check docs dist tiny-bundle ablation paradigms realsize fuzz endurance aarch64 clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/ready  ## digits, training, bundle with certificate, search without PyTorch: runs/demo/index.html
 	$(BIN)/lame-export demo $(RUN)
@@ -63,6 +68,9 @@ endurance: $(VENV)/ready  ## kill -9 at 100 moments, 20 sizes of a small disk, 2
 	PYTHONPATH=$(SOURCES) OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.endurance.kill --moments 100
 	PYTHONPATH=$(SOURCES) OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.endurance.full_disk --sizes 20
 	PYTHONPATH=$(SOURCES) OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.endurance.leaks --calls 20000
+
+aarch64: $(VENV)/ready  ## run the aarch64 wheels under QEMU: every graph for CPUs against its golden vectors (half an hour; needs qemu-user)
+	PYTHONPATH=$(SOURCES) OMP_NUM_THREADS=1 $(BIN)/python -m aarch64 --versions "$(VERSIONS)" --cpus "$(CPUS)" $(addprefix --bundle ,$(BUNDLE)) --json runs/aarch64/checks.json
 
 clean:  ## remove .venv, runs, dist and site
 	rm -rf $(VENV) runs dist site

@@ -43,7 +43,7 @@ def test_every_make_target_that_is_named_exists() -> None:
         target
         for document in documents
         for target in re.findall(
-            r"(?:^|`)make ([a-z-]+)", document.read_text(encoding="utf-8"), re.MULTILINE
+            r"(?:^|`)make ([a-z0-9-]+)", document.read_text(encoding="utf-8"), re.MULTILINE
         )
     }
     assert {"demo", "test", "check", "docs", "help"} <= named

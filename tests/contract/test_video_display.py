@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -33,6 +34,12 @@ ORIENTATIONS: dict[str, tuple[tuple[int, int, int, int], Callable[[Pixels], Pixe
     "antitransposed": ((0, -1, -1, 0), lambda frame: frame[::-1, ::-1].transpose(1, 0, 2)),
     "twice the size": ((2, 0, 0, 2), lambda frame: frame),
 }
+COLORS = {
+    "yuv420p": "5b261199fb9c8aeb",
+    "yuvj420p": "62e145299464cee7",
+    "yuv422p": "4f4530582109c0cb",
+}
+"""Beginnings of the SHA-256 of what `stored` shows: on x86 and ARM, with PyAV 14 to 18."""
 
 
 def film(
@@ -293,3 +300,24 @@ def test_a_clock_that_is_reset_counts_frames(contract: Contract) -> None:
         times.add(stamp, stamp, 40)
     assert times.timeline().starts is None
     assert times.timeline().total == 6
+
+
+def stored(pixels: str) -> av.VideoFrame:
+    """Returns a frame of scattered values in a pixel format."""
+    frame = av.VideoFrame(128, 96, pixels)
+    for plane in frame.planes:
+        values = (np.arange(plane.buffer_size, dtype=np.int64) * 2654435761 >> 16) % 200 + 20
+        plane.update(values.astype(np.uint8).tobytes())
+    return frame
+
+
+@pytest.mark.parametrize("pixels", COLORS)
+def test_colors_are_computed_the_same_on_every_cpu(pixels: str) -> None:
+    """FFmpeg's fast conversions round otherwise on x86 and on ARM; `make aarch64` compares both."""
+    frame = stored(pixels)
+    shown = np.asarray(video_frames.shown_frame(frame, 0, None, "video").picture)
+    assert hashlib.sha256(shown.tobytes()).hexdigest()[:16] == COLORS[pixels]
+    # a control: the fast conversion; it is what others' processors use, so it must be near
+    fast = frame.to_ndarray(format="rgb24")
+    assert (fast != shown).any()
+    assert np.abs(fast.astype(int) - shown).max() <= 3

@@ -33,6 +33,10 @@ _HEADER_BYTES, _OWN_ZEROS = 8, 64
 """Smallest packet that is looked at, and zeros at its end that a dense codec does not write."""
 _CONVERTED_BYTES = 10
 """Bytes per pixel of a frame's RGB copies: FFmpeg's, NumPy's, and Pillow's with four."""
+_BILINEAR, _POINT, _EXACT = 0x2, 0x10, 0x40000 | 0x80000
+"""FFmpeg's flags SWS_BILINEAR, SWS_POINT, and SWS_ACCURATE_RND with SWS_BITEXACT."""
+_REPEATED_CHROMA = {"yuv420p", "yuvj420p", "yuva420p", "yuv422p", "yuvj422p"}
+"""Pixel formats whose chroma FFmpeg repeats on x86 by default; it interpolates that of others."""
 MATRIX_TOLERANCE = 1 / 64
 """Fraction by which an entry of a display matrix may be off from 0 or from the others' size: about
 one degree."""
@@ -208,11 +212,14 @@ def shown_frame(
 
 def _over_white(frame: Any) -> npt.NDArray[np.uint8]:
     """Returns the pixels, uint8 (height, width, 3); transparent ones are laid over white."""
+    # FFmpeg's fast conversions round otherwise on x86 and on ARM, by up to two levels of 255. The
+    # exact ones are equal everywhere, and within three levels of the fast ones on x86.
+    scaler = _EXACT | (_POINT if frame.format.name in _REPEATED_CHROMA else _BILINEAR)
     if not _has_alpha(frame.format):
-        pixels: npt.NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+        pixels: npt.NDArray[np.uint8] = frame.to_ndarray(format="rgb24", interpolation=scaler)
         return pixels
     # Without its alpha channel a frame would show whatever color transparent pixels hide.
-    picture = Image.fromarray(frame.to_ndarray(format="rgba"))
+    picture = Image.fromarray(frame.to_ndarray(format="rgba", interpolation=scaler))
     white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
     return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
 
