@@ -31,7 +31,8 @@ SURFACE = {
         ),
         "Encoder": (
             "(preparer: 'Preparer', backend: 'Backend', graph: 'str' = '', reason: 'str' = '', "
-            "bundle: 'Bundle | None' = None, build: 'Build | None' = None) -> None"
+            "bundle: 'Bundle | None' = None, build: 'Build | None' = None, "
+            "max_tokens: 'int' = 16384) -> None"
         ),
         "ExportError": "error",
         "Input": (
@@ -46,7 +47,8 @@ SURFACE = {
             "threads: 'int | None' = None, check_hashes: 'bool' = True, "
             "map_weights: 'bool' = False, trust_plans: 'bool' = False, "
             "prove_plans: 'bool' = True, gpu: 'int' = 0, workers: 'int' = 1, "
-            "cuda_graphs: 'bool' = False, engines: 'str | os.PathLike[str] | None' = None) -> None"
+            "cuda_graphs: 'bool' = False, memory: 'float | None' = None, "
+            "engines: 'str | os.PathLike[str] | None' = None) -> None"
         ),
         "Picture": "(source: 'ImageSource') -> None",
         "ProofError": "error",

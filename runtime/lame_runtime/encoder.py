@@ -46,6 +46,7 @@ class Encoder:
         reason: why this backend and graph were selected, in one line.
         bundle: the bundle it was loaded from; None if it was constructed directly.
         build: the TensorRT build whose plans run; None on other backends.
+        max_tokens: tokens of a batch, padding included; a longer input runs by itself.
     """
 
     preparer: Preparer
@@ -54,6 +55,7 @@ class Encoder:
     reason: str = ""
     bundle: Bundle | None = None
     build: Build | None = None
+    max_tokens: int = MAX_TOKENS
 
     def __post_init__(self) -> None:
         for name, kind in (("preparer", Preparer), ("backend", Backend)):
@@ -257,7 +259,7 @@ class Encoder:
                 vectors = np.empty((len(window), self.dim), dtype=np.float32)
                 # `rows` puts the vectors of a sorted batch back in input order
                 for rows in plan_batches(
-                    window, options.batch_size, sort=options.sort, max_tokens=MAX_TOKENS
+                    window, options.batch_size, sort=options.sort, max_tokens=self.max_tokens
                 ):
                     reader.read_ahead(len(rows))
                     batch = assemble([window[row] for row in rows], self.preparer.contract)
@@ -294,7 +296,5 @@ class Encoder:
     def _golden_embeddings(self) -> npt.NDArray[np.float32]:
         # a fixed range, because vectors of two calls with different ranges could not be compared
         if self.bundle is None:
-            raise UsageError(
-                "the range of 8-bit vectors comes from a bundle; load one with `Encoder.load`"
-            )
+            raise UsageError("the range of 8-bit vectors is that of a bundle; use `Encoder.load`")
         return self.bundle.golden_embeddings()

@@ -23,12 +23,15 @@ from lame_runtime.backends.base import Backend
 from lame_runtime.backends.select import Selection, select, select_onnxruntime
 from lame_runtime.backends.tensorrt.backend import TrtBackend, TrtOptions
 from lame_runtime.backends.tensorrt.plans import Build
+from lame_runtime.batching import MAX_TOKENS
 from lame_runtime.bundle.bundle import Bundle
 from lame_runtime.bundle.members import open_member
 from lame_runtime.contract.preparer import Preparer
 from lame_runtime.contract.rules import Contract
 from lame_runtime.contract.tokens import TextTokenizer
 from lame_runtime.errors import BackendError, shown
+from lame_runtime.files.graphs.onnx_graph import data_names
+from lame_runtime.machine.graph_memory import most_tokens, room_on_cpu
 from lame_runtime.options import LoadOptions
 from lame_runtime.parity.embeds import Embeds
 from lame_runtime.parity.on_device import require_proof
@@ -167,13 +170,20 @@ def _run(
     make: Callable[..., EncoderT],
 ) -> EncoderT:
     """Deserializes a selection and proves its plans; releases them on failure."""
+    max_tokens = _plan_memory(selection, bundle, options)
     backend = deserialize(bundle, selection, options, preparer.contract)
     reason = selection.reason
     if not options.check_hashes:
         reason += "; hashes not checked (check_hashes=False)"
     # the proof needs an encoder, but an encoder is immutable and its `reason` includes the proof
     complete = partial(
-        make, preparer, backend, selection.graph, bundle=bundle, build=selection.build
+        make,
+        preparer,
+        backend,
+        selection.graph,
+        bundle=bundle,
+        build=selection.build,
+        max_tokens=max_tokens,
     )
     if selection.build is None or not options.prove_plans:
         return complete(reason=reason)
@@ -184,3 +194,33 @@ def _run(
         backend.close()
         raise
     return complete(reason=f"{reason}; {proof}")
+
+
+def _plan_memory(selection: Selection, bundle: Bundle, options: LoadOptions) -> int:
+    """Returns the tokens of a batch that fit beside the graph; a GPU has memory of its own.
+
+    Raises:
+        BackendError: the graph does not fit.
+    """
+    if selection.provider != "CPUExecutionProvider":
+        return MAX_TOKENS
+    # mapped weights are pages of files, which the system drops when it needs memory
+    weights = [] if options.map_weights else _file_sizes(bundle, selection.graph)
+    others = {
+        graph: sum(_file_sizes(bundle, graph))
+        for graph in bundle.graphs
+        if graph != selection.graph
+    }
+    room = room_on_cpu(selection.graph, weights, options.memory, others)
+    return most_tokens(room, bundle.manifest.model.widths.get("encoder"))
+
+
+def _file_sizes(bundle: Bundle, graph: str) -> list[int]:
+    """Returns the bytes of the weights of both parts; 0 for one without a data file."""
+    parts = bundle.manifest.graphs[graph]
+    sizes = []
+    for part in (parts.vision, parts.encoder):
+        files = (bundle.folder / name for name in data_names(part))
+        # the graph's own data, or what it shares with another graph
+        sizes.append(next((file.stat().st_size for file in files if file.is_file()), 0))
+    return sizes

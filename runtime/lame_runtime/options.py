@@ -38,6 +38,7 @@ MAX_BATCH = 65_536
 MAX_DIM = 65_536
 MAX_WORKERS = 64
 MAX_GPUS = 1024
+MAX_GIB = 1 << 20
 
 
 class LoadKeywords(TypedDict, total=False):
@@ -53,6 +54,7 @@ class LoadKeywords(TypedDict, total=False):
     gpu: int
     workers: int
     cuda_graphs: bool
+    memory: float | None
     engines: str | os.PathLike[str] | None
 
 
@@ -78,6 +80,8 @@ class LoadOptions:
         workers: number of threads that may run plans at the same time.
         cuda_graphs: record the kernels of plans as CUDA graphs and replay them, which helps with
             small batches of short inputs.
+        memory: on a CPU, memory that weights and batches may take, in GiB; None takes what the
+            machine has available. A graph that does not fit is refused before it is loaded.
         engines: folder of the TensorRT plans; None looks in the bundle and in the user's cache.
 
     Raises:
@@ -94,6 +98,7 @@ class LoadOptions:
     gpu: int = 0
     workers: int = 1
     cuda_graphs: bool = False
+    memory: float | None = None
     engines: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
@@ -107,6 +112,7 @@ class LoadOptions:
             else integer("threads", self.threads, 1, cores, rest),
             "gpu": integer("gpu", self.gpu, 0, MAX_GPUS - 1),
             "workers": integer("workers", self.workers, 1, MAX_WORKERS),
+            "memory": None if self.memory is None else number("memory", self.memory, 0.1, MAX_GIB),
             "engines": None if self.engines is None else folder_path("engines", self.engines),
         }
         for name in ("check_hashes", "map_weights", "trust_plans", "prove_plans", "cuda_graphs"):

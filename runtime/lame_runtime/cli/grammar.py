@@ -129,6 +129,12 @@ def add_loading(parser: argparse.ArgumentParser, *, with_workers: bool = True) -
         help="leave the weights on the disk (CPU): little memory, about half the speed",
     )
     group.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="memory that weights and batches may take on a CPU (default: what is available)",
+    )
+    group.add_argument(
         "--engines",
         type=path,
         metavar="DIR",
@@ -168,6 +174,7 @@ def loading_options(options: argparse.Namespace, *, workers: int | None = None) 
         backend=options.backend,
         threads=options.threads,
         map_weights=options.map_weights,
+        memory=options.memory,
         engines=options.engines,
         trust_plans=options.trust_plans,
         gpu=options.gpu,

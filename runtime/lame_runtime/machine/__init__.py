@@ -1,4 +1,5 @@
 """Facts about this machine, and how much of it this process may use.
 
-memory    how much memory may still be taken, and the most that was
+graph_memory    the memory of a graph on a CPU, and batches that fit beside it
+memory          how much memory may still be taken, and the most that was
 """
