@@ -89,20 +89,21 @@ def plan_memory(
     )
     needed = LIBRARIES + round(4 * (WEIGHT_COPIES * largest_weight + INPUT_VALUES * values))
     available = available_memory()
-    if gib is not None:
-        limit, origin = round(gib * GIB), "`memory` allows"
-        if available is not None and available < limit:
-            limit, origin = available, "the machine has available"
+    asked = None if gib is None else round(gib * GIB)
+    if asked is not None and (available is None or asked <= available):
+        limit, there = asked, f"`memory` allows {asked / 1e9:.1f} GB"
     elif available is not None:
-        limit, origin = round(SHARE * available), "are available here"
+        # all of it only if that was asked for: other programs may start
+        limit = round(available if asked is not None else SHARE * available)
+        there = f"{limit / 1e9:.1f} GB are available here"
     else:
         # a system that does not tell; the kernel then decides
         return MemoryPlan(max(needed, 16 * GIB), needed)
     if needed > limit:
         raise ExportError(
-            f"an export of this model, with inputs of up to {positions['encoder']:,} tokens and "
-            f"{positions['vision']:,} patches, needs {needed / 1e9:.1f} GB of memory and "
-            f"{limit / 1e9:.1f} GB {origin}: close other programs, use a larger machine, or train "
-            "with a smaller budget of `max_length` or `max_pixels`"
+            f"with inputs of up to {positions['encoder']:,} tokens and {positions['vision']:,} "
+            f"patches, this model needs {needed / 1e9:.1f} GB of memory, and {there}: raise the "
+            "limit, close other programs, use a larger machine, or train with a smaller budget of "
+            "`max_length` or `max_pixels`"
         )
     return MemoryPlan(limit, needed)

@@ -218,9 +218,16 @@ def _plan_memory(selection: Selection, bundle: Bundle, options: LoadOptions) -> 
 def _file_sizes(bundle: Bundle, graph: str) -> list[int]:
     """Returns the bytes of the weights of both parts; 0 for one without a data file."""
     parts = bundle.manifest.graphs[graph]
-    sizes = []
-    for part in (parts.vision, parts.encoder):
-        files = (bundle.folder / name for name in data_names(part))
-        # the graph's own data, or what it shares with another graph
-        sizes.append(next((file.stat().st_size for file in files if file.is_file()), 0))
-    return sizes
+    # the graph's own data, or what it shares with another graph
+    return [
+        next(filter(None, (_size(bundle.folder / name) for name in data_names(part))), 0)
+        for part in (parts.vision, parts.encoder)
+    ]
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    # missing, or not to be read: reported where it is opened
+    except OSError:
+        return 0

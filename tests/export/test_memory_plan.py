@@ -53,9 +53,9 @@ def test_more_tokens_and_wider_layers_need_more(contract: Contract) -> None:
 @pytest.mark.parametrize(
     ("available", "gib", "message"),
     [
-        (4 * GIB, None, r"needs \d\.\d GB of memory and 3\.9 GB are available here"),
-        (64 * GIB, 2.0, r"and 2\.1 GB `memory` allows: "),
-        (2 * GIB, 64.0, r"and 2\.1 GB the machine has available: "),
+        (4 * GIB, None, r"needs \d\.\d GB of memory, and 3\.9 GB are available here"),
+        (64 * GIB, 2.0, r", and `memory` allows 2\.1 GB: "),
+        (2 * GIB, 64.0, r", and 2\.1 GB are available here: "),
     ],
 )
 def test_a_job_that_cannot_fit_is_refused(
@@ -95,10 +95,10 @@ def test_an_export_that_cannot_fit_ends_before_it_computes(
     assert main([*command, "--memory", "0.5"]) == 1
     errors = capsys.readouterr().err
     assert "pass golden" not in errors
-    assert "0.5 GB --memory allows" in errors
+    assert "--memory allows 0.5 GB" in errors
     assert not list(tmp_path.iterdir())
     assert main(["verify", str(exported), "--against", str(checkpoint), "--memory", "0.5"]) == 1
-    assert "0.5 GB --memory allows" in capsys.readouterr().err
+    assert "--memory allows 0.5 GB" in capsys.readouterr().err
     with pytest.raises(ExportError, match="`memory` allows"):
         verify(exported, checkpoint, memory=0.5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from lame_runtime import Encoder
 from lame_runtime.batching import MAX_TOKENS
 from lame_runtime.bundle.manifest import PartWidths
 from lame_runtime.cli.main import main
-from lame_runtime.errors import BackendError, UsageError
+from lame_runtime.errors import BackendError, BundleError, UsageError
 from lame_runtime.machine import graph_memory
 from lame_runtime.machine.graph_memory import GIB, most_tokens, room_on_cpu
 
@@ -109,3 +110,25 @@ def test_a_wrong_limit_is_refused_at_the_call(memory: Any) -> None:
     """Before the bundle is opened."""
     with pytest.raises(UsageError, match="`memory` is"):
         Encoder.load(TINY, memory=memory)
+
+
+def test_a_file_that_cannot_be_looked_at_is_reported_where_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size is unknown, which is no reason for a raw error; root may look at everything."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(TINY, bundle)
+    stat = Path.stat
+
+    def refused(self: Path, **options: Any) -> os.stat_result:
+        if self.name.endswith(".data"):
+            raise PermissionError(13, "Permission denied", str(self))
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    with pytest.raises(BundleError, match="may not be read"):
+        Encoder.load(bundle)
+    monkeypatch.undo()
+    (bundle / "graphs/encoder.fp32.onnx.data").unlink()
+    with pytest.raises(BundleError, match=r"encoder\.fp32\.onnx\.data"):
+        Encoder.load(bundle)
