@@ -201,9 +201,11 @@ def _plan_memory(selection: Selection, bundle: Bundle, options: LoadOptions) -> 
 
     Raises:
         BackendError: the graph does not fit.
+        UsageError, BundleError: the bundle has no such graph, or not its files.
     """
     if selection.provider != "CPUExecutionProvider":
         return MAX_TOKENS
+    bundle.graph_files(selection.graph)  # a graph that the bundle does not have is named
     # mapped weights are pages of files, which the system drops when it needs memory
     weights = [] if options.map_weights else _file_sizes(bundle, selection.graph)
     others = {

@@ -280,7 +280,9 @@ def test_an_unusable_file_is_one_line_that_names_it(
     write(tmp_path)
     with pytest.raises(kind, match=message) as caught:
         open_rows(tmp_path, DataSet("x", "positive"), arrow_cache)
-    assert str(tmp_path) in str(caught.value)
+    # the file, whose path is cut if it is longer than messages repeat, or a pattern in the folder
+    names = (str(tmp_path), shown(tmp_path / "train/x.parquet"))
+    assert any(name in str(caught.value) for name in names)
     assert "\n" not in str(caught.value)
 
 
