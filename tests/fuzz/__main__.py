@@ -37,7 +37,8 @@ def main() -> int:
     else:
         report = run_minutes(kinds, options.minutes, options.seed, **arguments)
     print(report.table())
-    print(f"\n{len(report.findings)} faults in {report.faults:,} cases, seed {options.seed}")
+    kinds, cases = len(report.findings), report.faults
+    print(f"\n{kinds} different faults, shown by {cases:,} cases; seed {options.seed}")
     if options.json:
         options.json.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
     if options.save:
