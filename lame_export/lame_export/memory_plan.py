@@ -89,12 +89,12 @@ def plan_memory(
     )
     needed = LIBRARIES + round(4 * (WEIGHT_COPIES * largest_weight + INPUT_VALUES * values))
     available = available_memory()
-    asked = None if gib is None else round(gib * GIB)
-    if asked is not None and (available is None or asked <= available):
-        limit, there = asked, f"`memory` allows {asked / 1e9:.1f} GB"
+    allowed = None if gib is None else round(gib * GIB)
+    if allowed is not None and (available is None or allowed <= available):
+        limit, there = allowed, f"`memory` allows {allowed / 1e9:.1f} GB"
     elif available is not None:
         # all of it only if that was asked for: other programs may start
-        limit = round(available if asked is not None else SHARE * available)
+        limit = round(available if allowed is not None else SHARE * available)
         there = f"{limit / 1e9:.1f} GB are available here"
     else:
         # a system that does not tell; the kernel then decides
