@@ -15,11 +15,10 @@ from dataclasses import dataclass
 
 from lame_runtime.contract import Contract
 from lame_runtime.errors import ExportError
-from lame_runtime.machine.memory import available_memory
+from lame_runtime.machine.memory import GIB, available_memory
 
 from lame_export.engine.largest import largest_patches
 
-GIB = 1 << 30
 LIBRARIES = 1_500_000_000
 """Bytes that PyTorch, transformers and ONNX Runtime take once they are loaded."""
 WEIGHT_COPIES = 2.5
@@ -39,7 +38,7 @@ PLAN_COPIES = 3
 """Copies of a graph's weights that TensorRT-RTX holds when it builds a plan: the parser's, the
 builder's and the plan itself (measured: 3.0 for FP32 and FP16 graphs)."""
 PLAN_BYTES = 500_000_000
-"""Bytes that TensorRT-RTX takes beside the weights."""
+"""Bytes that TensorRT-RTX takes in addition to the weights."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from lame_runtime.arguments import integer, number
 from lame_runtime.bundle.certificate import Island, PassCost, Result
 from lame_runtime.errors import ExportError, UsageError, shown
+from lame_runtime.options import MAX_GIB
 
 from lame_export.parity.calibration_inputs import CALIBRATION
 from lame_export.parity.golden_set import PER_MODALITY
@@ -29,7 +30,6 @@ GRAPHS = ("fp32", "fp32-cpu", "fp16", "int8", "int8-cpu", "w8-cpu", "w4-cpu")
 """Graphs that can be exported."""
 DEFAULT_GRAPHS = GRAPHS[:5]
 """Graphs of a bundle by default."""
-MAX_GIB = 1 << 20
 
 
 class ExportKeywords(TypedDict, total=False):

@@ -30,8 +30,7 @@ from lame_runtime.contract.preparer import Preparer
 from lame_runtime.contract.rules import Contract
 from lame_runtime.contract.tokens import TextTokenizer
 from lame_runtime.errors import BackendError, shown
-from lame_runtime.files.graphs.onnx_graph import data_names
-from lame_runtime.machine.graph_memory import most_tokens, room_on_cpu
+from lame_runtime.machine.graph_memory import most_tokens, room_on_cpu, weight_bytes
 from lame_runtime.options import LoadOptions
 from lame_runtime.parity.embeds import Embeds
 from lame_runtime.parity.on_device import require_proof
@@ -207,9 +206,9 @@ def _plan_memory(selection: Selection, bundle: Bundle, options: LoadOptions) -> 
         return MAX_TOKENS
     bundle.graph_files(selection.graph)  # a graph that the bundle does not have is named
     # mapped weights are pages of files, which the system drops when it needs memory
-    weights = [] if options.map_weights else _file_sizes(bundle, selection.graph)
+    weights = [] if options.map_weights else _part_sizes(bundle, selection.graph)
     others = {
-        graph: sum(_file_sizes(bundle, graph))
+        graph: sum(_part_sizes(bundle, graph))
         for graph in bundle.graphs
         if graph != selection.graph
     }
@@ -217,19 +216,7 @@ def _plan_memory(selection: Selection, bundle: Bundle, options: LoadOptions) -> 
     return most_tokens(room, bundle.manifest.model.widths.get("encoder"))
 
 
-def _file_sizes(bundle: Bundle, graph: str) -> list[int]:
+def _part_sizes(bundle: Bundle, graph: str) -> list[int]:
     """Returns the bytes of the weights of both parts; 0 for one without a data file."""
     parts = bundle.manifest.graphs[graph]
-    # the graph's own data, or what it shares with another graph
-    return [
-        next(filter(None, (_size(bundle.folder / name) for name in data_names(part))), 0)
-        for part in (parts.vision, parts.encoder)
-    ]
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    # missing, or not to be read: reported where it is opened
-    except OSError:
-        return 0
+    return [weight_bytes(bundle.folder / name) for name in (parts.vision, parts.encoder)]

@@ -188,7 +188,7 @@ def test_a_large_picture_is_not_overtaken() -> None:
 def test_freed_memory_is_returned_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is before what is kept and what is held exceed the size, and at the end."""
     trimmed: list[int] = []
-    monkeypatch.setattr(decoding_memory, "_trim", lambda: trimmed.append)
+    monkeypatch.setattr(decoding_memory, "return_freed_memory", lambda: trimmed.append(0))
     memory = DecodingMemory(100)
     for sizes, times in (((60,), 0), ((30,), 0), ((20,), 1), ((80,), 1), ((21,), 2)):
         with memory.lease() as reserve:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lame_export.__main__ import main
-from lame_export.memory_plan import GIB, MemoryPlan, plan_memory
+from lame_export.memory_plan import MemoryPlan, plan_memory
 from lame_export.parity import judged
 from lame_export.passes.proof.build_engines import BuildEngines
 from lame_export.quantization import calibration, lazy_batches
@@ -23,6 +23,7 @@ from lame_runtime.contract.batch import Floats
 from lame_runtime.contract.prompts import Input
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import ExportError
+from lame_runtime.machine.memory import GIB
 
 from lame_export import memory_plan, plan, verify
 

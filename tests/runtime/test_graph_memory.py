@@ -15,7 +15,8 @@ from lame_runtime.bundle.manifest import PartWidths
 from lame_runtime.cli.main import main
 from lame_runtime.errors import BackendError, BundleError, UsageError
 from lame_runtime.machine import graph_memory
-from lame_runtime.machine.graph_memory import GIB, most_tokens, room_on_cpu
+from lame_runtime.machine.graph_memory import most_tokens, room_on_cpu
+from lame_runtime.machine.memory import GIB
 
 WIDTHS = PartWidths(1536, 8960, 12)
 TINY = Path(__file__).parents[2] / "examples/tiny-bundle"
@@ -39,6 +40,10 @@ def test_weights_count_once_and_the_larger_part_twice(available: dict[str, int |
     available["bytes"] = 6 * 10**9
     with pytest.raises(BackendError, match=r"fp32 takes 7\.2 GB"):
         room_on_cpu("fp32", parts, None, {})
+    available["bytes"] = 0
+    with pytest.raises(BackendError, match=r"0\.0 GB are there"):
+        room_on_cpu("fp32", parts, None, {})
+    available["bytes"] = 6 * 10**9
     # mapped weights take nothing
     assert room_on_cpu("fp32", [], None, {}) == pytest.approx(6e9, rel=0.1)
 

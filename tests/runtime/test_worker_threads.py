@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from lame_runtime import BackendError, Encoder, InputError
 from lame_runtime.contract import Preparer
-from lame_runtime.preparation import cores
+from lame_runtime.machine import cores
 from lame_runtime.preparation.thread_pool import THREAD_NAME, ThreadPool
 from watched_stream import PATIENCE, WatchedBackend, WatchedPreparer, png, preparing_threads
 

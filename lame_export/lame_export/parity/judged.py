@@ -6,13 +6,11 @@ accurate than they are on a GPU. They are evaluated on an emulation that rounds 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import onnx_ir as ir
 from lame_runtime.backends.onnxruntime import OrtBackend
 from lame_runtime.bundle.bundle import PARTS
 from lame_runtime.encoder import Encoder
-from lame_runtime.files.graphs.onnx_graph import data_names
+from lame_runtime.machine.graph_memory import weight_bytes
 
 from lame_export.rewrites.emulate import emulate
 from lame_export.state import ExportState
@@ -32,7 +30,7 @@ def judged_encoder(state: ExportState, graph: str) -> Encoder:
     if graph.endswith("-cpu"):
         vision, encoder = (state.path(part, graph) for part in PARTS)
         # a loaded graph holds its weights twice while they are repacked
-        map_weights = any(2 * weight_file(path) > state.memory.spare for path in (vision, encoder))
+        map_weights = any(2 * weight_bytes(path) > state.memory.spare for path in (vision, encoder))
         loaded = OrtBackend(vision, encoder, "CPUExecutionProvider", map_weights=map_weights)
         return Encoder(preparer, loaded, graph)
     models = {part: ir.load(state.path(part, graph)) for part in PARTS}
@@ -51,9 +49,3 @@ def judged_encoder(state: ExportState, graph: str) -> Encoder:
 def note_of(graph: str) -> str:
     """Returns the note that marks a graph's rows as emulated, or an empty string."""
     return "emulated" if graph in EMULATED else ""
-
-
-def weight_file(graph: Path) -> int:
-    """Returns the size of a graph's weights in bytes, as they lie on the disk; 0 without any."""
-    files = [graph.parent / name for name in data_names(graph.name)]
-    return next((file.stat().st_size for file in files if file.is_file()), 0)

@@ -6,7 +6,6 @@ model on the disk, whose weights are mapped while the piece runs over all inputs
 
 from __future__ import annotations
 
-import ctypes
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any
 
 import onnx_ir as ir
 from lame_runtime.backends.onnxruntime import open_session, run_session
+from lame_runtime.machine.memory import return_freed_memory
 
 from lame_export.streaming.attention_blocks import Feeds, run_by_query
 from lame_export.streaming.pieces import Piece
@@ -75,7 +75,8 @@ class StoredPieces:
                 for name in state.keys() - needed:
                     del state[name]
             del session
-            _return_freed_memory()
+            # activations of many sizes leave the heap full of holes, which count as this process's
+            return_freed_memory()
         return states
 
     def close(self) -> None:
@@ -96,14 +97,6 @@ class StoredPieces:
             self._written.add(index)
         is_cut = len(self.pieces) > 1
         return open_saved(folder, self._optimize and not is_cut, lean=is_cut)
-
-
-def _return_freed_memory() -> None:
-    """Returns freed memory to the system, if the C library can."""
-    # activations of many sizes leave the heap full of holes, which count as this process's memory
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def save(model: ir.Model, folder: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from lame_runtime.batching import MAX_TOKENS
 from lame_runtime.errors import BackendError
-from lame_runtime.machine.memory import available_memory
+from lame_runtime.files.graphs.onnx_graph import data_names
+from lame_runtime.machine.memory import GIB, available_memory, file_size
 
-GIB = 1 << 30
 LIBRARIES = 150_000_000
 """Bytes that ONNX Runtime takes besides weights and activations."""
 WIDENED = ("fp16",)
@@ -92,5 +93,11 @@ def _resident(graph: str, size: int) -> int:
 
 def _limit(gib: float | None) -> int | None:
     available = available_memory()
-    limits = [value for value in (available, None if gib is None else round(gib * GIB)) if value]
-    return min(limits, default=None)
+    limits = (available, None if gib is None else round(gib * GIB))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def weight_bytes(graph: Path) -> int:
+    """Returns the bytes of a graph's weights: in its own data file, or in the one it shares."""
+    sizes = (file_size(graph.parent / name) for name in data_names(graph.name))
+    return next(filter(None, sizes), 0)

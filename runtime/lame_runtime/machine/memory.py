@@ -6,11 +6,13 @@ process that takes more than its group has is killed, however much memory the ma
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+GIB = 1 << 30
 _PROC = Path("/proc")
 _GROUPS = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60
@@ -42,11 +44,47 @@ def peak_memory() -> int | None:
     return _kilobytes(_PROC / "self/status", "VmHWM")
 
 
-def reset_peak_memory() -> None:
-    """Lets `peak_memory` begin again at what is resident now, where the system supports it."""
-    # 5 resets this one mark; the file is missing in some sandboxes, where the peak only grows
-    with contextlib.suppress(OSError):
+def resident_memory() -> int | None:
+    """Returns the bytes that are resident now; None if the system does not tell."""
+    return _kilobytes(_PROC / "self/status", "VmRSS")
+
+
+def reset_peak_memory() -> bool:
+    """Lets `peak_memory` begin again at what is resident now; returns whether that worked."""
+    # 5 resets this one mark, see proc_pid_clear_refs(5); the file is missing in some sandboxes,
+    # where the peak only grows
+    try:
         (_PROC / "self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def return_freed_memory() -> None:
+    """Returns memory that this process has freed to the system, if the C library is glibc.
+
+    glibc keeps what a thread freed for that thread, and holes between what is still in use.
+    """
+    _trim()(0)
+
+
+@functools.cache
+def _trim() -> Callable[[int], object]:
+    try:
+        trim: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
+    # Windows has no such library, and other C libraries have no such function
+    except (AttributeError, OSError, TypeError):
+        return lambda _: None
+    return trim
+
+
+def file_size(path: Path) -> int:
+    """Returns the size of a file in bytes; 0 if it is missing or may not be looked at."""
+    try:
+        return path.stat().st_size
+    # who opens it reports that
+    except OSError:
+        return 0
 
 
 def _group_files() -> Iterator[tuple[Path, str, str]]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lame_runtime.contract.media.decoding_limits import MAX_DECODING_BYTES, Reserve
+from lame_runtime.machine.memory import return_freed_memory
 
 TRIMMED_BYTES = 32_000_000
 """Freed memory that is returned to the system at the end of a stream; less is not worth it."""
@@ -68,13 +67,13 @@ class DecodingMemory:
             if must_trim:
                 self._kept = 0
         if must_trim:
-            _trim()(0)
+            return_freed_memory()
 
     def close(self) -> None:
         """Returns freed memory to the system, once no thread decodes any more."""
         if self._kept >= TRIMMED_BYTES:
             self._kept = 0
-            _trim()(0)
+            return_freed_memory()
 
     def _give_back(self, held: int) -> None:
         if held:
@@ -82,16 +81,3 @@ class DecodingMemory:
                 self._left += held
                 self._kept += held
                 self._freed.notify_all()
-
-
-@functools.cache
-def _trim() -> Callable[[int], object]:
-    """Returns glibc's function that returns freed memory to the system; elsewhere one that does
-    nothing.
-    """
-    try:
-        trim: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
-    # Windows has no such library, and other C libraries have no such function
-    except (AttributeError, OSError, TypeError):
-        return lambda _: None
-    return trim

@@ -20,8 +20,8 @@ from lame_runtime.batching import converted, prepare
 from lame_runtime.contract.preparer import Prepared, Preparer
 from lame_runtime.contract.prompts import Input
 from lame_runtime.inputs import InputLike
+from lame_runtime.machine.cores import default_workers
 from lame_runtime.options import EncodeOptions
-from lame_runtime.preparation.cores import default_workers
 from lame_runtime.preparation.decoding_memory import DecodingMemory
 from lame_runtime.preparation.held_bytes import most_prepared_bytes, waiting_bytes
 from lame_runtime.preparation.thread_pool import ThreadPool, failure

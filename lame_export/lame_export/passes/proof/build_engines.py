@@ -12,6 +12,7 @@ from typing import Any
 from lame_runtime.backends.tensorrt.module import load_tensorrt
 from lame_runtime.bundle.bundle import PARTS
 from lame_runtime.errors import BackendError, ExportError
+from lame_runtime.machine.graph_memory import weight_bytes
 from lame_runtime.parity import gates
 from lame_runtime.parity.gates import judge
 
@@ -19,7 +20,6 @@ from lame_export.engine.build import BUILDABLE
 from lame_export.engine.network import Options, build_plan
 from lame_export.engine.profiles import Profiles, Widths, derive_profiles
 from lame_export.model_facts import model_widths
-from lame_export.parity.judged import weight_file
 from lame_export.passes.base import Pass, graph_files
 from lame_export.state import ExportState
 
@@ -59,7 +59,7 @@ class BuildEngines(Pass):
             if graph not in BUILDABLE:
                 continue
             if all(
-                state.memory.can_build(weight_file(path)) for path in graph_files(state, [graph])
+                state.memory.can_build(weight_bytes(path)) for path in graph_files(state, [graph])
             ):
                 _build(state, graph, profiles, trt)
             else:

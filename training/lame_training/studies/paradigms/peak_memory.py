@@ -7,16 +7,18 @@ memory, the peak of which Linux lets a process reset.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
-import re
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 import torch
+from lame_runtime.machine.memory import (
+    peak_memory,
+    reset_peak_memory,
+    resident_memory,
+    return_freed_memory,
+)
 
 T = TypeVar("T")
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
@@ -44,8 +46,12 @@ class PeakMemory:
             torch.cuda.synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before = torch.cuda.memory_allocated(self.device)
-        elif _reset_resident_peak():
-            self._before = _resident_bytes("VmRSS")
+        else:
+            # free heap goes back to the system first: otherwise the work could reuse what an
+            # earlier program left, without any growth
+            return_freed_memory()
+            if reset_peak_memory():
+                self._before = resident_memory()
         return self
 
     def __exit__(
@@ -61,35 +67,10 @@ class PeakMemory:
             torch.cuda.synchronize(self.device)
             peak: int | None = torch.cuda.max_memory_allocated(self.device)
         else:
-            peak = _resident_bytes("VmHWM")
+            peak = peak_memory()
         if peak is not None:
             # proc(5) calls these fields inaccurate: work that takes nothing can look negative
             self.mib = max(0, peak - self._before) / 2**20
-
-
-def _reset_resident_peak() -> bool:
-    """Sets the peak of resident memory to what is resident now; returns whether that worked."""
-    # Free heap goes back to the system first: otherwise the work could reuse what an earlier
-    # program left, without any growth. malloc_trim is glibc's; with another C library the figure
-    # is a lower bound.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-    try:
-        # "5" resets VmHWM, see proc_pid_clear_refs(5)
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True
-
-
-def _resident_bytes(field: str) -> int | None:
-    """Reads a field of /proc/self/status; None if there is no such file or field."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        return None
-    match = re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
-    return 1024 * int(match[1]) if match else None
 
 
 def unless_out_of_memory(work: Callable[[], T]) -> T | None:
