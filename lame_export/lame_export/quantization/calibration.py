@@ -71,6 +71,7 @@ def scan_batches(
         The scans of "vision" and "encoder".
     """
     width = feature_width(models["vision"])
+    no_feature = np.zeros((1, width), dtype=np.float32)
     vision, encoder = (GraphScan(models[part], scratch=scratch) for part in PARTS)
     with vision, encoder:
         for group in _groups(batches):
@@ -83,22 +84,15 @@ def scan_batches(
             outputs = vision.run(
                 [piece.vision_feeds() for _, piece in pieces], [modality for modality, _ in pieces]
             )
+            # in the order of the batches, so that each takes those of its own runs
             features = iter(output["features"].reshape(-1, width) for output in outputs)
-            encoder.run(
-                [
-                    # row 0 of the features is zeros: tokens that are not visual read it
-                    batch.encoder_feeds(
-                        np.concatenate(
-                            [
-                                np.zeros((1, width), dtype=np.float32),
-                                *itertools.islice(features, _runs(batch)),
-                            ]
-                        )
-                    )
-                    for _, batch in group
-                ],
-                [modality for modality, _ in group],
-            )
+            feeds = []
+            for _, batch in group:
+                runs = sum(len(part.pieces()) for part in batch.groups)
+                # row 0 is zeros: tokens that are not visual read it
+                rows = [no_feature, *itertools.islice(features, runs)]
+                feeds.append(batch.encoder_feeds(np.concatenate(rows)))
+            encoder.run(feeds, [modality for modality, _ in group])
         return {"vision": vision.result(), "encoder": encoder.result()}
 
 
@@ -117,11 +111,6 @@ def _groups(batches: Iterable[tuple[str, Batch]]) -> Iterator[list[tuple[str, Ba
         held += size
     if group:
         yield group
-
-
-def _runs(batch: Batch) -> int:
-    """Returns the number of runs of the vision graph for a batch."""
-    return sum(len(group.pieces()) for group in batch.groups)
 
 
 class GraphScan:
