@@ -30,7 +30,7 @@ Measured on the scan, which holds most: 4 with 8,192 tokens and 16,384 patches o
 widths of Qwen3-VL-2B; the rest is room for other lengths and for memory that the C library keeps.
 """
 SHARE = 0.9
-"""Share of the memory that is available which an export takes unless it is given a limit."""
+"""Share of the available memory that an export takes unless it is given a limit."""
 KEPT_PARTS = 8
 """A graph stays loaded if its weights take at most 1/8 of what is spare: two graphs may be kept,
 each with a copy in the layout that ONNX Runtime computes with, while others are being written."""
@@ -46,9 +46,9 @@ class MemoryPlan:
     """The memory of one export, in bytes."""
 
     limit: int
-    """Most that the export may take."""
+    """Most memory that the export may take."""
     needed: int
-    """Least that it needs."""
+    """Least memory that the export needs."""
 
     @property
     def spare(self) -> int:

@@ -35,13 +35,13 @@ def test_weights_count_once_and_the_larger_part_twice(available: dict[str, int |
     """That is what loading takes at its peak; half precision is widened on a CPU."""
     parts = [10**9, 3 * 10**9]
     assert room_on_cpu("fp32", parts, None, {}) == pytest.approx(4e9, rel=0.1)
-    with pytest.raises(BackendError, match=r"fp16 takes 11\.2 GB of memory, and 8\.0 GB are there"):
+    with pytest.raises(BackendError, match=r"fp16 takes 11\.2 GB of memory, and 8\.0 GB are available"):
         room_on_cpu("fp16", parts, None, {})
     available["bytes"] = 6 * 10**9
     with pytest.raises(BackendError, match=r"fp32 takes 7\.2 GB"):
         room_on_cpu("fp32", parts, None, {})
     available["bytes"] = 0
-    with pytest.raises(BackendError, match=r"0\.0 GB are there"):
+    with pytest.raises(BackendError, match=r"0\.0 GB are available"):
         room_on_cpu("fp32", parts, None, {})
     available["bytes"] = 6 * 10**9
     # mapped weights take nothing
@@ -54,18 +54,18 @@ def test_the_smallest_graph_that_fits_is_named(available: dict[str, int | None])
     sizes = {"int8-cpu": 1_200_000_000, "w4-cpu": 900_000_000, "fp16": 2 * 10**9}
     with pytest.raises(BackendError, match="use `graph` w4-cpu, or leave the weights on the disk"):
         room_on_cpu("fp32", [4 * 10**9], None, sizes)
-    with pytest.raises(BackendError, match="there: leave the weights on the disk with `map_wei"):
+    with pytest.raises(BackendError, match="available: leave the weights on the disk with `map_wei"):
         room_on_cpu("fp32", [4 * 10**9], None, {"fp16": 2 * 10**9})
 
 
 def test_the_limit_and_the_machine_both_hold(available: dict[str, int | None]) -> None:
     """The smaller one counts; a system that tells nothing refuses only by the limit."""
     assert room_on_cpu("fp32", [10**9], 64.0, {}) == room_on_cpu("fp32", [10**9], None, {})
-    with pytest.raises(BackendError, match=r"2\.1 GB are there"):
+    with pytest.raises(BackendError, match=r"2\.1 GB are available"):
         room_on_cpu("fp32", [10**9], 2.0, {})
     available["bytes"] = None
     assert room_on_cpu("fp32", [10**12], None, {}) is None
-    with pytest.raises(BackendError, match=r"2\.1 GB are there"):
+    with pytest.raises(BackendError, match=r"2\.1 GB are available"):
         room_on_cpu("fp32", [10**9], 2.0, {})
 
 
@@ -94,7 +94,7 @@ def test_a_bundle_that_does_not_fit_is_refused_before_it_is_read(
     assert main(["embed", str(large), "--text", "seven", "--output", str(tmp_path / "x.npy")]) == 1
     assert "with --map-weights" in capsys.readouterr().err
     available["bytes"] = None
-    with pytest.raises(BackendError, match=r"and 2\.1 GB are there"):
+    with pytest.raises(BackendError, match=r"and 2\.1 GB are available"):
         Encoder.load(large, memory=2)
 
 

@@ -67,7 +67,7 @@ def room_on_cpu(
         )
         raise BackendError(
             f"loading graph {graph} takes {needed / 1e9:.1f} GB of memory, and "
-            f"{limit / 1e9:.1f} GB are there: {advice}leave the weights on the disk with "
+            f"{limit / 1e9:.1f} GB are available: {advice}leave the weights on the disk with "
             "`map_weights`, which takes little memory and about twice the time"
         )
     return limit - LIBRARIES - _resident(graph, sum(weights))

@@ -20,7 +20,7 @@ _UNLIMITED = 1 << 60
 
 
 def available_memory() -> int | None:
-    """Returns the bytes that this process may still take without another giving up its own.
+    """Returns the bytes that this process may still take before the system has to kill something.
 
     Pages of files that the system can drop count as free. The figure is the least of the machine's
     and that of every control group around the process; None if the system tells neither, as on
@@ -50,7 +50,7 @@ def resident_memory() -> int | None:
 
 
 def reset_peak_memory() -> bool:
-    """Lets `peak_memory` begin again at what is resident now; returns whether that worked."""
+    """Resets the peak to what is resident now; returns whether that worked."""
     # 5 resets this one mark, see proc_pid_clear_refs(5); the file is missing in some sandboxes,
     # where the peak only grows
     try:
@@ -107,7 +107,7 @@ def _group_files() -> Iterator[tuple[Path, str, str]]:
 
 
 def _dropped_first(group: Path) -> int:
-    """Returns the bytes of files that a group counts as used and drops before it kills."""
+    """Returns the bytes of files that a group counts as used and drops before it kills anything."""
     lines = dict(line.split(" ", 1) for line in _text(group / "memory.stat").splitlines())
     # version 1 has the sums over the groups inside under names of their own
     names = ("total_inactive_file", "total_active_file")

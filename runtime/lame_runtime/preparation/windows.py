@@ -212,7 +212,7 @@ class WindowReader:
         self._ahead_bytes += entry.size
 
     def _end(self, failed: Future[Prepared]) -> None:
-        """Adds an outcome behind which nothing will be embedded, so that nothing more is read."""
+        """Adds an outcome after which nothing will be embedded, so that nothing more is read."""
         self._add(_Entry(failed, 0))
         self._is_at_end = True
 
