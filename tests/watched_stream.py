@@ -86,7 +86,7 @@ class WatchedBackend(FakeBackend):
     def run(self, batch: Batch) -> Floats:
         """Returns the vectors of a batch."""
         self.before(len(self.batches))
-        pictures = [group.pixel_patches for group in batch.groups]
+        pictures = [group.frames for group in batch.groups]
         arrays = [batch.input_ids, batch.position_ids, batch.feature_index, *pictures]
         self.batches.append(tuple(array.tobytes() for array in arrays))
         return super().run(batch)

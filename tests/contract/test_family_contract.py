@@ -139,7 +139,7 @@ def differences(content: list[Any], preparer: Preparer, oracle: Oracle) -> list[
         if [list(visual.grid) for visual in visuals] != grids:
             differing.append(f"{kind} grids")
         elif visuals:
-            patches = [visual.patches(contract) for visual in visuals]
+            patches = [visual.pixel_patches(contract) for visual in visuals]
             differing += patch_differences(kind, patches, expected[f"{kind}_patches"], contract)
     return differing
 

@@ -44,7 +44,7 @@ def random_picture(width: int, height: int, seed: int = 0) -> Image.Image:
 
 def our_patches(image: Image.Image, rules: ImageRules) -> np.ndarray:
     return frame_patches(
-        resized_pixels(open_image(image, rules), rules)[None], rules, rules.mean, rules.std
+        resized_pixels(open_image(image, rules), rules)[None, None], rules, rules.mean, rules.std
     )[0]
 
 

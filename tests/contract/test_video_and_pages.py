@@ -41,16 +41,14 @@ def test_the_right_frames_of_a_file_are_taken(
 
 
 def test_a_file_embeds_as_its_frames_do(tmp_path: Path, preparer: Preparer) -> None:
-    """Ids and patches from the file equal those from the list of its sampled frames."""
+    """Ids and frames from the file equal those from the list of its sampled frames."""
     path = write_video(tmp_path / "a.mp4", 40)
     ours = preparer(as_input({"video": path, "text": "what happens"}))
     clip = read_video(path, None, preparer.contract.videos, preparer.contract.images)
     frames = [Image.fromarray(frame) for frame in clip.frames]
     listed = preparer(as_input({"video": frames, "text": "what happens"}))
     assert np.array_equal(ours.ids, listed.ids)
-    assert np.array_equal(
-        ours.visuals[0].patches(preparer.contract), listed.visuals[0].patches(preparer.contract)
-    )
+    assert np.array_equal(ours.visuals[0].frames, listed.visuals[0].frames)
     assert ours.visuals[0].is_video
     assert (
         ours.ids.tolist().count(preparer.contract.tokens.video_pad)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from graph_runs import run_pieces
+from graph_runs import picture_feeds, run_pieces
 from lame_export.forward import layers
 from lame_export.quantization.calibration import scan
 from lame_export.rewrites.emulate import emulate
@@ -19,7 +19,6 @@ from lame_export.streaming.pieces import cut
 from lame_export.streaming.streamed_backend import StreamedBackend
 from lame_runtime.bundle.bundle import PARTS
 from lame_runtime.contract.rules import Contract
-from lame_runtime.contract.tower import tower_tables
 
 LENGTH = 40
 LIMITS = {"MAX_SCORES": 100, "BLOCK_SCORES": 7 * LENGTH * 8}
@@ -38,8 +37,7 @@ def feeds_of(part: str, bundle: Path) -> Feeds:
     rng = np.random.default_rng(0)
     contract = Contract.load(bundle / "contract.json")
     if part == "vision":
-        patches = rng.standard_normal((2, 64, contract.images.patch_dim)).astype(np.float32)
-        return {"pixel_patches": patches, **tower_tables((8, 8), contract)}
+        return picture_feeds((8, 8), contract)
     ids = rng.integers(0, 300, (2, LENGTH))
     width = ir.load(bundle / "graphs/vision.fp32.onnx").graph.outputs[0].shape
     assert width is not None

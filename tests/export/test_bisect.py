@@ -30,7 +30,8 @@ from recording_gpu import RecordingCudart, make_tensorrt
 @pytest.fixture(scope="module")
 def reference(checkpoint: Path) -> TracedBackend:
     """PyTorch, running the forward that is traced."""
-    return TracedBackend(load_encoder_and_model(checkpoint)[1])
+    encoder, model = load_encoder_and_model(checkpoint)
+    return TracedBackend(model, encoder.preparer.contract)
 
 
 def run(

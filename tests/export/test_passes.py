@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from graph_runs import run_pieces
+from graph_runs import picture_feeds, run_pieces
 from lame_export.forward import MASKED
 from lame_export.quantization.calibration import scan
 from lame_export.quantization.cpu_int8 import quantize_cpu
@@ -20,7 +20,6 @@ from lame_export.rewrites.half import LIMIT, type_fp16
 from lame_export.rewrites.scopes import MODULE
 from lame_export.streaming.pieces import cut
 from lame_runtime.contract import Contract
-from lame_runtime.contract.tower import tower_tables
 
 WIDTH = 8
 Save = Callable[[ir.Model], Path]
@@ -138,11 +137,9 @@ def encoder_feeds() -> dict[str, np.ndarray]:
 def test_a_graph_cut_into_pieces_computes_the_same(graph: str, exported: Path) -> None:
     """Every node is in one of the pieces, however small, and the scan measures the same."""
     model = ir.load(exported / f"graphs/{graph}.fp32.onnx")
-    rng = np.random.default_rng(0)
     if graph == "vision":
         contract = Contract.load(exported / "contract.json")
-        patches = rng.standard_normal((2, 16, contract.images.patch_dim)).astype(np.float32)
-        feeds = {"pixel_patches": patches, **tower_tables((4, 4), contract)}
+        feeds = picture_feeds((4, 4), contract)
     else:
         feeds = encoder_feeds()
     name = model.graph.outputs[0].name or ""

@@ -332,9 +332,9 @@ def test_a_wrong_contract_is_caught(
 ) -> None:
     """Patches in another order fail the gate against transformers' processor."""
     encoder, model = load_encoder_and_model(checkpoint)
-    original = Visual.patches
+    original = Visual.pixel_patches
     monkeypatch.setattr(
-        Visual, "patches", lambda visual, contract: original(visual, contract)[:, ::-1]
+        Visual, "pixel_patches", lambda visual, contract: original(visual, contract)[:, ::-1]
     )
     rows = {
         row.modality: row
@@ -476,8 +476,12 @@ def test_weights_alone_in_eight_or_four_bits(
     }
     assert cosine["w8-cpu"] > 0.9995
     assert cosine["w8-cpu"] > cosine["w4-cpu"] > 0.95
-    opened = Bundle.open(tmp_path / "bundle")
-    assert opened.size("w4-cpu") < opened.size("w8-cpu") < opened.size("fp32") / 2
+    # of the encoder: half of a vision tower this small is the kernel of patches, which stays FP32
+    size = {
+        graph: (tmp_path / f"bundle/graphs/encoder.{graph}.onnx.data").stat().st_size
+        for graph in ("fp32", "w8-cpu", "w4-cpu")
+    }
+    assert size["w4-cpu"] < size["w8-cpu"] < size["fp32"] / 2
     with Encoder.load(tmp_path / "bundle", graph="w4-cpu") as encoder:
         texts = ["seven", "a much longer text about the digits that add up to fifteen"]
         assert np.abs(encoder.encode(texts)[:1] - encoder.encode(texts[:1])).max() < 1e-5

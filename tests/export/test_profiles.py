@@ -91,10 +91,12 @@ def without_profile(profiles: Profiles, preparer: Preparer) -> Iterator[tuple[in
         # The features begin with a row of zeros.
         features = 1
         for group in batch.groups:
-            pictures, patches, _ = group.pixel_patches.shape
+            pictures, depth, patches, _ = group.vision_feeds()["frames"].shape
             features += pictures * patches // preparer.contract.images.merge_size**2
             windows = len(group.tables["window_index"]) if "window_index" in group.tables else 1
-            if not accepts(profiles, "vision", pictures=1, patches=patches, windows=windows):
+            if not accepts(
+                profiles, "vision", pictures=1, depth=depth, patches=patches, windows=windows
+            ):
                 yield number, "vision"
         length = batch.input_ids.shape[1]
         if not accepts(profiles, "encoder", batch=1, length=length, n_features=features):

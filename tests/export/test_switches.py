@@ -52,7 +52,7 @@ def test_the_traced_forward_equals_the_model(
         {"image": str(data / "images/eval/1-00001.png"), "text": "seven"},
     ]
     theirs = encoder.encode(items)
-    ours = Encoder(encoder.preparer, TracedBackend(model)).encode(items)
+    ours = Encoder(encoder.preparer, TracedBackend(model, encoder.preparer.contract)).encode(items)
     assert np.abs(theirs - ours).max() < 1e-5
     if attends == "reason":
         model.embed_attends = "everything"

@@ -21,6 +21,7 @@ class DataType(enum.Enum):
     INT32 = 3
     INT64 = 4
     BOOL = 5
+    UINT8 = 6
 
 
 NUMPY = {
@@ -29,6 +30,7 @@ NUMPY = {
     DataType.INT64: np.int64,
     DataType.INT32: np.int32,
     DataType.BOOL: np.bool_,
+    DataType.UINT8: np.uint8,
 }
 """NumPy's type of each element type."""
 ONNX = {
@@ -37,6 +39,7 @@ ONNX = {
     7: DataType.INT64,
     6: DataType.INT32,
     9: DataType.BOOL,
+    2: DataType.UINT8,
 }
 """Element types by the number that ONNX files have for them."""
 

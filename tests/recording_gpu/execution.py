@@ -306,6 +306,8 @@ def _kind(value: Any) -> DataType:
         "float": DataType.FLOAT,
         "float16": DataType.HALF,
         "int64": DataType.INT64,
+        "int32": DataType.INT32,
+        "uint8": DataType.UINT8,
         "bool": DataType.BOOL,
     }
     return kinds[value.type.removeprefix("tensor(").removesuffix(")")]

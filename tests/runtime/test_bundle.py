@@ -240,9 +240,9 @@ def test_a_swapped_patch_order_is_caught(exported: Path, monkeypatch: pytest.Mon
     from lame_runtime.contract.preparer import Visual
     from lame_runtime.parity import compare
 
-    original = Visual.patches
+    original = Visual.pixel_patches
     monkeypatch.setattr(
-        Visual, "patches", lambda visual, contract: original(visual, contract)[:, ::-1]
+        Visual, "pixel_patches", lambda visual, contract: original(visual, contract)[:, ::-1]
     )
     with Encoder.load(exported) as encoder:
         rows = compare.contract_rows(encoder.preparer, golden.read_golden(exported))

@@ -146,7 +146,7 @@ def test_feature_indices_point_at_the_right_picture(preparer: Preparer) -> None:
     features = np.concatenate(
         [
             np.zeros((1, 1)),
-            *[group.pixel_patches[:, ::4, :1].reshape(-1, 1) for group in batch.groups],
+            *[group.pixel_patches()[:, ::4, :1].reshape(-1, 1) for group in batch.groups],
         ]
     )
     for row in range(3):

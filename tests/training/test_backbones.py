@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from lame_runtime.contract import Contract
+from lame_runtime.contract.rules import SAME_CHECKPOINTS
 from lame_runtime.errors import BundleError, UsageError
 from lame_training import train
 from lame_training.__main__ import main
@@ -148,14 +149,19 @@ def test_the_folders_own_values_win(backbone: Path) -> None:
         max_pixels=9000,
         image_mean=[0.1, 0.2, 0.3],
     )
-    edit_json(backbone / "video_preprocessor_config.json", fps=1.5, max_frames=6)
+    edit_json(
+        backbone / "video_preprocessor_config.json",
+        fps=1.5,
+        max_frames=6,
+        image_mean=[0.1, 0.2, 0.3],
+    )
     old = derive_contract(backbone, BUDGET, 8, 64, {})
     assert (old.images.min_pixels, old.images.max_pixels, old.images.mean) == (
         5000,
         9000,
         (0.1, 0.2, 0.3),
     )
-    assert (old.videos.fps, old.videos.max_frames) == (1.5, 6)
+    assert (old.videos.fps, old.videos.max_frames, old.videos.mean) == (1.5, 6, (0.1, 0.2, 0.3))
     nested = {
         "image_processor": json.loads((backbone / "preprocessor_config.json").read_text()),
         "video_processor": json.loads((backbone / "video_preprocessor_config.json").read_text()),
@@ -237,12 +243,37 @@ def test_a_run_killed_before_its_first_state_starts_again(
         assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+def test_pictures_and_videos_are_normalized_alike(backbone: Path) -> None:
+    """Videos take the values of pictures if they have none; others are refused, and named."""
+    edit_json(backbone / "preprocessor_config.json", image_std=[0.3, 0.3, 0.4])
+    with pytest.raises(
+        BundleError, match=r"videos.std is .*: must be images.std, \[0.3, 0.3, 0.4\]"
+    ):
+        derive_contract(backbone, BUDGET, 8, 64, {})
+    (backbone / "video_preprocessor_config.json").unlink()
+    contract = derive_contract(backbone, BUDGET, 8, 64, {})
+    assert contract.videos.std == contract.images.std == (0.3, 0.3, 0.4)
+
+
 def test_an_older_contract_is_refused_with_the_remedy(
     backbones: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Version 1 of the contract had no videos."""
+    """Version 1 had no videos, and the graphs of version 2 took patches.
+
+    A checkpoint has no graphs, so one of version 2 is read.
+    """
     contract = derive_contract(backbones["qwen2_vl"], BUDGET, 8, 64, {})
-    old = contract.to_json().replace('"contract_version": 2', '"contract_version": 1')
-    with pytest.raises(BundleError, match=r"contract_version 1 is not known here.*export it again"):
-        Contract.from_json(old)
-    assert Contract.from_json(contract.to_json()) == contract
+    texts = {
+        version: contract.to_json().replace(
+            '"contract_version": 3', f'"contract_version": {version}'
+        )
+        for version in (1, 2, 3)
+    }
+    for version in (1, 2):
+        message = f"contract_version {version} is not known here.*export it again"
+        with pytest.raises(BundleError, match=message):
+            Contract.from_json(texts[version])
+    with pytest.raises(BundleError, match="contract_version 1 is not known here"):
+        Contract.from_json(texts[1], oldest=SAME_CHECKPOINTS)
+    for version in (2, 3):
+        assert Contract.from_json(texts[version], oldest=SAME_CHECKPOINTS) == contract

@@ -15,7 +15,7 @@ from typing import Any
 import onnx_ir as ir
 from lame_runtime.bundle.bundle import PARTS, Bundle
 from lame_runtime.bundle.golden import read_golden
-from lame_runtime.contract import Preparer
+from lame_runtime.contract import Contract, Preparer
 from lame_runtime.contract.batch import Batch, Floats, assemble
 from lame_runtime.errors import UsageError, shown
 from lame_runtime.parity.compare import similarity
@@ -82,7 +82,7 @@ def _bisect(opened: Bundle, checkpoint: Path, graph: str, inputs: int, trt: Any)
     }
     _, model = load_encoder_and_model(checkpoint)
     batches = golden_batches(bundle, inputs)
-    reference = TracedBackend(model)
+    reference = TracedBackend(model, Contract.load(bundle / "contract.json"))
     if trt is None:
         return compare(reference, traced, models, graph, batches)
     if graph not in BUILDABLE:

@@ -133,9 +133,10 @@ def ranges_of(runs: list[Feeds]) -> Ranges:
     """Returns one profile that accepts exactly the shapes of the runs."""
     sizes: dict[str, list[int]] = {name: [] for names in DIMENSIONS.values() for name in names}
     for feeds in runs:
-        if "pixel_patches" in feeds:
-            pictures, patches, _ = feeds["pixel_patches"].shape
+        if "frames" in feeds:
+            pictures, depth, patches, _ = feeds["frames"].shape
             sizes["pictures"].append(pictures)
+            sizes["depth"].append(depth)
             sizes["patches"].append(patches)
             # Only Qwen2.5-VL has windows.
             sizes["windows"].append(len(feeds["window_index"]) if "window_index" in feeds else 1)

@@ -183,7 +183,7 @@ def _profiles(options: argparse.Namespace, bundle: Bundle) -> Profiles:
     if options.profile in KINDS:
         widths = widths_of(asdict(bundle.manifest.model))
         return derive_profiles(contract, widths, options.profile, int(options.memory * GIB))
-    profiles = read_profiles(Path(options.profile))
+    profiles = read_profiles(Path(options.profile), contract)
     # without a range, the plan would accept only pictures with a single attention window
     if contract.tower.window and any(
         ranges["windows"] == (1, 1, 1) for ranges in profiles["vision"]

@@ -27,7 +27,7 @@ Profiles = dict[str, list[Ranges]]
 
 # The names of the dynamic axes in the ONNX files, in the order in which messages list them.
 DIMENSIONS = {
-    "vision": ("pictures", "patches", "windows"),
+    "vision": ("pictures", "depth", "patches", "windows"),
     "encoder": ("batch", "length", "n_features"),
 }
 KINDS = ("latency", "throughput")
@@ -156,11 +156,17 @@ def _vision_profiles(contract: Contract, widths: Widths, kind: str, memory: int)
         profiles.append(
             {
                 "pictures": (1, _optimum_batch(kind, pictures), pictures),
+                "depth": depth_range(contract),
                 "patches": (merged, patches, patches),
                 "windows": (1, max(1, windows // 2), windows),
             }
         )
     return profiles
+
+
+def depth_range(contract: Contract) -> tuple[int, int, int]:
+    """Returns the numbers of frames in a temporal patch: 1 for a picture, which is the optimum."""
+    return 1, 1, contract.images.temporal_patch_size
 
 
 def _largest_batch(bytes_each: int, memory: int, limit: int, description: str) -> int:
@@ -191,11 +197,12 @@ def _most_windows(patches: int, contract: Contract) -> int:
     return math.ceil(patches / side**2 + longest / side) + 1
 
 
-def read_profiles(path: Path) -> Profiles:
+def read_profiles(path: Path, contract: Contract) -> Profiles:
     """Reads profiles from a JSON file.
 
     The file holds a list of profiles per part, and each profile three numbers per dimension:
-    `{"vision": [{"pictures": [1, 4, 8], "patches": […], …}, …], "encoder": […]}`.
+    `{"vision": [{"pictures": [1, 4, 8], "patches": […], …}, …], "encoder": […]}`. Where `depth` is
+    not given, both pictures and videos are accepted.
 
     Raises:
         StorageError: the file cannot be read.
@@ -216,19 +223,22 @@ def read_profiles(path: Path) -> Profiles:
             raise UsageError(
                 f"{path}: has no list of profiles named {part!r} (1 to {MAX_PROFILES}); add one"
             )
-        profiles[part] = [_read_profile(path, part, bucket) for bucket in buckets]
+        profiles[part] = [_read_profile(path, part, bucket, contract) for bucket in buckets]
     return profiles
 
 
-def _read_profile(path: Path, part: str, bucket: Any) -> Ranges:
+def _read_profile(path: Path, part: str, bucket: Any, contract: Contract) -> Ranges:
     known = set(DIMENSIONS[part])
     # Only Qwen2.5-VL has windows; for all others a profile need not name them.
-    required = known - {"windows"}
+    optional: Ranges = (
+        {"windows": (1, 1, 1), "depth": depth_range(contract)} if part == "vision" else {}
+    )
+    required = known - set(optional)
     if not isinstance(bucket, dict) or not required <= set(bucket) <= known:
         raise UsageError(
             f"{path}: a profile of {part} names the dimensions {', '.join(DIMENSIONS[part])}"
         )
-    ranges: Ranges = {"windows": (1, 1, 1)} if part == "vision" else {}
+    ranges = dict(optional)
     for name, values in bucket.items():
         ranges[name] = _read_range(path, f"{part}.{name}", values)
     return ranges

@@ -84,17 +84,20 @@ def _vision_request(model: LaMEModel, contract: Contract) -> Request:
         name: torch.from_numpy(table.copy())
         for name, table in tower_tables(grid, contract).items()
     }
-    pixel_patches = torch.zeros(2, grid[0] * grid[1], contract.images.patch_dim)
-    dynamic = {"pixel_patches": {0: pictures, 1: patches}}
+    images = contract.images
+    # frames in a temporal patch; a picture has one
+    depth = Dim("depth", max=max(2, images.temporal_patch_size))
+    frames = torch.zeros(2, 2, grid[0] * grid[1], 3 * images.patch_size**2, dtype=torch.uint8)
+    dynamic = {"frames": {0: pictures, 1: depth, 2: patches}, "strip_index": {0: patches}}
     for name, table in tables.items():
-        # patches are the last axis of every table but the windows' two, which count windows first
+        # patches are the last axis of all other tables but two, which count windows first
         if name in ("window_index", "window_mask"):
             dynamic[name] = {0: windows}
-        else:
+        elif name not in dynamic:
             dynamic[name] = {table.ndim - 1: patches}
     return Request(
-        Vision(model.backbone.visual),
-        {"pixel_patches": pixel_patches, **tables},
+        Vision(model.backbone.visual, images),
+        {"frames": frames, **tables},
         dynamic,
         "features",
     )
@@ -150,6 +153,7 @@ def _trace(request: Request) -> ir.Model:
     assert program is not None
 
     keep_scopes(program.model)
+    _cast_bytes_first(program.model.graph)
     _put_back(program.model, weights)
     return program.model
 
@@ -184,6 +188,23 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def _cast_bytes_first(graph: ir.Graph) -> None:
+    """Takes the sizes of inputs of bytes from their casts, which alone may read them in TensorRT.
+
+    before   frames ─┬─ Shape ─ …         after   frames ─ Cast ─┬─ Shape ─ …
+                     └─ Cast ─ …                                 └─ …
+    """
+    for value in graph.inputs:
+        if value.dtype != ir.DataType.UINT8:
+            continue
+        (cast,) = (node for node in value.consumers() if node.op_type == "Cast")
+        graph.remove(cast)
+        graph.insert_before(graph[0], cast)
+        for reader, index in tuple(value.uses()):
+            if reader is not cast:
+                reader.replace_input_with(index, cast.outputs[0])
 
 
 def _put_back(model: ir.Model, weights: Mapping[str, Weight]) -> None:

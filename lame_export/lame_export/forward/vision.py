@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lame_runtime.contract.rules import ImageRules
 from torch import Tensor, nn
 
 from lame_export.forward.layers import (
@@ -22,6 +23,7 @@ from lame_export.forward.layers import (
     gelu,
     norm_of,
 )
+from lame_export.forward.patches import PatchEmbed, Pixels
 
 
 @dataclass(frozen=True)
@@ -129,14 +131,13 @@ class Merger(nn.Module):
 
 
 class Vision(nn.Module):
-    """A vision tower: pixel_patches (N, S, patch_dim) float32 and the grid's tables → (N, M, W)."""
+    """A vision tower: frames of pictures and the tables of their grid → features (N, M, W)."""
 
-    def __init__(self, visual: Any) -> None:
+    def __init__(self, visual: Any, images: ImageRules) -> None:
         super().__init__()
         config = visual.config
-        # the convolution's stride is its kernel, so it is a product with each flattened patch
-        projection = visual.patch_embed.proj
-        self.patch_embed = Affine(projection.weight.flatten(1), projection.bias)
+        self.pixels = Pixels(images)
+        self.patch_embed = PatchEmbed(visual.patch_embed.proj)
         # the first half of a head's channel pairs turns along rows, the second along columns
         frequencies = visual.rotary_pos_emb.inv_freq
         still = torch.zeros_like(frequencies)
@@ -161,7 +162,8 @@ class Vision(nn.Module):
 
     def forward(
         self,
-        pixel_patches: Tensor,
+        frames: Tensor,
+        strip_index: Tensor,
         patch_positions: Tensor,
         window_index: Tensor | None = None,
         window_mask: Tensor | None = None,
@@ -169,11 +171,11 @@ class Vision(nn.Module):
         interpolation_index: Tensor | None = None,
         interpolation_weight: Tensor | None = None,
     ) -> Tensor:
-        """Computes the features; shapes as in the class and in `contract.tower`.
+        """Computes the features; shapes as in `PictureGroup.vision_feeds` and `contract.tower`.
 
         The windows' tables are given for Qwen2.5-VL only, the interpolation's for Qwen3-VL only.
         """
-        x_NSC = self.patch_embed(pixel_patches)
+        x_NSC = self.patch_embed(self.pixels(frames, strip_index))
         if self.interpolation is not None:
             assert interpolation_index is not None
             assert interpolation_weight is not None

@@ -62,7 +62,8 @@ ENCODER: tuple[Dims, Dims] = (
 def vision_interface(contract: Contract) -> tuple[Dims, Dims]:
     """Returns inputs and outputs of the vision graph, whose tables depend on the model's family."""
     inputs: Dims = {
-        "pixel_patches": ("pictures", "patches", None),
+        "frames": ("pictures", "depth", "patches", None),
+        "strip_index": ("patches", None),
         "patch_positions": (2, "patches"),
     }
     if contract.tower.window:

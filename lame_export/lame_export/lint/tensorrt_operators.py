@@ -14,8 +14,8 @@ NUMBER = REAL | {ir.DataType.INT32, ir.DataType.INT64}
 ANY = NUMBER | {ir.DataType.BOOL}
 """Types of values outside the quantized parts.
 
-Not DOUBLE, which TensorRT would compute in FP32, nor UINT8, which it takes for inputs and outputs
-of the graph alone.
+Not DOUBLE, which TensorRT would compute in FP32, nor UINT8, which it takes for inputs of the graph
+that a Cast reads, and for nothing else.
 """
 _TRUTH = frozenset({ir.DataType.BOOL})
 
@@ -70,6 +70,8 @@ def _main_value(node: ir.Node) -> ir.Value | None:
 def _wrong_main_type(node: ir.Node, main: ir.Value | None) -> list[str]:
     allowed = TENSORRT_10_3[node.op_type]
     if main is None or main.dtype in allowed:
+        return []
+    if node.op_type == "Cast" and main.dtype == ir.DataType.UINT8 and main.is_graph_input():
         return []
     types = ", ".join(sorted(map(_name, allowed)))
     return [f"{node.op_type} of {_name(main.dtype)}, TensorRT 10.3 takes {types}"]

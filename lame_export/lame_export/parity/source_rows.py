@@ -27,7 +27,7 @@ from lame_export.parity.traced_backend import TracedBackend
 
 def traced_rows(model: LaMEModel, preparer: Preparer, golden: Golden) -> list[Result]:
     """Compares the traced forward with transformers' forward; returns one row per modality."""
-    encoder = Encoder(preparer, TracedBackend(model), "traced")
+    encoder = Encoder(preparer, TracedBackend(model, preparer.contract), "traced")
     rows = []
     for modality in golden.modalities:
         indices = golden.of(modality)
@@ -122,7 +122,7 @@ class _TheirProcessor:
                 visuals.clips.append((visual.grid, seconds))
                 continue
             processed = self._process(open_image(part.source, rules), return_tensors="np")
-            patches = visual.patches(self._contract)[0]
+            patches = visual.pixel_patches(self._contract)[0]
             equal = equal and np.array_equal(patches, processed["pixel_values"])
             visuals.pictures.append(processed["image_grid_thw"][0].tolist())
         return visuals, equal

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lame_runtime.backends.base import Backend
 from lame_runtime.contract.batch import Batch, Floats, PictureGroup
+from lame_runtime.contract.rules import Contract
 from lame_training.model.lame import LaMEModel
 from lame_training.model.upcast import compute_in_fp32
 
@@ -16,10 +17,10 @@ from lame_export.forward import SinglePassEncoder, Vision
 class TracedBackend(Backend):
     """Computes in PyTorch what the exported FP32 graphs should compute."""
 
-    def __init__(self, model: LaMEModel) -> None:
+    def __init__(self, model: LaMEModel, contract: Contract) -> None:
         self.name = "traced forward"
         self.width = model.feature_width
-        self._vision = Vision(model.backbone.visual).eval()
+        self._vision = Vision(model.backbone.visual, contract.images).eval()
         self._encoder = SinglePassEncoder(model).eval()
         # weights may be stored in half precision, but the reference is computed in FP32
         compute_in_fp32(self._vision)

@@ -101,9 +101,7 @@ def _groups(batches: Iterable[tuple[str, Batch]]) -> Iterator[list[tuple[str, Ba
     group: list[tuple[str, Batch]] = []
     held = 0
     for modality, batch in batches:
-        size = batch.input_ids.size + sum(
-            part.pixel_patches.shape[0] * part.pixel_patches.shape[1] for part in batch.groups
-        )
+        size = batch.input_ids.size + sum(part.pictures * part.patches for part in batch.groups)
         if group and held + size > GROUP_TOKENS:
             yield group
             group, held = [], 0

@@ -29,7 +29,7 @@ from lame_export.rewrites.nodes import (
 )
 from lame_export.rewrites.scopes import layer_name, linear_layers, path_of
 
-HALF_LAYERS = frozenset({"o", "down", "proj", "fc2", "patch_embed"})
+HALF_LAYERS = frozenset({"o", "down", "proj", "fc2"})
 """Linear layers, by name in `lame_export.forward`, that stay in half precision in most models.
 
 The first four read no norm's output. If a few of their activations reach far beyond the others,

@@ -39,8 +39,13 @@ class Attention:
 
 def needs_blocks(feeds: Feeds) -> bool:
     """Returns whether one run over inputs of a vision or encoder graph has too many scores."""
-    shapes = [feeds[name].shape for name in ("pixel_patches", "input_ids") if name in feeds]
-    return any(shape[0] * shape[1] ** 2 > MAX_SCORES for shape in shapes)
+    if "frames" in feeds:
+        batch, _, length, _ = feeds["frames"].shape
+    elif "input_ids" in feeds:
+        batch, length = feeds["input_ids"].shape
+    else:
+        return False
+    return bool(batch * length**2 > MAX_SCORES)
 
 
 def gather_attentions(graph: ir.Graph) -> list[Attention]:

@@ -103,7 +103,7 @@ class Backend(ABC):
             # Full attention over a large group needs N × S² scores, so it runs in pieces that fit.
             for piece in group.pieces():
                 rows = self.vision(piece)
-                require_floats(rows, (len(piece.pixel_patches), None, self.width), "vision graph")
+                require_floats(rows, (piece.pictures, None, self.width), "vision graph")
                 parts.append(rows.reshape(-1, self.width))
         return np.concatenate(parts)
 

@@ -27,8 +27,7 @@ class FakeBackend(Backend):
 
     def vision(self, group: PictureGroup) -> Floats:
         """Returns the mean of each merge block, repeated to `width`: float32 (N, S / 4, width)."""
-        pictures, patches, _ = group.pixel_patches.shape
-        blocks = group.pixel_patches.reshape(pictures, patches // 4, -1)
+        blocks = group.pixel_patches().reshape(group.pictures, group.patches // 4, -1)
         return np.repeat(blocks.mean(axis=2, keepdims=True), self.width, axis=2).astype(np.float32)
 
     def encoder(self, batch: Batch, features_FD: Floats) -> Floats:

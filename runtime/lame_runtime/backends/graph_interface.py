@@ -12,17 +12,18 @@ from pathlib import Path
 from lame_runtime.bundle.members import COPY_AGAIN
 from lame_runtime.contract.rules import Contract, TokenRules
 from lame_runtime.errors import BundleError, shown
-from lame_runtime.files.graphs.onnx_fields import BOOL, FLOAT, INT64, TYPE_NAMES
+from lame_runtime.files.graphs.onnx_fields import BOOL, FLOAT, INT32, INT64, TYPE_NAMES, UINT8
 from lame_runtime.files.graphs.onnx_graph import Dims, GraphFacts
 
 VISION_FIELDS = (
     "images.patch_size",
-    "images.temporal_patch_size",
     "tower.window",
     "tower.position_side",
 )
 TABLES = ("table_VD", "table_VD.half", "table_VD.int8")
 """Names of the token table in exported graphs, by the type of its values."""
+KERNELS = ("patch_embed.weight", "patch_embed.weight.half")
+"""Names of the kernel of patches in exported graphs, in the same way."""
 
 Values = dict[str, tuple[int, Dims]]
 """Element type and sizes by name; a size that is a name fits every symbolic size."""
@@ -42,6 +43,7 @@ def vision_width(path: Path, facts: GraphFacts, contract: Contract | None) -> in
     width = _last_size(path, facts, "features")
     if contract is not None:
         _require(path, "input", facts.inputs, vision_inputs(contract), VISION_FIELDS)
+        _require_depth(path, facts, contract.images.temporal_patch_size)
     _require(path, "output", facts.outputs, {"features": (FLOAT, ("pictures", "merged", width))})
     return width
 
@@ -70,8 +72,10 @@ def encoder_dim(path: Path, facts: GraphFacts, width: int, contract: Contract | 
 
 def vision_inputs(contract: Contract) -> Values:
     """Returns the inputs of the vision graph, whose tables depend on the model's family."""
+    side = contract.images.patch_size
     inputs: Values = {
-        "pixel_patches": (FLOAT, ("pictures", "patches", contract.images.patch_dim)),
+        "frames": (UINT8, ("pictures", "depth", "patches", 3 * side**2)),
+        "strip_index": (INT32, ("patches", side)),
         "patch_positions": (INT64, (2, "patches")),
     }
     if contract.tower.window:
@@ -97,6 +101,17 @@ def encoder_inputs(width: int) -> Values:
         "position_ids": (INT64, (3, "batch", "length")),
         "embed_index": (INT64, ("batch",)),
     }
+
+
+def _require_depth(path: Path, facts: GraphFacts, depth: int) -> None:
+    """Checks that the kernel of patches has as many frames as the contract's temporal patch."""
+    # the input does not tell, because it has one frame for pictures
+    for weight in facts.weights:
+        if weight.name in KERNELS and weight.dims[0] != depth:
+            raise BundleError(
+                f"{shown(path)}: its patches have {weight.dims[0]} frames; the contract's "
+                f"images.temporal_patch_size is {depth}; {COPY_AGAIN}"
+            )
 
 
 def _require_rows(path: Path, facts: GraphFacts, tokens: TokenRules) -> None:

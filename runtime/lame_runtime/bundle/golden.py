@@ -92,7 +92,7 @@ def fingerprint(prepared: Prepared, preparer: Preparer) -> tuple[list[int], str,
     patches = hashlib.sha256()
     # hashed, because the patches of large pictures could take more space than the model
     for visual in prepared.visuals:
-        patches.update(visual.patches(preparer.contract).tobytes())
+        patches.update(visual.pixel_patches(preparer.contract).tobytes())
     positions = hashlib.sha256(np.ascontiguousarray(prepared.positions).tobytes()).hexdigest()
     return prepared.ids.tolist(), positions, patches.hexdigest() if prepared.visuals else ""
 

@@ -1,7 +1,7 @@
 """The arrays of one batch, as the graphs take them.
 
-Axes: N pictures, S patches of one picture, M merged tokens of one picture, D backbone width,
-B batch, L padded length, P embedding length.
+Axes: N pictures, T frames of one picture, S patches of one picture, M merged tokens of one picture,
+D backbone width, B batch, L padded length, P embedding length.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lame_runtime.contract.media.images import frame_patches
 from lame_runtime.contract.preparer import Prepared, Visual
-from lame_runtime.contract.rules import Contract
+from lame_runtime.contract.rules import Contract, ImageRules
 from lame_runtime.contract.tower import tower_tables
 from lame_runtime.errors import BackendError
 
@@ -28,13 +29,16 @@ MAX_SCORES = 1 << 25
 
 @dataclass(frozen=True)
 class PictureGroup:
-    """Pictures and temporal patches of one batch that share a patch grid.
+    """Pictures of one batch that share a patch grid, or temporal patches of videos that do.
 
     They are in the order in which `Batch.feature_index` numbers their features.
     """
 
-    pixel_patches: Floats
-    """float32 (N, S, patch_dim)."""
+    frames: npt.NDArray[np.uint8]
+    """uint8 (N, T, height, width, 3): T is 1 for pictures, and the temporal patch size for videos.
+    """
+    images: ImageRules
+    """Geometry and normalization of the patches."""
     tables: dict[str, npt.NDArray[Any]]
     """The vision graph's other inputs, by name; see `contract.tower`."""
     grid: tuple[int, int]
@@ -43,18 +47,38 @@ class PictureGroup:
     """Number of vision tokens of one picture: its patches after merging."""
 
     def vision_feeds(self) -> dict[str, npt.NDArray[Any]]:
-        """Returns the vision graph's inputs by name."""
-        return {"pixel_patches": self.pixel_patches, **self.tables}
+        """Returns the vision graph's inputs by name.
+
+        `frames` are the bytes of the pictures as they are, viewed as uint8 (N, T, S, 3 · patch²),
+        so that the number of patches is the only size that depends on the grid. Row and column of a
+        patch come from `strip_index`; see `contract.tower`.
+        """
+        pictures, depth = self.frames.shape[:2]
+        return {"frames": self.frames.reshape(pictures, depth, self.patches, -1), **self.tables}
+
+    def pixel_patches(self) -> Floats:
+        """Returns the patches as processors give them: float32 (N, S, patch_dim)."""
+        return frame_patches(self.frames, self.images, self.images.mean, self.images.std)
+
+    @property
+    def pictures(self) -> int:
+        """N, the number of pictures and temporal patches."""
+        return len(self.frames)
+
+    @property
+    def patches(self) -> int:
+        """S, the number of patches of each."""
+        return self.grid[0] * self.grid[1]
+
+    def rows(self, which: slice) -> PictureGroup:
+        """Returns some of the pictures."""
+        return replace(self, frames=self.frames[which])
 
     def pieces(self) -> list[PictureGroup]:
         """Cuts the group so that full attention over each piece fits in memory."""
-        pictures, patches, _ = self.pixel_patches.shape
         # A run holds pictures × patches² scores at once; a single picture cannot be cut further.
-        size = max(1, MAX_SCORES // patches**2)
-        return [
-            replace(self, pixel_patches=self.pixel_patches[start : start + size])
-            for start in range(0, pictures, size)
-        ]
+        size = max(1, MAX_SCORES // self.patches**2)
+        return [self.rows(slice(start, start + size)) for start in range(0, self.pictures, size)]
 
 
 @dataclass(frozen=True)
@@ -111,7 +135,7 @@ class Batch:
             BackendError: the vision graph returned more or fewer features than the contract counts,
                 so that tokens would get those of other places.
         """
-        expected = 1 + sum(len(group.pixel_patches) * group.merged for group in self.groups)
+        expected = 1 + sum(group.pictures * group.merged for group in self.groups)
         if features_FD.size and len(features_FD) != expected:
             raise BackendError(
                 f"the vision graph returned {len(features_FD) - 1} features for {expected - 1} "
@@ -155,7 +179,7 @@ def assemble(items: Sequence[Prepared], contract: Contract) -> Batch:
 def _group_by_grid(
     items: Sequence[Prepared], contract: Contract
 ) -> tuple[tuple[PictureGroup, ...], dict[tuple[int, int], range]]:
-    """Groups the pictures of all inputs by their patch grid, since one run has one grid.
+    """Groups the pictures of all inputs by patch grid and depth, since a run has one of each.
 
     The temporal patches of a video are pictures of the same grid: in the vision tower, no patch
     attends to another time.
@@ -165,20 +189,27 @@ def _group_by_grid(
         number of the picture within the row.
     """
     merge_area = contract.images.merge_size**2
-    by_grid: dict[tuple[int, int], list[tuple[int, int, Visual]]] = defaultdict(list)
+    by_size: dict[tuple[int, int, int], list[tuple[int, int, Visual]]] = defaultdict(list)
     for row, item in enumerate(items):
         for number, visual in enumerate(item.visuals):
-            by_grid[visual.grid[1:]].append((row, number, visual))
+            times, rows, columns = visual.grid
+            by_size[rows, columns, len(visual.frames) // times].append((row, number, visual))
     groups = []
     feature_rows: dict[tuple[int, int], range] = {}
     next_feature = 1  # row 0 of the features is zeros
-    for grid in sorted(by_grid):
-        members = by_grid[grid]
-        pixel_patches = np.concatenate([visual.patches(contract) for _, _, visual in members])
+    for size in sorted(by_size):
+        members, grid = by_size[size], size[:2]
+        frames = _joined([visual.temporal_patches() for _, _, visual in members])
         merged = grid[0] * grid[1] // merge_area
-        groups.append(PictureGroup(pixel_patches, tower_tables(grid, contract), grid, merged))
+        tables = tower_tables(grid, contract)
+        groups.append(PictureGroup(frames, contract.images, tables, grid, merged))
         for row, number, visual in members:
             end = next_feature + visual.n_patches // merge_area
             feature_rows[row, number] = range(next_feature, end)
             next_feature = end
     return tuple(groups), feature_rows
+
+
+def _joined(arrays: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    # a picture that is alone in its group, as most large ones are, is not copied
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -25,7 +25,7 @@ from lame_runtime.contract.prompts import (
     role_instruction,
     video_runs,
 )
-from lame_runtime.contract.rules import Contract, ImageRules, VideoRules
+from lame_runtime.contract.rules import CONTRACT_VERSION, Contract, ImageRules, VideoRules
 from lame_runtime.contract.texts.pieces import check_texts
 from lame_runtime.contract.tokens import TextTokenizer, token_ids
 from lame_runtime.errors import InputError
@@ -33,11 +33,7 @@ from lame_runtime.errors import InputError
 
 @dataclass(frozen=True)
 class Visual:
-    """One picture or video, resized.
-
-    Its patches take four times the memory of its frames (float32), those of a picture eight times
-    (it fills a temporal patch alone). So they are cut only when a batch needs them.
-    """
+    """One picture or video, resized. The vision graph normalizes it and cuts it into patches."""
 
     frames: npt.NDArray[np.uint8]
     """uint8 (n, height, width, 3): one frame for a picture, whole temporal patches for a video."""
@@ -51,10 +47,14 @@ class Visual:
         times, rows, columns = self.grid
         return times * rows * columns
 
-    def patches(self, contract: Contract) -> npt.NDArray[np.float32]:
-        """Returns the patches: float32 (temporal patches, rows × columns, patch_dim)."""
+    def temporal_patches(self) -> npt.NDArray[np.uint8]:
+        """Returns the frames of each temporal patch: uint8 (times, depth, height, width, 3)."""
+        return self.frames.reshape(self.grid[0], -1, *self.frames.shape[1:])
+
+    def pixel_patches(self, contract: Contract) -> npt.NDArray[np.float32]:
+        """Returns the patches as processors give them; see `media.images.frame_patches`."""
         rules = contract.videos if self.is_video else contract.images
-        return frame_patches(self.frames, contract.images, rules.mean, rules.std)
+        return frame_patches(self.temporal_patches(), contract.images, rules.mean, rules.std)
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,20 @@ class Preparer:
         self.tokenizer = tokenizer
 
     @staticmethod
-    def load(folder: Path) -> Preparer:
+    def load(folder: Path, *, oldest: int = CONTRACT_VERSION) -> Preparer:
         """Reads `contract.json` and `tokenizer.json` from a bundle or a checkpoint.
+
+        Args:
+            folder: the bundle or checkpoint.
+            oldest: the oldest version of the contract to read; see `Contract.from_json`.
 
         Raises:
             BundleError: one of the files is missing, damaged or of another version.
         """
         folder = folder_path("folder", folder)
         path = folder / "contract.json"
-        contract, tokenizer = Contract.load(path), TextTokenizer(folder / "tokenizer.json")
+        contract = Contract.load(path, oldest=oldest)
+        tokenizer = TextTokenizer(folder / "tokenizer.json")
         check_vocabulary(contract, tokenizer, path)
         return Preparer(contract, tokenizer)
 

@@ -31,7 +31,9 @@ __all__ = [
 
 # Raised whenever a field is added, removed or gets another meaning. Older versions of the runtime
 # then refuse the file instead of embedding differently.
-CONTRACT_VERSION = 2
+CONTRACT_VERSION = 3
+SAME_CHECKPOINTS = 2
+"""Oldest version with today's fields: only graphs changed since, and checkpoints have none."""
 
 MAX_CONTRACT_BYTES = 4 << 20
 """Largest `contract.json` that is read; they take about 2 kB."""
@@ -183,7 +185,11 @@ class Contract:
 
     @staticmethod
     def from_json(
-        text: str | bytes, source: str = "contract.json", remedy: str = "export the bundle again"
+        text: str | bytes,
+        source: str = "contract.json",
+        remedy: str = "export the bundle again",
+        *,
+        oldest: int = CONTRACT_VERSION,
     ) -> Contract:
         """Reads the text that `to_json` returned.
 
@@ -191,6 +197,7 @@ class Contract:
             text: the file's content.
             source: the file's name, for messages.
             remedy: how to get a contract that can be read; messages end with it.
+            oldest: the oldest version to read. A checkpoint's may be `SAME_CHECKPOINTS`.
 
         Raises:
             BundleError: not JSON, an unknown version, a missing, extra or mistyped field, a value
@@ -203,21 +210,26 @@ class Contract:
         # Before the fields: another version has other fields, and its remedy is another one.
         version = raw.get("contract_version") if isinstance(raw, dict) else None
         # `type`, because JSON's 2.0 would equal 2
-        if type(version) is not int or version != CONTRACT_VERSION:
+        if type(version) is not int or not oldest <= version <= CONTRACT_VERSION:
             older = isinstance(version, int) and version < CONTRACT_VERSION
             raise BundleError(
                 f"{shown(source)}: contract_version {shown(repr(version))} is not known here "
                 f"(known: {CONTRACT_VERSION}); "
                 + ("export it again" if older else "upgrade lame-runtime")
             )
+        raw["contract_version"] = CONTRACT_VERSION
         contract: Contract = from_json_object(Contract, raw, source, remedy)
         for problem in contradictions(contract):
             raise BundleError(f"{shown(source)}: {problem}; {remedy}")
         return contract
 
     @staticmethod
-    def load(path: Path) -> Contract:
+    def load(path: Path, *, oldest: int = CONTRACT_VERSION) -> Contract:
         """Reads the file `contract.json` at `path`.
+
+        Args:
+            path: the file.
+            oldest: see `from_json`.
 
         Raises:
             BundleError: the file cannot be read, or is not a contract of this version.
@@ -229,7 +241,7 @@ class Contract:
                 f"{shown(path)}: cannot be read ({error.strerror}); is this a LaME bundle or "
                 "checkpoint?"
             ) from None
-        return Contract.from_json(text, str(path))
+        return Contract.from_json(text, str(path), oldest=oldest)
 
 
 def contradictions(contract: Contract) -> Iterator[str]:
@@ -269,6 +281,13 @@ def contradictions(contract: Contract) -> Iterator[str]:
     if len({tokens.image_pad, tokens.video_pad, tokens.pad}) < 3:
         numbers = f"{tokens.image_pad}, {tokens.video_pad} and {tokens.pad}"
         yield f"tokens.image_pad, tokens.video_pad and tokens.pad are {numbers}: must differ"
+    for name in ("mean", "std"):
+        picture, video = getattr(images, name), getattr(videos, name)
+        if picture != video:
+            yield (
+                f"videos.{name} is {list(video)}: must be images.{name}, {list(picture)}, because "
+                "the vision graph normalizes both alike"
+            )
     if contract.tower.window % images.merge_size:
         yield (
             f"tower.window is {contract.tower.window}: must be a multiple of images.merge_size, "

@@ -1,5 +1,6 @@
 """Tables of the vision tower that depend on a picture's patch grid alone.
 
+`strip_index`            all families: where the pixels of each patch are in the frame
 `patch_positions`        all families: row and column of each patch, for the 2-D rotary embedding
 `window_*`               Qwen2.5-VL: which patches attend to each other in the windowed blocks
 `interpolation_*`        Qwen3-VL: how the learned grid of position embeddings is resampled
@@ -23,22 +24,28 @@ Array = npt.NDArray[Any]
 
 
 def tower_tables(grid: tuple[int, int], contract: Contract) -> dict[str, Array]:
-    """Returns the vision graph's inputs other than the patches, by name.
+    """Returns the vision graph's inputs other than the frames, by name.
 
     The arrays are read-only, since batches share them.
 
     Args:
         grid: rows and columns of patches.
-        contract: for merge size, window and position grid.
+        contract: for patch size, merge size, window and position grid.
     """
-    return _tables(grid, contract.images.merge_size, contract.tower)
+    images = contract.images
+    return _tables(grid, images.patch_size, images.merge_size, contract.tower)
 
 
 # Bounded, since a service sees pictures of any size, and the tables of a large grid take megabytes.
 @functools.lru_cache(maxsize=256)
-def _tables(grid: tuple[int, int], merge_size: int, tower: TowerRules) -> dict[str, Array]:
+def _tables(
+    grid: tuple[int, int], patch_size: int, merge_size: int, tower: TowerRules
+) -> dict[str, Array]:
     positions = patch_positions(grid, merge_size)
-    tables: dict[str, Array] = {"patch_positions": positions}
+    tables: dict[str, Array] = {
+        "strip_index": strip_index(positions, grid[1], patch_size),
+        "patch_positions": positions,
+    }
     if tower.window:
         tables |= window_tables(positions, tower.window)
     if tower.position_side:
@@ -65,6 +72,24 @@ def patch_positions(grid: tuple[int, int], merge_size: int) -> npt.NDArray[np.in
         return blocks.transpose(0, 2, 1, 3).reshape(-1)
 
     return np.stack([by_block(row), by_block(column)]).astype(np.int64)
+
+
+def strip_index(
+    positions: npt.NDArray[np.int64], columns: int, patch_size: int
+) -> npt.NDArray[np.int32]:
+    """Returns where the pixels of every patch are: int32 (patches, patch_size).
+
+    A frame is a sequence of strips of `patch_size` neighboring pixels, row by row. A patch consists
+    of as many strips, one below the other.
+
+    Args:
+        positions: from `patch_positions`.
+        columns: patches side by side, and so strips in a row of pixels.
+        patch_size: side of a patch in pixels.
+    """
+    pixel_rows = positions[0][:, None] * patch_size + np.arange(patch_size)
+    index: npt.NDArray[np.int64] = pixel_rows * columns + positions[1][:, None]
+    return index.astype(np.int32)
 
 
 def window_tables(positions: npt.NDArray[np.int64], window: int) -> dict[str, Array]:

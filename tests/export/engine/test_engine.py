@@ -200,7 +200,7 @@ def test_profiles_accept_every_golden_input(exported: Path, kind: str) -> None:
         assert low <= batch.input_ids.shape[1] <= high
         for group in batch.groups:
             low, _, high = roomy["vision"][-1]["patches"]
-            assert low <= group.pixel_patches.shape[1] <= high
+            assert low <= group.patches <= high
     # 4 MB hold a few of the longest inputs, but no full batch of them.
     tight = derive_profiles(contract, SMALL, kind, 4_000_000)
     assert tight["encoder"][-1]["batch"][2] < roomy["encoder"][-1]["batch"][2]

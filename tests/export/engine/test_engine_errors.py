@@ -22,7 +22,7 @@ from recording_gpu.placed import built, install
         ("[]", "no list of profiles named 'vision'"),
         (
             '{"vision": [{"patches": [1, 2, 3]}], "encoder": []}',
-            "names the dimensions pictures, patches, windows",
+            "names the dimensions pictures, depth, patches, windows",
         ),
         (
             '{"vision": [{"pictures": [1, 1, 1], "patches": [4, 2, 8]}]}',

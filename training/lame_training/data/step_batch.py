@@ -84,9 +84,9 @@ class Chunk:
         # With sharded parameters (FSDP), every process has to run the vision tower if one of them
         # does: its all-gathers are collective. The smallest picture has one merged token.
         images = self.contract.images
-        side, patch_dim = images.merge_size, 3 * images.temporal_patch_size * images.patch_size**2
+        side = images.merge_size
         grid = torch.tensor([(1, side, side)], device=device)
-        patches = torch.zeros(side * side, patch_dim, device=device)
+        patches = torch.zeros(side * side, images.patch_dim, device=device)
         return replace(inputs, pixel_patches=patches, grid_thw=grid)
 
 
@@ -118,12 +118,10 @@ def to_model_inputs(batch: Batch, device: torch.device | str = "cpu") -> ModelIn
     patches, grids = None, None
     if batch.groups:
         # Groups differ in patches per picture, so each is flattened to (patches, patch_dim) first.
-        flat = [
-            group.pixel_patches.reshape(-1, group.pixel_patches.shape[-1]) for group in batch.groups
-        ]
+        flat = [group.pixel_patches().reshape(-1, group.images.patch_dim) for group in batch.groups]
         patches = torch.from_numpy(np.concatenate(flat)).to(device)
         # One temporal patch per entry: the contract cuts videos into them, as the graphs do.
-        rows = [(1, *group.grid) for group in batch.groups for _ in range(len(group.pixel_patches))]
+        rows = [(1, *group.grid) for group in batch.groups for _ in range(group.pictures)]
         grids = torch.tensor(rows, dtype=torch.int64, device=device)
     return ModelInputs(
         torch.from_numpy(batch.input_ids).to(device),

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from lame_runtime.contract import Preparer
+from lame_runtime.contract.rules import SAME_CHECKPOINTS
 from lame_runtime.errors import BundleError, StorageError, first_line, shown
 from lame_runtime.files.atomic import atomic_path, atomic_text
 from safetensors import SafetensorError
@@ -127,6 +128,11 @@ def architecture_of(model: LaMEModel) -> dict[str, Any]:
     }
 
 
+def load_preparer(folder: Path) -> Preparer:
+    """Reads contract and tokenizer of a checkpoint; raises `BundleError` if they cannot be used."""
+    return Preparer.load(folder, oldest=SAME_CHECKPOINTS)
+
+
 def load_model(
     folder: Path, *, dtype: torch.dtype | None = torch.float32, decoder: bool = True
 ) -> tuple[LaMEModel, Preparer]:
@@ -146,7 +152,7 @@ def load_model(
     """
     check_files(folder)
     # first, because a contract of another version is refused without reading the weights
-    preparer = Preparer.load(folder)
+    preparer = load_preparer(folder)
     config = read_object(folder / "config.json")
     model = empty_model(config, decoder=decoder, source=f"{folder / 'config.json'}")
     check_contract(preparer.contract, model.backbone.config, model.dim, model.n_reason, folder)

@@ -36,9 +36,9 @@ class TorchBackend(Backend):
     @torch.inference_mode()
     def vision(self, group: PictureGroup) -> Floats:
         """Returns the vision features of a group; see `Backend.vision`."""
-        patches = torch.from_numpy(group.pixel_patches).to(self.device)
-        # a group holds single frames: temporal patches of a video count as pictures
-        grids = torch.tensor([(1, *group.grid)] * len(patches), device=self.device)
+        patches = torch.from_numpy(group.pixel_patches()).to(self.device)
+        # temporal patches of a video count as pictures
+        grids = torch.tensor([(1, *group.grid)] * group.pictures, device=self.device)
         features = self.model.visual(patches.flatten(0, 1), grids)
         # float32 like the arrays of every backend, whatever type the model computes in
         return features.view(len(patches), -1, self.width).float().cpu().numpy()

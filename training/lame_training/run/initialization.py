@@ -26,7 +26,7 @@ from lame_training.data import Pair
 from lame_training.distributed.processes import ProcessGroup
 from lame_training.model.adapters import LoRA, add_lora
 from lame_training.model.backbones import FAMILIES, config_folder, load_backbone
-from lame_training.model.checkpoint import described_model, save_model, write_recipe
+from lame_training.model.checkpoint import described_model, load_preparer, save_model, write_recipe
 from lame_training.model.from_disk.tensors import inside
 from lame_training.model.lame import LaMEModel
 from lame_training.recipes.latent_decoder import latent_decoder
@@ -96,7 +96,7 @@ def starting_point(
         newest = states[-1]
         model = rebuild(architecture, recipe.lora, output)
         moments = load_state(newest, model)
-        return StartingPoint(model, Preparer.load(output), moments, step_of(newest))
+        return StartingPoint(model, load_preparer(output), moments, step_of(newest))
     # the main process writes the tokenizer that the others then read
     if not processes.is_main_process:
         processes.barrier()

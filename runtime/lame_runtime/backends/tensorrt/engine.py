@@ -36,6 +36,7 @@ _DTYPES = {
     "HALF": "float16",
     "INT64": "int64",
     "INT32": "int32",
+    "UINT8": "uint8",
     "BOOL": "bool",
 }
 

@@ -120,20 +120,18 @@ class Worker:
         Yields:
             The shape of each piece's features, which the next piece overwrites in FEATURES.
         """
-        feeds = group.vision_feeds()
-        pictures, patches, _ = group.pixel_patches.shape
         start = 0
-        while start < pictures:
-            choice = self._choose_vision(group, pictures - start, only)
+        while start < group.pictures:
+            choice = self._choose_vision(group, group.pictures - start, only)
             if choice is None:
-                taken = self._vision.engine.range("pixel_patches", 1)
+                taken = self._vision.engine.range("frames", 2)
                 raise BackendError(
-                    f"a picture of {patches:,} patches fits no profile of the vision plan "
+                    f"a picture of {group.patches:,} patches fits no profile of the vision plan "
                     f"(they take {taken}); {_REMEDY}"
                 )
             profile, count = choice
-            piece = {**feeds, "pixel_patches": group.pixel_patches[start : start + count]}
-            yield self._vision.run(profile, piece, {})[FEATURES]
+            piece = group.rows(slice(start, start + count))
+            yield self._vision.run(profile, piece.vision_feeds(), {})[FEATURES]
             start += count
 
     def _choose_vision(
@@ -141,9 +139,9 @@ class Worker:
     ) -> tuple[int, int] | None:
         """Returns the profile that takes the most of `count` pictures of a group, and how many."""
         shapes = {name: array.shape for name, array in group.vision_feeds().items()}
-        rest = shapes["pixel_patches"][1:]
+        rest = shapes["frames"][1:]
         return self._vision.engine.choose(
-            lambda pictures: {**shapes, "pixel_patches": (pictures, *rest)},
+            lambda pictures: {**shapes, "frames": (pictures, *rest)},
             count,
             only.get("vision"),
         )

@@ -179,26 +179,28 @@ def resized_pixels(image: Image.Image, rules: ImageRules) -> npt.NDArray[np.uint
 def frame_patches(
     frames: npt.NDArray[np.uint8], rules: ImageRules, mean: Channels, std: Channels
 ) -> npt.NDArray[np.float32]:
-    """Normalizes resized frames and cuts them into patches.
+    """Normalizes resized frames and cuts them into patches, as the processors do.
+
+    The vision graph does it itself. This is for PyTorch, and for comparisons with a processor.
 
     Args:
-        frames: uint8 (n, height, width, 3). A picture is one frame and fills its whole temporal
-            patch; otherwise n is a multiple of the temporal patch size.
+        frames: uint8 (n, depth, height, width, 3). The depth is the temporal patch size, or 1 if a
+            frame fills its whole temporal patch, as a picture does.
         rules: the patch geometry.
         mean: mean of each channel, on the 0..1 scale.
         std: standard deviation of each channel, on the 0..1 scale.
 
     Returns:
-        float32 (temporal patches, patches, patch_dim): the patches of one merge block adjacent,
+        float32 (n, patches, patch_dim): the patches of one merge block adjacent,
         each flattened as (channel, temporal, row, column).
     """
     table_VC = _normalization_table(mean, std)
-    depth = 1 if len(frames) == 1 else rules.temporal_patch_size
     # Looked up by sample value: the same floats as computing them, several times faster.
-    pixels_CTHW = np.stack([table_VC[:, c][frames[:, :, :, c]] for c in range(3)])
+    pixels_CNTHW = np.stack([table_VC[:, c][frames[..., c]] for c in range(3)])
     patch, merge = rules.patch_size, rules.merge_size
-    rows, columns = frames.shape[1] // patch, frames.shape[2] // patch
-    blocks = pixels_CTHW.reshape(
+    _, depth, height, width, _ = frames.shape
+    rows, columns = height // patch, width // patch
+    blocks = pixels_CNTHW.reshape(
         3, -1, depth, rows // merge, merge, patch, columns // merge, merge, patch
     )
     # (time, block row, block column, row and column in the block, channel, temporal, row, column)

@@ -19,7 +19,7 @@ from lame_runtime.files.graphs.protobuf import (
     texts,
 )
 
-FLOAT, INT64, BOOL = 1, 7, 9
+FLOAT, UINT8, INT32, INT64, BOOL = 1, 2, 6, 7, 9
 """ONNX's numbers of the element types that graphs take and return."""
 DATA_TYPES: Mapping[int, str] = {
     1: "<f4",
@@ -37,7 +37,14 @@ DATA_TYPES: Mapping[int, str] = {
     16: "<u2",  # BF16, which NumPy does not have
 }
 """NumPy's names of the element types that a graph may have, by ONNX's numbers."""
-TYPE_NAMES = {FLOAT: "float32", INT64: "int64", BOOL: "bool", 6: "int32", 10: "float16"}
+TYPE_NAMES = {
+    FLOAT: "float32",
+    UINT8: "uint8",
+    INT32: "int32",
+    INT64: "int64",
+    BOOL: "bool",
+    10: "float16",
+}
 """Names of the common element types, for messages."""
 ITEM_SIZES = {number: int(name[-1]) if name != "?" else 1 for number, name in DATA_TYPES.items()}
 """Bytes of an element, by ONNX's number of its type."""
