@@ -20,7 +20,7 @@ BINDINGS := tensorrt_cu12_bindings==10.3.0 tensorrt_cu13_bindings==10.16.1.11 te
 # The oldest ONNX Runtime that graphs for CPUs are promised to run on.
 FLOOR := onnxruntime==1.23.2
 
-.PHONY: help demo test check docs dist tiny-bundle ablation paradigms realsize fuzz endurance aarch64 clean
+.PHONY: help demo test check docs dist tiny-bundle ablation paradigms bench realsize fuzz endurance aarch64 clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,11 @@ ablation: $(VENV)/ready  ## measure what the reason tokens bring: all arms, thre
 
 paradigms: $(VENV)/ready  ## time LaME against a plain embedder, latent rollout and chain of thought, in runs/paradigms
 	$(BIN)/lame-train paradigms --output runs/paradigms
+
+bench: $(VENV)/ready  ## compare LaME with Sentence Transformers, Hugging Face and OpenVINO on the same weights, in runs/bench
+	rm -rf runs/bench
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt --target $(VENV)/openvino --upgrade openvino openvino-telemetry
+	PYTHONPATH=$(VENV)/openvino $(BIN)/python lame_export/benchmarks/embedders/bench.py runs/bench
 
 realsize: $(VENV)/ready  ## export, plan and embed with 2 billion parameters of two families (50 minutes, 25 GB of disk)
 	rm -rf runs/realsize

@@ -1,4 +1,4 @@
-"""Bytes of frames become the patches of the processors, and those the convolution's products."""
+"""The graph turns bytes into the processors' patches, and embeds them as the convolution does."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_graphs_patches_are_the_processors(depth: int, preparer: Preparer) -
 
 
 def test_a_picture_is_multiplied_once_and_counts_as_two_frames(preparer: Preparer) -> None:
-    """The product equals the convolution's over the picture twice; over two frames as well.
+    """The product equals the convolution's, over a picture given twice and over two frames.
 
     In the control, the second frame is another one.
     """
@@ -92,7 +92,7 @@ def test_a_picture_and_a_still_video_have_the_same_features(exported: Path) -> N
     assert np.abs(features[0] - features[2]).max() > 0.1
 
 
-def test_pictures_and_videos_are_apart(preparer: Preparer) -> None:
+def test_pictures_and_videos_are_in_separate_groups(preparer: Preparer) -> None:
     """They have one and two frames in a temporal patch; a picture that is alone is not copied."""
     picture = Image.new("RGB", (56, 56), (90, 20, 200))
     items = [preparer(as_input(item)) for item in ({"image": picture}, {"video": [picture] * 4})]

@@ -476,7 +476,7 @@ def test_weights_alone_in_eight_or_four_bits(
     }
     assert cosine["w8-cpu"] > 0.9995
     assert cosine["w8-cpu"] > cosine["w4-cpu"] > 0.95
-    # of the encoder: half of a vision tower this small is the kernel of patches, which stays FP32
+    # only the encoder: the patch kernel, which stays FP32, is half of so small a vision tower
     size = {
         graph: (tmp_path / f"bundle/graphs/encoder.{graph}.onnx.data").stat().st_size
         for graph in ("fp32", "w8-cpu", "w4-cpu")

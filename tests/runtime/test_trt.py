@@ -121,7 +121,7 @@ def profiles_run(gpu: RecordingCudart, part: Part) -> set[int]:
 def reference(exported: Path) -> Encoder:
     """The same graphs on ONNX Runtime."""
     paths = exported / "graphs/vision.fp32.onnx", exported / "graphs/encoder.fp32.onnx"
-    # with as many threads as the stand-in has: the order of a small product's sums depends on it
+    # the default threads, like the stand-in's: they decide the summation order of small products
     return Encoder(Preparer.load(exported), OrtBackend(*paths, "CPUExecutionProvider"))
 
 

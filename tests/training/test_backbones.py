@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from lame_runtime.contract import Contract
-from lame_runtime.contract.rules import SAME_CHECKPOINTS
+from lame_runtime.contract.rules import OLDEST_CHECKPOINT_VERSION
 from lame_runtime.errors import BundleError, UsageError
 from lame_training import train
 from lame_training.__main__ import main
@@ -244,7 +244,7 @@ def test_a_run_killed_before_its_first_state_starts_again(
 
 
 def test_pictures_and_videos_are_normalized_alike(backbone: Path) -> None:
-    """Videos take the values of pictures if they have none; others are refused, and named."""
+    """Without a file for videos they take the pictures' values; other values are refused."""
     edit_json(backbone / "preprocessor_config.json", image_std=[0.3, 0.3, 0.4])
     with pytest.raises(
         BundleError, match=r"videos.std is .*: must be images.std, \[0.3, 0.3, 0.4\]"
@@ -258,9 +258,9 @@ def test_pictures_and_videos_are_normalized_alike(backbone: Path) -> None:
 def test_an_older_contract_is_refused_with_the_remedy(
     backbones: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Version 1 had no videos, and the graphs of version 2 took patches.
+    """Version 1 had no videos, and the graphs of version 2 took floating-point patches.
 
-    A checkpoint has no graphs, so one of version 2 is read.
+    A checkpoint has no graphs, so version 2 is accepted there.
     """
     contract = derive_contract(backbones["qwen2_vl"], BUDGET, 8, 64, {})
     texts = {
@@ -273,7 +273,7 @@ def test_an_older_contract_is_refused_with_the_remedy(
         message = f"contract_version {version} is not known here.*export it again"
         with pytest.raises(BundleError, match=message):
             Contract.from_json(texts[version])
-    with pytest.raises(BundleError, match="contract_version 1 is not known here"):
-        Contract.from_json(texts[1], oldest=SAME_CHECKPOINTS)
+    with pytest.raises(BundleError, match=r"1 is not known here \(known: 2 to 3\); train it again"):
+        Contract.from_json(texts[1], oldest=OLDEST_CHECKPOINT_VERSION)
     for version in (2, 3):
-        assert Contract.from_json(texts[version], oldest=SAME_CHECKPOINTS) == contract
+        assert Contract.from_json(texts[version], oldest=OLDEST_CHECKPOINT_VERSION) == contract

@@ -165,7 +165,7 @@ def _vision_profiles(contract: Contract, widths: Widths, kind: str, memory: int)
 
 
 def depth_range(contract: Contract) -> tuple[int, int, int]:
-    """Returns the numbers of frames in a temporal patch: 1 for a picture, which is the optimum."""
+    """Returns the range of frames per temporal patch; the optimum is 1, for pictures."""
     return 1, 1, contract.images.temporal_patch_size
 
 
@@ -201,8 +201,8 @@ def read_profiles(path: Path, contract: Contract) -> Profiles:
     """Reads profiles from a JSON file.
 
     The file holds a list of profiles per part, and each profile three numbers per dimension:
-    `{"vision": [{"pictures": [1, 4, 8], "patches": […], …}, …], "encoder": […]}`. Where `depth` is
-    not given, both pictures and videos are accepted.
+    `{"vision": [{"pictures": [1, 4, 8], "patches": […], …}, …], "encoder": […]}`. If a profile of
+    vision omits `depth`, it accepts both pictures and videos.
 
     Raises:
         StorageError: the file cannot be read.
@@ -229,7 +229,7 @@ def read_profiles(path: Path, contract: Contract) -> Profiles:
 
 def _read_profile(path: Path, part: str, bucket: Any, contract: Contract) -> Ranges:
     known = set(DIMENSIONS[part])
-    # Only Qwen2.5-VL has windows; for all others a profile need not name them.
+    # Only Qwen2.5-VL has windows, and depth has a default, so a profile may omit both.
     optional: Ranges = (
         {"windows": (1, 1, 1), "depth": depth_range(contract)} if part == "vision" else {}
     )

@@ -191,7 +191,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _cast_bytes_first(graph: ir.Graph) -> None:
-    """Takes the sizes of inputs of bytes from their casts, which alone may read them in TensorRT.
+    """Makes a Cast the only reader of every uint8 input, because TensorRT accepts no other.
 
     before   frames ─┬─ Shape ─ …         after   frames ─ Cast ─┬─ Shape ─ …
                      └─ Cast ─ …                                 └─ …

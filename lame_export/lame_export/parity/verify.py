@@ -16,7 +16,12 @@ from lame_training.arguments import folder_path
 from lame_export.lint.foreign_graphs import check_graphs, translated
 from lame_export.passes.proof.lint_graphs import LintGraphs
 from lame_export.passes.proof.prove_vectors import ProveVectors
-from lame_export.passes.source.load_checkpoint import SHARED_FILES, read_model, read_shared
+from lame_export.passes.source.load_checkpoint import (
+    SHARED_FILES,
+    read_model,
+    read_shared,
+    shared_content,
+)
 from lame_export.passes.source.prove_contract import ProveContract
 from lame_export.state import ExportOptions, ExportState
 
@@ -74,7 +79,7 @@ def verify(
 def _shared_files_row(bundle: Path, checkpoint: Path) -> Result:
     # byte for byte, because a changed file need not change any golden vector
     changed = sum(
-        read_shared(bundle / name) != read_shared(checkpoint / name) for name in SHARED_FILES
+        read_shared(bundle / name) != shared_content(checkpoint / name) for name in SHARED_FILES
     )
     comparison, figure = "contract and tokenizer vs checkpoint", {"mismatches": changed}
     return judge(comparison, "", "files", len(SHARED_FILES), gates.CONTRACT, figure)

@@ -22,8 +22,8 @@ VISION_FIELDS = (
 )
 TABLES = ("table_VD", "table_VD.half", "table_VD.int8")
 """Names of the token table in exported graphs, by the type of its values."""
-KERNELS = ("patch_embed.weight", "patch_embed.weight.half")
-"""Names of the kernel of patches in exported graphs, in the same way."""
+PATCH_KERNELS = ("patch_embed.weight", "patch_embed.weight.half")
+"""Names of the patch kernel in exported graphs, by the type of its values."""
 
 Values = dict[str, tuple[int, Dims]]
 """Element type and sizes by name; a size that is a name fits every symbolic size."""
@@ -104,12 +104,12 @@ def encoder_inputs(width: int) -> Values:
 
 
 def _require_depth(path: Path, facts: GraphFacts, depth: int) -> None:
-    """Checks that the kernel of patches has as many frames as the contract's temporal patch."""
-    # the input does not tell, because it has one frame for pictures
+    """Checks that the patch kernel spans as many frames as the contract's temporal patch."""
+    # the input does not show it, because pictures have a single frame
     for weight in facts.weights:
-        if weight.name in KERNELS and weight.dims[0] != depth:
+        if weight.name in PATCH_KERNELS and weight.dims[0] != depth:
             raise BundleError(
-                f"{shown(path)}: its patches have {weight.dims[0]} frames; the contract's "
+                f"{shown(path)}: its patches span {weight.dims[0]} frames, but the contract's "
                 f"images.temporal_patch_size is {depth}; {COPY_AGAIN}"
             )
 

@@ -29,7 +29,7 @@ MAX_SCORES = 1 << 25
 
 @dataclass(frozen=True)
 class PictureGroup:
-    """Pictures of one batch that share a patch grid, or temporal patches of videos that do.
+    """Pictures, or temporal patches of videos, of one batch that share a patch grid.
 
     They are in the order in which `Batch.feature_index` numbers their features.
     """
@@ -49,9 +49,9 @@ class PictureGroup:
     def vision_feeds(self) -> dict[str, npt.NDArray[Any]]:
         """Returns the vision graph's inputs by name.
 
-        `frames` are the bytes of the pictures as they are, viewed as uint8 (N, T, S, 3 · patch²),
-        so that the number of patches is the only size that depends on the grid. Row and column of a
-        patch come from `strip_index`; see `contract.tower`.
+        `frames` is the memory of the pictures, viewed as uint8 (N, T, S, 3 · patch²), so that only
+        the number of patches depends on the grid. `strip_index` says which strips make up a patch;
+        see `contract.tower`.
         """
         pictures, depth = self.frames.shape[:2]
         return {"frames": self.frames.reshape(pictures, depth, self.patches, -1), **self.tables}
@@ -62,16 +62,16 @@ class PictureGroup:
 
     @property
     def pictures(self) -> int:
-        """N, the number of pictures and temporal patches."""
+        """Number of pictures or temporal patches (N)."""
         return len(self.frames)
 
     @property
     def patches(self) -> int:
-        """S, the number of patches of each."""
+        """Number of patches of each picture (S)."""
         return self.grid[0] * self.grid[1]
 
     def rows(self, which: slice) -> PictureGroup:
-        """Returns some of the pictures."""
+        """Returns a group with some of the pictures."""
         return replace(self, frames=self.frames[which])
 
     def pieces(self) -> list[PictureGroup]:
@@ -153,7 +153,7 @@ class Batch:
 
 def assemble(items: Sequence[Prepared], contract: Contract) -> Batch:
     """Lays prepared inputs side by side; shapes and dtypes as in `Batch`."""
-    groups, feature_rows = _group_by_grid(items, contract)
+    groups, feature_rows = _group_by_size(items, contract)
     shape = (len(items), max(len(item.ids) for item in items))
     # Padding is on the right: under a causal mask no token sees it, so its id and positions do not
     # matter, and no attention mask is an input of the graph.
@@ -176,7 +176,7 @@ def assemble(items: Sequence[Prepared], contract: Contract) -> Batch:
     return Batch(groups, input_ids, feature_index, position_ids, embed_index)
 
 
-def _group_by_grid(
+def _group_by_size(
     items: Sequence[Prepared], contract: Contract
 ) -> tuple[tuple[PictureGroup, ...], dict[tuple[int, int], range]]:
     """Groups the pictures of all inputs by patch grid and depth, since a run has one of each.

@@ -29,11 +29,11 @@ __all__ = [
     "VideoRules",
 ]
 
-# Raised whenever a field is added, removed or gets another meaning. Older versions of the runtime
-# then refuse the file instead of embedding differently.
+# Raised whenever a field is added, removed or given a new meaning, or the graphs' inputs change.
+# Older versions of the runtime then refuse the file instead of embedding differently.
 CONTRACT_VERSION = 3
-SAME_CHECKPOINTS = 2
-"""Oldest version with today's fields: only graphs changed since, and checkpoints have none."""
+OLDEST_CHECKPOINT_VERSION = 2
+"""Oldest version that a checkpoint may have: the graphs' inputs changed since, and it has none."""
 
 MAX_CONTRACT_BYTES = 4 << 20
 """Largest `contract.json` that is read; they take about 2 kB."""
@@ -197,7 +197,7 @@ class Contract:
             text: the file's content.
             source: the file's name, for messages.
             remedy: how to get a contract that can be read; messages end with it.
-            oldest: the oldest version to read. A checkpoint's may be `SAME_CHECKPOINTS`.
+            oldest: the oldest version to read. A checkpoint's may be `OLDEST_CHECKPOINT_VERSION`.
 
         Raises:
             BundleError: not JSON, an unknown version, a missing, extra or mistyped field, a value
@@ -211,12 +211,15 @@ class Contract:
         version = raw.get("contract_version") if isinstance(raw, dict) else None
         # `type`, because JSON's 2.0 would equal 2
         if type(version) is not int or not oldest <= version <= CONTRACT_VERSION:
-            older = isinstance(version, int) and version < CONTRACT_VERSION
+            is_older = isinstance(version, int) and version < CONTRACT_VERSION
+            known, again = f"{CONTRACT_VERSION}", "export it again"
+            if oldest < CONTRACT_VERSION:  # a checkpoint, which is not exported
+                known, again = f"{oldest} to {CONTRACT_VERSION}", "train it again"
             raise BundleError(
                 f"{shown(source)}: contract_version {shown(repr(version))} is not known here "
-                f"(known: {CONTRACT_VERSION}); "
-                + ("export it again" if older else "upgrade lame-runtime")
+                f"(known: {known}); {again if is_older else 'upgrade lame-runtime'}"
             )
+        # an older version that is accepted has the same fields
         raw["contract_version"] = CONTRACT_VERSION
         contract: Contract = from_json_object(Contract, raw, source, remedy)
         for problem in contradictions(contract):
@@ -232,7 +235,8 @@ class Contract:
             oldest: see `from_json`.
 
         Raises:
-            BundleError: the file cannot be read, or is not a contract of this version.
+            BundleError: the file cannot be read, is no contract, or has a version that is not
+                accepted.
         """
         try:
             text = read_regular(path, MAX_CONTRACT_BYTES)

@@ -1,13 +1,14 @@
 """Tables of the vision tower that depend on a picture's patch grid alone.
 
-`strip_index`            all families: where the pixels of each patch are in the frame
+`strip_index`            all families: which strips of pixels make up each patch
 `patch_positions`        all families: row and column of each patch, for the 2-D rotary embedding
 `window_*`               Qwen2.5-VL: which patches attend to each other in the windowed blocks
 `interpolation_*`        Qwen3-VL: how the learned grid of position embeddings is resampled
 
 Loops over grids cannot be exported, so they run here, once per grid, and the graphs take the tables
 as inputs. Patches are in the order in which `media.images` cuts them: those of one merge block
-adjacent. The tables equal those of transformers' `vision_utils`; tests hold each of them to it.
+adjacent. All tables but `strip_index` equal those of transformers' `vision_utils`; tests hold each
+of them to it.
 """
 
 from __future__ import annotations
@@ -77,14 +78,14 @@ def patch_positions(grid: tuple[int, int], merge_size: int) -> npt.NDArray[np.in
 def strip_index(
     positions: npt.NDArray[np.int64], columns: int, patch_size: int
 ) -> npt.NDArray[np.int32]:
-    """Returns where the pixels of every patch are: int32 (patches, patch_size).
+    """Returns the strips that make up every patch: int32 (patches, patch_size).
 
-    A frame is a sequence of strips of `patch_size` neighboring pixels, row by row. A patch consists
-    of as many strips, one below the other.
+    A strip is a row of `patch_size` pixels. Strips are numbered from left to right and from top to
+    bottom. A patch consists of `patch_size` strips, one below the other.
 
     Args:
         positions: from `patch_positions`.
-        columns: patches side by side, and so strips in a row of pixels.
+        columns: number of patches in a row, and so of strips in a row of pixels.
         patch_size: side of a patch in pixels.
     """
     pixel_rows = positions[0][:, None] * patch_size + np.arange(patch_size)

@@ -79,9 +79,10 @@ def video_rules(
     raw = read_object(folder / "processor_config.json").get("video_processor") or read_object(
         folder / "video_preprocessor_config.json"
     )
-    published = published_videos(family_of(config))
-    # as transformers, which reads the pictures' file if there is none for videos
-    defaults = dataclasses.replace(published, mean=images.mean, std=images.std)
+    defaults = published_videos(family_of(config))
+    if not raw:
+        # transformers then reads the pictures' file
+        defaults = dataclasses.replace(defaults, mean=images.mean, std=images.std)
     _check_processing(raw, folder, "videos")
     for key in ("patch_size", "temporal_patch_size", "merge_size"):
         # the contract has one patch geometry, that of pictures

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from lame_runtime.contract import Preparer
-from lame_runtime.contract.rules import SAME_CHECKPOINTS
+from lame_runtime.contract.rules import OLDEST_CHECKPOINT_VERSION
 from lame_runtime.errors import BundleError, StorageError, first_line, shown
 from lame_runtime.files.atomic import atomic_path, atomic_text
 from safetensors import SafetensorError
@@ -130,7 +130,7 @@ def architecture_of(model: LaMEModel) -> dict[str, Any]:
 
 def load_preparer(folder: Path) -> Preparer:
     """Reads contract and tokenizer of a checkpoint; raises `BundleError` if they cannot be used."""
-    return Preparer.load(folder, oldest=SAME_CHECKPOINTS)
+    return Preparer.load(folder, oldest=OLDEST_CHECKPOINT_VERSION)
 
 
 def load_model(

@@ -1,10 +1,12 @@
-"""Loads the checkpoint, and copies contract and tokenizer into the bundle byte for byte."""
+"""Loads the checkpoint, and copies contract and tokenizer into the bundle."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from lame_runtime.contract.rules import OLDEST_CHECKPOINT_VERSION, Contract
 from lame_runtime.errors import BundleError
 from lame_runtime.files.json_file import MAX_JSON_BYTES
 from lame_runtime.files.regular import read_regular
@@ -32,8 +34,25 @@ class LoadCheckpoint(Pass):
         """Loads the model and copies the files."""
         read_model(state)
         for name in SHARED_FILES:
-            # copied rather than serialized again, because verification compares them byte for byte
-            (state.folder / name).write_bytes(read_shared(state.checkpoint / name))
+            (state.folder / name).write_bytes(shared_content(state.checkpoint / name))
+
+
+def shared_content(path: Path) -> bytes:
+    """Returns one of `SHARED_FILES` of a checkpoint, as the bundle has it.
+
+    It is the file byte for byte, since verification compares bytes, unless the contract is of an
+    older version that checkpoints may have. The bundle then gets it in the current version.
+
+    Raises:
+        BundleError: the file cannot be read, or is no contract.
+    """
+    content = read_shared(path)
+    if path.name != "contract.json":
+        return content
+    contract = Contract.from_json(content, str(path), oldest=OLDEST_CHECKPOINT_VERSION)
+    # the version alone may differ: layout and order of the fields stay the user's otherwise
+    is_current = json.loads(content)["contract_version"] == contract.contract_version
+    return content if is_current else contract.to_json().encode()
 
 
 def read_shared(path: Path) -> bytes:

@@ -124,10 +124,12 @@ class Worker:
         while start < group.pictures:
             choice = self._choose_vision(group, group.pictures - start, only)
             if choice is None:
-                taken = self._vision.engine.range("frames", 2)
+                patches = self._vision.engine.range("frames", 2)
+                depths = self._vision.engine.range("frames", 1)
                 raise BackendError(
                     f"a picture of {group.patches:,} patches fits no profile of the vision plan "
-                    f"(they take {taken}); {_REMEDY}"
+                    f"(they take {patches} patches, and temporal patches of {depths} frames); "
+                    f"{_REMEDY}"
                 )
             profile, count = choice
             piece = group.rows(slice(start, start + count))

@@ -181,7 +181,7 @@ def frame_patches(
 ) -> npt.NDArray[np.float32]:
     """Normalizes resized frames and cuts them into patches, as the processors do.
 
-    The vision graph does it itself. This is for PyTorch, and for comparisons with a processor.
+    The vision graph does this itself. This function serves PyTorch models, fingerprints and tests.
 
     Args:
         frames: uint8 (n, depth, height, width, 3). The depth is the temporal patch size, or 1 if a
