@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from graph_runs import picture_feeds
-from lame_export.forward.patches import PatchEmbed, Pixels
+from lame_export.forward.layers import Affine
+from lame_export.forward.patches import Pixels, by_bytes
 from lame_runtime.backends.onnxruntime import open_session, run_session
 from lame_runtime.contract.batch import PictureGroup, assemble
 from lame_runtime.contract.preparer import Preparer
@@ -31,7 +33,7 @@ def group_of(contract: Contract, depth: int) -> PictureGroup:
 
 
 def run(group: PictureGroup, pixels: Pixels) -> Tensor:
-    """Returns the graph's patches, (N, S, T, 3 p²)."""
+    """Returns the graph's patches, (N, S, depth · 3 p²)."""
     feeds = group.vision_feeds()
     strip_index = torch.from_numpy(feeds["strip_index"].copy())
     return pixels(torch.from_numpy(feeds["frames"]), strip_index)
@@ -47,26 +49,25 @@ def test_the_graphs_patches_are_the_processors(depth: int, preparer: Preparer) -
     group = group_of(preparer.contract, depth)
     theirs = group.pixel_patches().reshape(3, 24, 3, 2, -1)
     pixels = Pixels(rules)
-    ours = run(group, pixels).reshape(3, 24, depth, -1, 3).numpy()
-    # to (picture, patch, channel, frame, pixel)
-    ours = np.repeat(ours.transpose(0, 1, 4, 2, 3), 2 // depth, axis=3)
-    assert np.abs(ours - theirs).max() < 1e-6
+
+    def ours(group: PictureGroup) -> Any:
+        # to (picture, patch, channel, frame, pixel)
+        patches = run(group, pixels).reshape(3, 24, 2, -1, 3).numpy()
+        return patches.transpose(0, 1, 4, 2, 3)
+
+    assert np.abs(ours(group) - theirs).max() < 1e-6
     strips = np.flip(group.tables["strip_index"], axis=0)
     changed = replace(group, tables={**group.tables, "strip_index": strips})
-    swapped = run(changed, pixels).reshape(3, 24, depth, -1, 3).numpy().transpose(0, 1, 4, 2, 3)
-    assert np.abs(swapped - theirs[:, :, :, :depth]).max() > 0.1
+    assert np.abs(ours(changed) - theirs).max() > 0.1
 
 
-def test_a_picture_is_multiplied_once_and_counts_as_two_frames(preparer: Preparer) -> None:
-    """The product equals the convolution's, over a picture given twice and over two frames.
-
-    In the control, the second frame is another one.
-    """
+def test_the_product_is_the_convolutions(preparer: Preparer) -> None:
+    """It is over a picture given once and over two frames; in the control they are compared."""
     torch.manual_seed(0)
     rules = preparer.contract.images
     side = rules.patch_size
     convolution = nn.Conv3d(3, 8, (2, side, side), stride=(2, side, side))
-    embed, pixels = PatchEmbed(convolution), Pixels(rules)
+    embed, pixels = Affine(by_bytes(convolution.weight), convolution.bias), Pixels(rules)
 
     def expected(group: PictureGroup) -> Tensor:
         patches = torch.from_numpy(group.pixel_patches()).reshape(-1, 3, 2, side, side)
@@ -81,7 +82,7 @@ def test_a_picture_is_multiplied_once_and_counts_as_two_frames(preparer: Prepare
 
 
 def test_a_picture_and_a_still_video_have_the_same_features(exported: Path) -> None:
-    """The graph adds the kernels of both frames for a picture."""
+    """The graph takes the picture for both frames."""
     contract = Contract.load(exported / "contract.json")
     session = open_session(exported / "graphs/vision.fp32.onnx")
     picture = picture_feeds(GRID, contract)

@@ -264,7 +264,8 @@ def test_an_input_that_fits_no_profile_is_named(
             encoder.encode("seven " * 60)
         with pytest.raises(
             BackendError,
-            match=r"a picture of \d+ patches fits no profile of the vision plan \(they take 4–64\)",
+            match=r"a picture of \d+ patches fits no profile of the vision plan "
+            r"\(they take 4–64 patches, and temporal patches of 1–2 frames\)",
         ):
             encoder.encode(Image.new("RGB", (280, 280)), max_pixels=1 << 17)
         assert_same_vectors(encoder, reference, "seven")

@@ -23,7 +23,7 @@ from lame_export.forward.layers import (
     gelu,
     norm_of,
 )
-from lame_export.forward.patches import PatchEmbed, Pixels
+from lame_export.forward.patches import Pixels, by_bytes
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,9 @@ class Vision(nn.Module):
         super().__init__()
         config = visual.config
         self.pixels = Pixels(images)
-        self.patch_embed = PatchEmbed(visual.patch_embed.proj)
+        # the convolution's stride is its kernel, so it is a product with each flattened patch
+        projection = visual.patch_embed.proj
+        self.patch_embed = Affine(by_bytes(projection.weight), projection.bias)
         # the first half of a head's channel pairs turns along rows, the second along columns
         frequencies = visual.rotary_pos_emb.inv_freq
         still = torch.zeros_like(frequencies)

@@ -29,14 +29,13 @@ from lame_export.rewrites.nodes import (
 )
 from lame_export.rewrites.scopes import layer_name, linear_layers, path_of
 
-HALF_LAYERS = frozenset({"o", "down", "proj", "fc2"})
+HALF_LAYERS = frozenset({"o", "down", "proj", "fc2", "patch_embed"})
 """Linear layers, by name in `lame_export.forward`, that stay in half precision in most models.
 
-They read no norm's output. If a few of their activations reach far beyond the others, one scale
-for all makes steps so coarse that a last-bit difference between two batch shapes shows in the
-embedding as soon as it flips one rounding. The patch embedding is no `Affine` and not quantized
-either: equal pixels would become equal steps, and results computed from them lie on ties, where a
-last bit decides the next rounding.
+The first four read no norm's output. If a few of their activations reach far beyond the others,
+one scale for all makes steps so coarse that a last-bit difference between two batch shapes shows
+in the embedding as soon as it flips one rounding. `patch_embed` reads pixels: equal ones become
+equal steps, and results computed from them lie on ties, where a last bit decides the next rounding.
 """
 LARGEST = 127
 """Largest step of a symmetric INT8 scale; -128 is not used: both signs reach equally far."""

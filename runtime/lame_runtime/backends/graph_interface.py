@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lame_runtime.bundle.members import COPY_AGAIN
-from lame_runtime.contract.rules import Contract, TokenRules
+from lame_runtime.contract.rules import Contract, ImageRules, TokenRules
 from lame_runtime.errors import BundleError, shown
 from lame_runtime.files.graphs.onnx_fields import BOOL, FLOAT, INT32, INT64, TYPE_NAMES, UINT8
 from lame_runtime.files.graphs.onnx_graph import Dims, GraphFacts
@@ -22,7 +22,7 @@ VISION_FIELDS = (
 )
 TABLES = ("table_VD", "table_VD.half", "table_VD.int8")
 """Names of the token table in exported graphs, by the type of its values."""
-PATCH_KERNELS = ("patch_embed.weight", "patch_embed.weight.half")
+PATCH_KERNELS = tuple(f"patch_embed.weight_io{form}" for form in ("", ".half", ".int8"))
 """Names of the patch kernel in exported graphs, by the type of its values."""
 
 Values = dict[str, tuple[int, Dims]]
@@ -43,7 +43,7 @@ def vision_width(path: Path, facts: GraphFacts, contract: Contract | None) -> in
     width = _last_size(path, facts, "features")
     if contract is not None:
         _require(path, "input", facts.inputs, vision_inputs(contract), VISION_FIELDS)
-        _require_depth(path, facts, contract.images.temporal_patch_size)
+        _require_depth(path, facts, contract.images)
     _require(path, "output", facts.outputs, {"features": (FLOAT, ("pictures", "merged", width))})
     return width
 
@@ -103,14 +103,15 @@ def encoder_inputs(width: int) -> Values:
     }
 
 
-def _require_depth(path: Path, facts: GraphFacts, depth: int) -> None:
+def _require_depth(path: Path, facts: GraphFacts, images: ImageRules) -> None:
     """Checks that the patch kernel spans as many frames as the contract's temporal patch."""
     # the input does not show it, because pictures have a single frame
     for weight in facts.weights:
-        if weight.name in PATCH_KERNELS and weight.dims[0] != depth:
+        if weight.name in PATCH_KERNELS and weight.dims[0] != images.patch_dim:
+            frames = weight.dims[0] * images.temporal_patch_size // images.patch_dim
             raise BundleError(
-                f"{shown(path)}: its patches span {weight.dims[0]} frames, but the contract's "
-                f"images.temporal_patch_size is {depth}; {COPY_AGAIN}"
+                f"{shown(path)}: its patches span {frames} frames, but the contract's "
+                f"images.temporal_patch_size is {images.temporal_patch_size}; {COPY_AGAIN}"
             )
 
 
