@@ -30,7 +30,9 @@ def embed(bundle: Path, graph: str, inputs: list[object]) -> np.ndarray:
     """
     if not FOLDER.is_dir():
         pytest.skip(f"onnxruntime {VERSION} is not in {FOLDER}; make test puts it there")
-    environment = {**os.environ, "PYTHONPATH": str(FOLDER)}
+    # the caller's own path follows, because a checkout may be tested from another one's install
+    path = [str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     command = [sys.executable, "-c", _CODE, str(bundle), graph, json.dumps(inputs)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
