@@ -73,7 +73,7 @@ SURFACE = {
     "lame_export": {
         "export": (
             "(checkpoint: 'str | os.PathLike[str]', bundle: 'str | os.PathLike[str]', "
-            "data: 'str | os.PathLike[str]', "
+            "data: 'str | os.PathLike[str] | None' = None, "
             "graphs: 'Iterable[str]' = ('fp32', 'fp32-cpu', 'fp16', 'int8', 'int8-cpu'), *, "
             "on_pass: 'OnPass | None' = None, **options: 'Unpack[ExportKeywords]') "
             "-> 'list[Result]'"

@@ -34,6 +34,7 @@ from lame_export.passes.proof.prove_vectors import ProveVectors
 from lame_export.passes.proof.write_bundle import WriteBundle
 from lame_export.passes.source.choose_golden import ChooseGolden
 from lame_export.passes.source.load_checkpoint import LoadCheckpoint
+from lame_export.passes.source.make_data import MakeData
 from lame_export.passes.source.prove_contract import ProveContract
 from lame_export.passes.source.scan_ranges import ScanRanges
 from lame_export.passes.source.trace_graphs import TraceGraphs
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 # A pass depends on the results of earlier ones, and cheap checks come before expensive passes.
 PLAN: tuple[Pass, ...] = (
     LoadCheckpoint(),
+    MakeData(),
     ChooseGolden(),
     TraceGraphs(),
     FuseFp32(),
@@ -66,7 +68,7 @@ PLAN: tuple[Pass, ...] = (
 def export(
     checkpoint: str | os.PathLike[str],
     bundle: str | os.PathLike[str],
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None = None,
     graphs: Iterable[str] = DEFAULT_GRAPHS,
     *,
     on_pass: OnPass | None = None,
@@ -77,7 +79,8 @@ def export(
     Args:
         checkpoint: the folder that `lame-train` wrote.
         bundle: the folder to create; it must not exist.
-        data: an MMEB-style data set for calibration, golden vectors and the retrieval rows.
+        data: an MMEB-style data set for calibration, golden vectors and the retrieval rows; None
+            takes a built-in set of texts in many scripts and of drawn pictures, which is not kept.
         graphs: the graphs of the bundle, some of "fp32", "fp32-cpu", "fp16", "int8", "int8-cpu",
             "w8-cpu" and "w4-cpu".
         on_pass: called with the name of each pass and None before it runs, and with the name and
@@ -101,9 +104,11 @@ def export(
     parsed = ExportOptions(graphs=tuple(texts("graphs", graphs)), **options)
     request = ExportState(
         folder_path("checkpoint", checkpoint),
-        folder_path("data", data),
+        # `run_export` puts the built-in set into its scratch folder
+        Path() if data is None else folder_path("data", data),
         folder_path("bundle", bundle),
         parsed,
+        builtin_data=data is None,
     )
     return run_export(request, PLAN, on_pass)
 
@@ -150,7 +155,14 @@ def _run_reserved(
         # not the system's folder, which may be a small disk or memory
         scratch = workplace / "scratch"
         scratch.mkdir()
-        state = ExportState(request.checkpoint, request.data, folder, request.options, scratch)
+        state = ExportState(
+            request.checkpoint,
+            scratch / "data" if request.builtin_data else request.data,
+            folder,
+            request.options,
+            scratch,
+            builtin_data=request.builtin_data,
+        )
         run_passes(state, plan, on_pass)
         # renamed last, so that a bundle is complete as soon as it exists
         rename_new(folder, bundle)

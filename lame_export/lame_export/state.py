@@ -92,6 +92,7 @@ class ExportState:
 
     checkpoint: Path
     data: Path
+    """An MMEB-style data set: that of the user, or the built-in one in the scratch folder."""
     folder: Path
     """The bundle under construction."""
     options: ExportOptions = field(default_factory=ExportOptions)
@@ -99,6 +100,8 @@ class ExportState:
     """Folder for temporary files as large as the model; None takes the system's."""
     stop_on_failure: bool = True
     """Whether a row that fails its gate ends the export; `verify` collects all rows instead."""
+    builtin_data: bool = False
+    """Whether a pass writes the built-in data set to `data`."""
     model: LaMEModel = field(init=False)
     reference: Encoder = field(init=False)
     """PyTorch behind the runtime's `Encoder`, which every graph is compared with."""

@@ -83,6 +83,10 @@ def test_a_bundle_holds_what_the_architecture_says(exported: Path, checkpoint: P
         "lint",
         "retrieval vs PyTorch",
     }
+    # the counterpart on the built-in data is in `test_builtin_data`
+    assert certificate["environment"]["data"] == "given"
+    assert not [row for row in certificate["rows"] if "built-in" in row["comparison"]]
+    assert "data" not in {cost["name"] for cost in certificate["passes"]}
     assert not [path for path in exported.parent.iterdir() if path.name.startswith(".")]
 
 
@@ -295,14 +299,14 @@ def test_neighbors_that_move_are_caught() -> None:
 
         return embed_rows(embed, rows)
 
-    def verdict(noise: float, *, graph: str = "int8", trained: bool = True) -> bool | None:
-        (row,) = retrieval_rows(graph, vectors(0), vectors(noise), rows, trained=trained, note="")
+    def verdict(noise: float, *, graph: str = "int8", gated: bool = True) -> bool | None:
+        (row,) = retrieval_rows(graph, vectors(0), vectors(noise), rows, gated=gated, note="")
         return row.passed
 
     assert verdict(0.001) is True
     assert verdict(0.3) is False
     assert verdict(0.3, graph="fp16") is None
-    assert verdict(0.3, trained=False) is None
+    assert verdict(0.3, gated=False) is None
 
 
 def test_a_graph_tensorrt_cannot_build_fails_the_export(

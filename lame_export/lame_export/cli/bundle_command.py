@@ -16,7 +16,7 @@ from lame_runtime.errors import LameError
 from lame_export.cli.graph_extra import needing_graph_extra
 
 EXAMPLE = """
-lame-export bundle checkpoint bundle --data data
+lame-export bundle checkpoint bundle
 lame-export bundle checkpoint bundle --data data --graphs fp32 int8-cpu --strength 0.5
 """
 
@@ -40,8 +40,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         type=path,
-        required=True,
-        help="MMEB-style data: calibration, golden vectors, retrieval rows",
+        metavar="DIR",
+        help="MMEB-style data: calibration, golden vectors, retrieval rows (default: a built-in "
+        "set of texts in many scripts and of drawn pictures)",
     )
     parser.add_argument(
         "--graphs",

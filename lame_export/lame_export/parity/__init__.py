@@ -8,5 +8,6 @@ source_rows          contract and traced forward against transformers
 retrieval_rows       every graph against PyTorch on evaluation rows
 check_rows           findings of checkers
 judged               the encoder that a graph is evaluated with
+builtin              folder: the data set that serves if an export gets none
 verify               the certificate of a finished bundle, measured again
 """

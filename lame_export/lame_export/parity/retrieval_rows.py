@@ -28,29 +28,38 @@ def retrieval_rows(
     vectors: Vectors,
     rows: PoolsByTask,
     *,
-    trained: bool,
+    gated: bool,
     note: str,
 ) -> list[Result]:
     """Compares hit@1 and nearest documents of a graph with PyTorch's, per pair of modalities.
 
-    Rows are gated for INT8 graphs of a trained model over at least `gates.RETRIEVAL_QUERIES`
-    queries, and reported otherwise.
+    Rows are gated for INT8 graphs over at least `gates.RETRIEVAL_QUERIES` queries, and reported
+    otherwise.
 
     Args:
         graph: name of the graph.
         reference: PyTorch's vectors.
         vectors: the graph's vectors.
         rows: the evaluation rows of each task.
-        trained: whether the model was trained.
+        gated: whether rows may have a gate; without, all are reported.
         note: appended to the comparison's name, such as "emulated".
     """
     comparison = "retrieval vs PyTorch" + (f", {note}" if note else "")
-    gated = graph.startswith("int8") and trained
+    gated = gated and graph.startswith("int8")
     return _rows(comparison, graph, reference, vectors, rows, gated=gated)
 
 
-def vector_rows(reference: Vectors, rows: PoolsByTask, golden: Golden) -> list[Result]:
-    """Measures the loss from fewer bits and shorter prefixes of PyTorch's vectors, ungated."""
+def vector_rows(
+    reference: Vectors, rows: PoolsByTask, golden: Golden, note: str = ""
+) -> list[Result]:
+    """Measures the loss from fewer bits and shorter prefixes of PyTorch's vectors, ungated.
+
+    Args:
+        reference: PyTorch's vectors.
+        rows: the evaluation rows of each task.
+        golden: the golden vectors, whose range 8-bit vectors have.
+        note: appended to the comparisons' names, such as "built-in data".
+    """
     dim = golden.embeddings.shape[1]
     # the range that the runtime uses for 8-bit vectors, too
     largest = float(np.abs(golden.embeddings).max())
@@ -72,7 +81,7 @@ def vector_rows(reference: Vectors, rows: PoolsByTask, golden: Golden) -> list[R
     results = []
     for name, form in forms.items():
         vectors = embed_rows(functools.partial(_converted, reference, form), rows)
-        comparison = f"vectors as {name} vs float32"
+        comparison = f"vectors as {name} vs float32" + (f", {note}" if note else "")
         results += _rows(comparison, "", reference, vectors, rows, gated=False)
     return results
 

@@ -119,7 +119,7 @@ class Certificate:
     """Whether every gated row passed."""
     rows: Annotated[list[Result], Length(100_000, 1)]
     environment: Annotated[dict[Name, Line], Length(1000)]
-    """Versions, machine and date of the export."""
+    """Versions, machine and date of the export, and whether its data was built-in or given."""
     fp16_islands: Annotated[list[Island], Length(1_000_000)] = field(default_factory=list)
     int8: Int8Choice = field(default_factory=Int8Choice)
     golden_spread: Figures = field(default_factory=dict)

@@ -225,7 +225,7 @@ def _not_a_bundle(folder: Path) -> BundleError:
     if (folder / "model.safetensors").is_file():
         return BundleError(
             f"{shown(folder)}: this is a checkpoint, not a bundle; "
-            f"export it first: lame-export bundle {shown(folder)} BUNDLE --data DATA"
+            f"export it first: lame-export bundle {shown(folder)} BUNDLE"
         )
     return BundleError(
         f"{shown(folder)}: has no manifest.json, so it is not a LaME bundle; "

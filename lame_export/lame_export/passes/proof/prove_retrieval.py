@@ -15,10 +15,12 @@ from lame_export.passes.base import Pass, graph_files
 from lame_export.state import ExportState
 
 BATCH_SIZE = 64
+BUILTIN_NOTE = "built-in data"
+"""Note of rows that were measured on the built-in data."""
 
 
 class ProveRetrieval(Pass):
-    """Adds the retrieval rows, gated for INT8 graphs of a trained model."""
+    """Adds the retrieval rows, gated for INT8 graphs of a trained model on data of its user."""
 
     name = "retrieval"
     reads = ("reference", "memory", "golden")
@@ -33,14 +35,18 @@ class ProveRetrieval(Pass):
         rows = {task: read_rows(state.data, task) for task in tasks(state.data)}
         # PyTorch's vectors are the same for every graph, so they are computed once
         reference = _embed(state.reference, rows)
-        state.add(vector_rows(reference, rows, state.golden))
-        # the neighbors of an untrained model are random, so a gate on them would be meaningless
-        trained = steps_of(state.checkpoint) > 0
+        data_note = BUILTIN_NOTE if state.builtin_data else ""
+        state.add(vector_rows(reference, rows, state.golden, data_note))
+        # The neighbors of an untrained model are random, so a gate on them would be meaningless.
+        # No model was trained for the built-in rows: drawn pictures and a few repeated sentences
+        # are nearly alike, and who comes first among them says nothing about a user's search.
+        gated = steps_of(state.checkpoint) > 0 and not state.builtin_data
         for graph in state.graphs:
             with judged_encoder(state, graph) as encoder:
                 vectors = _embed(encoder, rows)
-            note = note_of(graph)
-            state.add(retrieval_rows(graph, reference, vectors, rows, trained=trained, note=note))
+            # "emulated" comes last, where `Result.key` expects it
+            note = ", ".join(part for part in (data_note, note_of(graph)) if part)
+            state.add(retrieval_rows(graph, reference, vectors, rows, gated=gated, note=note))
 
 
 def _embed(encoder: Encoder, rows: dict[str, list[RankedPool]]) -> Vectors:

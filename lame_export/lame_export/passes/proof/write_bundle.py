@@ -56,7 +56,11 @@ def write_certificate(state: ExportState) -> None:
             tried=[trial.to_json() for trial in state.tried],
         ),
         golden_spread=spread(state.golden.embeddings),
-        environment=environment(),
+        environment={
+            **environment(),
+            # no name of a folder: it says something about the exporting machine alone
+            "data": "built-in" if state.builtin_data else "given",
+        },
         passes=state.passes,
         hashes={path.relative_to(state.folder).as_posix(): sha256_file(path) for path in files},
     )
