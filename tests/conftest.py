@@ -12,7 +12,7 @@ import shutil
 import socket
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from lame_runtime.contract import (
 )
 from lame_runtime.contract.tokens import TextTokenizer
 
-# For `samples`, `oracle` and `floor`, which tests in every folder import.
+# For `samples`, `oracle`, `floor` and `published_folders`, which tests in every folder import.
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import ONNX Runtime themselves
 import oracle
@@ -195,3 +195,20 @@ def exported(data: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFact
 def bundle(exported: Path, tmp_path: Path) -> Path:
     """Returns a copy of the exported bundle that a test may damage."""
     return Path(shutil.copytree(exported, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def published_backbone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Returns a function that gives the folder of a family's backbone, for published embedders."""
+    import published_folders
+
+    folders: dict[tuple[str, bool], Path] = {}
+
+    def folder_of(family: str, end_token: bool = False) -> Path:
+        if (family, end_token) not in folders:
+            folder = tmp_path_factory.mktemp("backbone") / family
+            published_folders.write_backbone(family, folder, end_token=end_token)
+            folders[family, end_token] = folder
+        return folders[family, end_token]
+
+    return folder_of

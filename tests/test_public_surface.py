@@ -38,7 +38,7 @@ SURFACE = {
         "Input": (
             "(text: 'str' = '', image: 'ImageSource | None' = None, "
             "instruction: 'str | None' = None, video: 'Video | None' = None, "
-            "content: 'tuple[Part, ...]' = ()) -> None"
+            "content: 'tuple[Part, ...]' = (), given: 'tuple[Part, ...]' = ()) -> None"
         ),
         "InputError": "error",
         "LameError": "error",
@@ -102,6 +102,8 @@ METHODS = {
     ),
     "get_embedding_dimension": "(self) -> 'int'",
     "load": ("(bundle: 'str | os.PathLike[str]', **options: 'Unpack[LoadKeywords]') -> 'Self'"),
+    "modalities": "property",
+    "prompts": "property",
     "similarity": (
         "(self, embeddings1: 'npt.ArrayLike', embeddings2: 'npt.ArrayLike') "
         "-> 'npt.NDArray[np.float32]'"

@@ -29,10 +29,12 @@ from lame_export.passes.graphs.write_int8_cpu import WriteInt8Cpu
 from lame_export.passes.graphs.write_weights import WriteWeights
 from lame_export.passes.proof.build_engines import BuildEngines
 from lame_export.passes.proof.lint_graphs import LintGraphs
+from lame_export.passes.proof.prove_published import ProvePublished
 from lame_export.passes.proof.prove_retrieval import ProveRetrieval
 from lame_export.passes.proof.prove_vectors import ProveVectors
 from lame_export.passes.proof.write_bundle import WriteBundle
 from lame_export.passes.source.choose_golden import ChooseGolden
+from lame_export.passes.source.import_published import ImportPublished
 from lame_export.passes.source.load_checkpoint import LoadCheckpoint
 from lame_export.passes.source.make_data import MakeData
 from lame_export.passes.source.prove_contract import ProveContract
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 # A pass depends on the results of earlier ones, and cheap checks come before expensive passes.
 PLAN: tuple[Pass, ...] = (
+    ImportPublished(),
     LoadCheckpoint(),
     MakeData(),
     ChooseGolden(),
@@ -60,6 +63,7 @@ PLAN: tuple[Pass, ...] = (
     LintGraphs(),
     BuildEngines(),
     ProveVectors(),
+    ProvePublished(),
     ProveRetrieval(),
     WriteBundle(),
 )
@@ -77,7 +81,8 @@ def export(
     """Exports a checkpoint to a bundle with a certificate of parity with PyTorch.
 
     Args:
-        checkpoint: the folder that `lame-train` wrote.
+        checkpoint: the folder that `lame-train` wrote, or the Sentence Transformers folder of a
+            published embedder.
         bundle: the folder to create; it must not exist.
         data: an MMEB-style data set for calibration, golden vectors and the retrieval rows; None
             takes a built-in set of texts in many scripts and of drawn pictures, which is not kept.
@@ -85,7 +90,8 @@ def export(
             "w8-cpu" and "w4-cpu".
         on_pass: called with the name of each pass and None before it runs, and with the name and
             what it took after it has run.
-        options: fields of `ExportOptions`: `per_modality`, `calibration`, `strengths` and `memory`.
+        options: fields of `ExportOptions`: `per_modality`, `calibration`, `strengths`, `memory`,
+            `max_length` and `max_pixels`.
 
     Returns:
         The rows of the certificate.

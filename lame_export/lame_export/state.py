@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from lame_runtime.arguments import integer, number
+from lame_runtime.arguments import MAX_PIXELS, integer, number
 from lame_runtime.bundle.certificate import Island, PassCost, Result
 from lame_runtime.errors import ExportError, UsageError, shown
 from lame_runtime.options import MAX_GIB
@@ -39,6 +39,8 @@ class ExportKeywords(TypedDict, total=False):
     calibration: int
     strengths: Sequence[float]
     memory: float | None
+    max_length: int | None
+    max_pixels: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,10 @@ class ExportOptions:
     """Strengths of the smoothing before INT8 to try, 0 to 1; with one there is no search."""
     memory: float | None = None
     """Memory that the export may take, in GiB; None takes what the machine has available."""
+    max_length: int | None = None
+    """Longest input of a published embedder in tokens; None takes the folder's, at most 8,192."""
+    max_pixels: int | None = None
+    """Pixels of one picture of a published embedder after resizing; None keeps the folder's."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.graphs) - set(GRAPHS)):
@@ -73,6 +79,9 @@ class ExportOptions:
             raise UsageError("`strengths` is empty: use values from 0 to 1")
         if self.memory is not None:
             converted["memory"] = number("memory", self.memory, 0.1, MAX_GIB)
+        for name, most in (("max_length", 1 << 20), ("max_pixels", MAX_PIXELS)):
+            if (value := getattr(self, name)) is not None:
+                converted[name] = integer(name, value, 1, most)
         for name, value in converted.items():
             object.__setattr__(self, name, value)
 
@@ -100,6 +109,8 @@ class ExportState:
     """Folder for temporary files as large as the model; None takes the system's."""
     stop_on_failure: bool = True
     """Whether a row that fails its gate ends the export; `verify` collects all rows instead."""
+    published: Path | None = None
+    """The folder of the published embedder that `checkpoint` was imported from."""
     builtin_data: bool = False
     """Whether a pass writes the built-in data set to `data`."""
     model: LaMEModel = field(init=False)

@@ -18,9 +18,9 @@ from lame_runtime.backends.tensorrt.plans import Build
 from lame_runtime.batching import MAX_TOKENS, count_of, input_iterator, is_one, plan_batches
 from lame_runtime.bundle.bundle import Bundle
 from lame_runtime.contract.batch import assemble
+from lame_runtime.contract.fields.roles import require_role
 from lame_runtime.contract.preparer import Preparer
-from lame_runtime.contract.prompts import require_role
-from lame_runtime.contract.vectors import finish, kept_width, quantize, unit_rows
+from lame_runtime.contract.vectors import cosines, finish, kept_width, quantize
 from lame_runtime.errors import UsageError
 from lame_runtime.inputs import InputLike
 from lame_runtime.loading import load
@@ -71,7 +71,7 @@ class Encoder:
             options: fields of `LoadOptions`, such as `backend`, `graph` and `threads`.
 
         Returns:
-            An encoder, whose `reason` says which backend and graph were selected, and why.
+            An encoder, whose `reason` tells which backend and graph were selected.
 
         Raises:
             BundleError: the bundle is damaged, incomplete or of another format.
@@ -91,8 +91,18 @@ class Encoder:
         return self.preparer.contract.dim
 
     def get_embedding_dimension(self) -> int:
-        """Returns the length P of the vectors, under the method name of Sentence Transformers."""
+        """Returns the length P of the vectors, as in Sentence Transformers."""
         return self.dim
+
+    @property
+    def modalities(self) -> list[str]:
+        """Kinds of parts that an input may have."""
+        return ["text", "image", "video"]
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The instruction of each role, which `encode` takes as `prompt_name`."""
+        return dict(self.preparer.contract.prompt.roles)
 
     def encode(
         self,
@@ -134,10 +144,9 @@ class Encoder:
             from lame_runtime.progress import progress_bar  # deferred: tqdm takes 50 ms
 
             vectors = progress_bar(vectors, total=count_of(inputs), unit="input")
-        # a list first, because the length of a generator is known only at its end
-        rows = list(vectors)
+        rows = list(vectors)  # the length of a generator is known only at its end
         if not rows:
-            # an empty result still has width and type, so that it can be concatenated
+            # with width and type, so that it can be concatenated
             return self._finish(np.empty((0, self.dim), dtype=np.float32), parsed)
         return np.stack(rows)
 
@@ -196,8 +205,8 @@ class Encoder:
         """Returns the cosine of every row of one array with every row of the other.
 
         Args:
-            embeddings1: (n, dim), or one vector (dim,); of any float or integer type, but not bits.
-            embeddings2: (m, dim), or one vector (dim,).
+            embeddings1: (n, dim) or (dim,), of any float or integer type, but not bits.
+            embeddings2: (m, dim) or (dim,).
 
         Returns:
             float32 (n, m).
@@ -205,14 +214,7 @@ class Encoder:
         Raises:
             UsageError: the vectors have different lengths, or are not finite numbers.
         """
-        first = unit_rows(embeddings1, "embeddings1")
-        second = unit_rows(embeddings2, "embeddings2")
-        if first.shape[1] != second.shape[1]:
-            raise UsageError(
-                f"`embeddings1` has vectors of {first.shape[1]} values and `embeddings2` of "
-                f"{second.shape[1]}: embed both with the same bundle and `truncate_dim`"
-            )
-        return first @ second.T
+        return cosines(embeddings1, embeddings2)
 
     def with_backend(self, backend: Backend) -> Self:
         """Returns a copy with another backend, such as a view of one TensorRT profile."""
@@ -269,13 +271,11 @@ class Encoder:
 
     def _finish(self, vectors: npt.NDArray[np.float32], options: EncodeOptions) -> npt.NDArray[Any]:
         """Cuts, normalizes and quantizes vectors: (n, dim) of the precision's type."""
-        vectors = finish(
-            vectors, truncate_dim=options.truncate_dim, normalize=options.normalize_embeddings
-        )
+        kept, unit = options.truncate_dim, options.normalize_embeddings
+        vectors = finish(vectors, truncate_dim=kept, normalize=unit)
         if options.precision == "float32":
             return vectors
-        largest = 1.0
-        # bits store only signs, which need no range
+        largest = 1.0  # bits store only signs, which need no range
         if options.precision in ("int8", "uint8"):
             golden = finish(self._golden_embeddings, truncate_dim=vectors.shape[1])
             largest = float(np.abs(golden).max())

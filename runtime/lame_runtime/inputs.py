@@ -1,10 +1,10 @@
-"""Converts the accepted forms of an input to an `Input`, and back to JSON."""
+"""Converts the accepted forms of an input to an `Input`."""
 
 from __future__ import annotations
 
 import numbers
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -90,57 +90,36 @@ def as_input(item: InputLike, root: Path | None = None) -> Input:
     )
 
 
-def as_json(item: Input, name: Callable[[Any], str]) -> dict[str, Any]:
-    """Returns the dict that `as_input` reads back.
-
-    Args:
-        item: the input; its videos must be lists of frames.
-        name: returns the path that a picture or a frame is stored under.
-
-    Raises:
-        InputError: a video is a file, which this function does not decode.
-    """
-    parts: list[dict[str, Any]] = []
-    for part in item.parts:
-        if isinstance(part, str):
-            parts.append({"text": part})
-        elif isinstance(part, Picture):
-            parts.append({"image": name(part.source)})
-        elif isinstance(part.source, Sequence) and not isinstance(part.source, str | bytes):
-            parts.append({"video": [name(frame) for frame in part.source], "fps": part.fps})
-        else:
-            raise InputError("the video is a file: give its frames as a list to store it")
-    return {"content": parts, "instruction": item.instruction}
-
-
 def _checked(item: Input) -> Input:
     """Checks the types of an `Input`, because a dataclass accepts any value."""
     if not isinstance(item.text, str) or not isinstance(item.instruction, str | None):
         raise InputError("`text` and `instruction` must be strings")
     if not isinstance(item.video, Video | None):
         raise InputError("the `video` of an Input must be a Video; a dict takes a path or frames")
-    if not isinstance(item.content, tuple) or any(
-        not isinstance(part, str | Picture | Video) for part in item.content
-    ):
+    parts = (item.content, item.given)
+    if any(not isinstance(listed, tuple) or not all(map(_is_part, listed)) for listed in parts):
         raise InputError(
             "the `content` of an Input must be a tuple of texts, Pictures and Videos; "
             "a dict takes a list"
         )
     return replace(
         item,
-        image=None if item.image is None else _picture_source(item.image, None),
+        image=None if item.image is None else _picture_source(item.image),
         video=None if item.video is None else _checked_part(item.video),
-        content=tuple(
-            part if isinstance(part, str) else _checked_part(part) for part in item.content
-        ),
+        content=tuple(map(_checked_part, item.content)),
+        given=tuple(map(_checked_part, item.given)),
     )
 
 
+def _is_part(part: object) -> bool:
+    return isinstance(part, str | Picture | Video)
+
+
 def _checked_part(part: Any) -> Any:
-    """Returns a Picture or Video whose source has a type that is read."""
+    """Returns a text, or a Picture or Video whose source has a type that is read."""
     if isinstance(part, Picture):
-        return Picture(_picture_source(part.source, None))
-    return Video(_video_source(part.source, None), _fps(part.fps))
+        return Picture(_picture_source(part.source))
+    return part if isinstance(part, str) else Video(_video_source(part.source), _fps(part.fps))
 
 
 def _from_dict(item: Mapping[str, Any], root: Path | None) -> Input:
@@ -148,9 +127,13 @@ def _from_dict(item: Mapping[str, Any], root: Path | None) -> Input:
     instruction, text, content = item.get("instruction"), _text(item), item.get("content")
     if not isinstance(instruction, str | None):
         raise InputError("`text` and `instruction` must be strings")
-    # without `content` the order is fixed: pictures, video, text
+    # the order is pictures, video, text, unless the contract takes that of the keys
     if content is None:
-        return Input(text=text, instruction=instruction, content=tuple(_visuals(item, root)))
+        visuals, keys = _visuals(item, root), list(item)
+        parts = [*visuals, text] if text else visuals
+        # stable, so that the pictures of one key keep their order
+        given = sorted(parts, key=lambda part: keys.index(_key(part)))
+        return Input(text, instruction=instruction, content=tuple(visuals), given=tuple(given))
     if text or any(_is_given(item, key) for key in ("image", "video", "fps")):
         raise InputError("an input has either `content` or `text`, `image` and `video`, not both")
     if not isinstance(content, list | tuple):
@@ -159,6 +142,10 @@ def _from_dict(item: Mapping[str, Any], root: Path | None) -> Input:
         )
     parts = [part for entry in content for part in _content_parts(entry, root)]
     return Input(instruction=instruction, content=tuple(parts))
+
+
+def _key(part: Part) -> str:
+    return "text" if isinstance(part, str) else "image" if isinstance(part, Picture) else "video"
 
 
 def _content_parts(entry: Any, root: Path | None) -> list[Part]:
@@ -190,8 +177,7 @@ def _check_keys(item: Mapping[str, Any], allowed: set[str]) -> None:
 def _is_given(item: Mapping[str, Any], key: str) -> bool:
     """Returns whether a key has a value; an empty text and an empty list do not count."""
     value = item.get(key)
-    # an empty name does: it is a mistake
-    empty = (str, list, tuple) if key == "text" else (list, tuple)
+    empty = (str, list, tuple) if key == "text" else (list, tuple)  # an empty name is a mistake
     return value is not None and not (isinstance(value, empty) and len(value) == 0)
 
 
@@ -234,7 +220,7 @@ def _fps(fps: Any) -> float | None:
     return rate
 
 
-def _picture_source(source: Any, root: Path | None) -> Any:
+def _picture_source(source: Any, root: Path | None = None) -> Any:
     """Returns a picture as a path, bytes or a PIL picture."""
     if isinstance(source, np.ndarray):
         return array_image(source)
@@ -248,10 +234,9 @@ def _picture_source(source: Any, root: Path | None) -> Any:
     return _named(source, "image", root)
 
 
-def _video_source(video: Any, root: Path | None) -> Any:
+def _video_source(video: Any, root: Path | None = None) -> Any:
     if isinstance(video, np.ndarray) and video.ndim:
-        # (frames, height, width, 3) is a list of frames
-        video = list(video)
+        video = list(video)  # (frames, height, width, 3)
     if isinstance(video, list | tuple):
         return tuple(_frame(frame, root) for frame in video)
     if is_binary(video):
@@ -270,11 +255,11 @@ def _frame(frame: Any, root: Path | None) -> Any:
         return frame
     if is_binary(frame):
         return as_bytes(frame)
-    if not isinstance(frame, str | os.PathLike):
-        raise InputError(
-            "the frames of a `video` must be paths, bytes, open files, PIL pictures or uint8 arrays"
-        )
-    return _named(frame, "video", root)
+    if isinstance(frame, str | os.PathLike):
+        return _named(frame, "video", root)
+    raise InputError(
+        "the frames of a `video` must be paths, bytes, open files, PIL pictures or uint8 arrays"
+    )
 
 
 def _named(source: Any, key: str, root: Path | None) -> Any:
@@ -295,4 +280,4 @@ def _from_object(item: Any) -> Picture | Video:
     """Returns the part that an object other than a text or a dict stands for."""
     if isinstance(item, os.PathLike) and Path(path_name(item)).suffix.lower() in VIDEO_SUFFIXES:
         return Video(item)
-    return Picture(_picture_source(item, None))
+    return Picture(_picture_source(item))

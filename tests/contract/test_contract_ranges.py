@@ -173,7 +173,7 @@ def _picture() -> Any:
         ("prompt.roles.query", "\udfff", "prompt.roles.query is .*without lone surrogates"),
         ("prompt.roles", {"\x1b[2J": ""}, "prompt.roles: a key .*control characters"),
         ("family", "\x1b]0;title\x07", "family is .*control characters"),
-        ("contract_version", 3.0, "contract_version 3.0 is not known here"),
+        ("contract_version", 4.0, "contract_version 4.0 is not known here"),
         ("videos.mean", [0.1, 0.2, 0.3], "videos.mean is .*: must be images.mean, .* both alike"),
         ("videos.std", [0.1, 0.2, 0.3], "videos.std is .*: must be images.std, .* both alike"),
     ],

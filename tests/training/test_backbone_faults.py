@@ -430,7 +430,8 @@ def test_settings_that_transformers_would_obey_are_not_read(
 def test_without_a_limit_a_template_goes_on(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: with more time, the loop that is refused above ends."""
     template("{% for a in range(2000) %}{% for b in range(2000) %}{% endfor %}{% endfor %}")(qwen2)
-    question = {"template": (qwen2 / "chat_template.jinja").read_text() * 40, "contents": [[]]}
+    source = (qwen2 / "chat_template.jinja").read_text() * 40
+    question = {"template": source, "conversations": [[]], "variables": {}}
     with pytest.raises(ValueError, match="takes longer than 1 s"):
         limited_process.run_limited(Path(render_template.__file__), question)
     monkeypatch.setattr(limited_process, "CPU_SECONDS", 600)
@@ -451,10 +452,14 @@ def test_templates_are_rendered_as_transformers_does() -> None:
         "{% if tools %}tools{% endif %}"
     )
     content = [{"type": "text", "text": " a é "}, {"type": "image"}, {"type": "text", "text": "b"}]
-    expected, _ = render_jinja_template(
-        [[{"role": "user", "content": content}]], chat_template=source, add_generation_prompt=True
-    )
-    assert render_template.answer({"template": source, "contents": [content]}) == expected
+    turns = [[{"role": "user", "content": content}]]
+    for opened in (True, False):
+        expected, _ = render_jinja_template(
+            turns, chat_template=source, add_generation_prompt=opened
+        )
+        variables = {"add_generation_prompt": opened}
+        question = {"template": source, "conversations": turns, "variables": variables}
+        assert render_template.answer(question) == expected
 
 
 def test_a_decoder_must_read_the_backbones_tokens(

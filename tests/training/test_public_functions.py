@@ -32,6 +32,7 @@ COMMAND_NAMES = (
     "digits",
     "fixtures",
     "sample-backbone",
+    "import",
 )
 
 

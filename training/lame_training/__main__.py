@@ -19,6 +19,7 @@ COMMANDS = (
     "digits_command",
     "fixtures_command",
     "sample_backbone_command",
+    "import_command",
 )
 """Modules of the commands, in the order of `lame-train --help`."""
 

@@ -17,6 +17,7 @@ from lame_export.cli.graph_extra import needing_graph_extra
 
 EXAMPLE = """
 lame-export bundle checkpoint bundle
+lame-export bundle Qwen3-VL-Embedding-2B bundle --max-length 2048
 lame-export bundle checkpoint bundle --data data --graphs fp32 int8-cpu --strength 0.5
 """
 
@@ -26,11 +27,15 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "bundle",
-        "export a checkpoint to a bundle with a certificate",
+        "export a checkpoint or a published embedder to a bundle with a certificate",
         needing_graph_extra("bundle", _bundle),
         EXAMPLE,
     )
-    parser.add_argument("checkpoint", type=path, help="the folder that lame-train wrote")
+    parser.add_argument(
+        "checkpoint",
+        type=path,
+        help="the folder that lame-train wrote, or a Sentence Transformers folder",
+    )
     parser.add_argument("bundle", type=path, help="the folder to make")
     add_options(parser)
 
@@ -73,6 +78,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="S",
         help="strength of the smoothing before INT8, 0 to 1 (default: several are tried)",
+    )
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        metavar="N",
+        help="longest input of a published embedder in tokens (default: its own, at most 8192)",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help="pixels of a picture of a published embedder after resizing (default: its own)",
     )
     add_memory(parser, "export")
     parser.add_argument("--json", action="store_true", help="print the certificate's rows as JSON")
@@ -121,6 +138,8 @@ def _export(checkpoint: Path, bundle: Path, options: argparse.Namespace) -> int:
         # a single strength is used without a search
         strengths=STRENGTHS if options.strengths is None else (options.strengths,),
         memory=options.memory,
+        max_length=options.max_length,
+        max_pixels=options.max_pixels,
         on_pass=_show_pass,
     )
     if options.json:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from lame_runtime.bundle.golden import as_json
 from lame_runtime.contract.batch import Floats
 from lame_runtime.contract.prompts import Input
 from lame_runtime.errors import ExportError
-from lame_runtime.inputs import as_json
 from lame_training.evaluation.retrieval import TaskResult, embed_rows, evaluate, read_rows, tasks
 
 FORBIDDEN = ("torch", "transformers", "onnx", "lame_training", "lame_export")

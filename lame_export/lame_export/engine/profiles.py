@@ -114,8 +114,8 @@ def derive_profiles(
 
 def _encoder_profiles(contract: Contract, widths: Widths, kind: str, memory: int) -> list[Ranges]:
     # The K reason tokens and [EMBED] follow every prompt, and the shortest prompt is one token.
-    longest = contract.tokens.max_length + contract.tokens.n_reason + 1
-    shortest = contract.tokens.n_reason + 2
+    longest = contract.tokens.max_length + contract.tokens.n_latents
+    shortest = contract.tokens.n_latents + 1
     buckets = [length for length in LENGTHS[kind] if shortest < length < longest]
     profiles = []
     for length in (*buckets, longest):

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name PyTorch's own documentation uses)
+from lame_training.model.components import DenseHead
 from lame_training.model.lame import LaMEModel
 from torch import Tensor, nn
 
@@ -90,6 +91,20 @@ class EncoderBlock(nn.Module):
         return repeated_BGRLd.reshape(b, self.heads, length, d)
 
 
+def mean_upto(x_BLD: Tensor, last_B: Tensor) -> Tensor:
+    """Takes the mean over the rows 0 to `last_B` of each batch entry: (B, L, D) → (B, D)."""
+    columns_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
+    # weights that add up to one: the sum of thousands of rows would exceed the range of FP16
+    inside_BL = (columns_L[None] <= last_B[:, None]).float()
+    share_BL = inside_BL / inside_BL.sum(1, keepdim=True)
+    return torch.matmul(share_BL[:, None], x_BLD).flatten(1)
+
+
+def last_layer(model: LaMEModel) -> Any:
+    """Returns the head's linear layer."""
+    return model.head.linear if isinstance(model.head, DenseHead) else model.head
+
+
 def take_rows(x_BLD: Tensor, index_BR1: Tensor) -> Tensor:
     """Takes rows of each batch entry: (B, L, D) → (B, R, D)."""
     return x_BLD.gather(1, index_BR1.expand(-1, -1, x_BLD.shape[-1]))
@@ -116,9 +131,10 @@ class SinglePassEncoder(nn.Module):
         self.blocks = nn.ModuleList([EncoderBlock(layer, config) for layer in language.layers])
         self.norm = RMSNorm(language.norm)
         self.unit = UnitNorm()
-        self.head = None if isinstance(model.head, nn.Identity) else Affine.of(model.head)
+        self.head = None if isinstance(model.head, nn.Identity) else Affine.of(last_layer(model))
+        self.tanh: bool = model.head_kind == "dense_tanh"
         self.n_reason: int = model.n_reason
-        self.reads_all: bool = model.pooling == "concat"
+        self.pooling = model.pooling
         self.hides_prompt: bool = model.embed_attends == "reason"
         self.levels = model.levels
 
@@ -149,19 +165,26 @@ class SinglePassEncoder(nn.Module):
             # and transformers ignores levels beyond it
             if index < self.levels:
                 x_BLD = x_BLD + deepstack[index]  # zeros where there is no vision token
+        last = self.blocks[-1]
+        if self.pooling == "mean":
+            h_BD = mean_upto(self.norm(last(x_BLD, cos_BLd, sin_BLd, visible, None)), embed_index)
+            return self._finished(h_BD)
         # one vector comes out, so the last block computes only the rows it is made of: exact, and a
         # whole MLP cheaper
         rows_BR1 = embed_B11
-        if self.reads_all:
+        if self.pooling == "concat":
             offsets_K = torch.arange(-self.n_reason, 1, device=input_ids.device)
             rows_BR1 = embed_B11 + offsets_K[None, :, None]
         upto_B1RL = (columns_L <= rows_BR1)[:, None]
         if self.hides_prompt:
             upto_B1RL = upto_B1RL & ((rows_BR1 != embed_B11) | latent_B1L)[:, None]
-        x_BRD = self.blocks[-1](x_BLD, cos_BLd, sin_BLd, upto_B1RL, rows_BR1)
-        h_BD = self.norm(x_BRD).flatten(1)
+        x_BRD = last(x_BLD, cos_BLd, sin_BLd, upto_B1RL, rows_BR1)
+        return self._finished(self.norm(x_BRD).flatten(1))
+
+    def _finished(self, h_BD: Tensor) -> Tensor:
+        """Maps the pooled state to the vector, (B, D) → (B, P)."""
         e_BP = h_BD if self.head is None else self.head(h_BD)
-        return self.unit(e_BP)
+        return self.unit(e_BP.tanh() if self.tanh else e_BP)
 
     def _embedded(
         self, input_ids: Tensor, features: Tensor, feature_index: Tensor

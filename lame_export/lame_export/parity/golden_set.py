@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from lame_runtime.bundle.golden import EXTREMES, fingerprint
+from lame_runtime.bundle.golden import EXTREMES, as_json, fingerprint
 from lame_runtime.contract.media.images import ImageSource, open_image
 from lame_runtime.contract.preparer import Preparer
 from lame_runtime.contract.prompts import Input, Picture, input_key
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import ExportError
-from lame_runtime.inputs import as_input, as_json
+from lame_runtime.inputs import as_input
 from lame_training.evaluation.retrieval import read_rows, tasks
 
 from lame_export.parity.calibration_inputs import RoleInput, training_inputs

@@ -11,7 +11,7 @@ import numpy as np
 from lame_runtime.contract.media.images import open_image
 from lame_runtime.contract.media.video import VideoSource, read_video
 from lame_runtime.contract.preparer import Preparer
-from lame_runtime.contract.prompts import Input, Part, Picture, Video
+from lame_runtime.contract.prompts import Input, Part, Picture, Video, layout_parts
 from lame_runtime.contract.rules import ImageRules
 from lame_runtime.errors import InputError
 from PIL import Image
@@ -88,7 +88,7 @@ def sampled(item: Input, preparer: Preparer) -> Input:
     """
     rules, images = preparer.contract.videos, preparer.contract.images
     parts: list[Part] = []
-    for part in item.parts:
+    for part in layout_parts(preparer.contract.prompt, item):
         if isinstance(part, Video):
             clip = read_video(_one_size(part.source, images), part.fps, rules, images)
             frames = tuple(Image.fromarray(frame) for frame in clip.frames)

@@ -13,7 +13,7 @@ from lame_runtime.bundle.certificate import Result
 from lame_runtime.bundle.golden import Golden, GoldenInput
 from lame_runtime.contract.media.images import open_image
 from lame_runtime.contract.preparer import Prepared, Preparer
-from lame_runtime.contract.prompts import Input, Picture, Video
+from lame_runtime.contract.prompts import Input, Picture, Video, layout_parts
 from lame_runtime.contract.rules import Contract, TokenRules
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import ExportError
@@ -107,7 +107,7 @@ class _TheirProcessor:
         prompt = _whole_prompt(contract, entry.item, entry.role, visuals)
         ids = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
         # transformers' prompt ends before the reason tokens and [EMBED], which LaME adds
-        equal = equal and ids == prepared.ids[: -tokens.n_reason - 1].tolist()
+        equal = equal and ids == prepared.ids[: len(prepared.ids) - tokens.n_latents].tolist()
         positions_3L = _rope_index(self._model, prepared.ids, tokens, visuals)
         return equal and np.array_equal(positions_3L, prepared.positions)
 
@@ -115,7 +115,8 @@ class _TheirProcessor:
         """Returns the patch grids, and whether the patches of all pictures are equal."""
         rules, videos = self._contract.images, self._contract.videos
         visuals, equal = _Visuals(), True
-        parts = [part for part in item.parts if not isinstance(part, str)]
+        listed = layout_parts(self._contract.prompt, item)
+        parts = [part for part in listed if not isinstance(part, str)]
         for part, visual in zip(parts, prepared.visuals, strict=True):
             if isinstance(part, Video):
                 seconds = rules.temporal_patch_size / (part.fps or videos.fps)
@@ -134,7 +135,9 @@ def _whole_prompt(contract: Contract, item: Input, role: str, visuals: _Visuals)
     instruction = layout.roles[role] if item.instruction is None else item.instruction
     grids, clips = iter(visuals.pictures), iter(visuals.clips)
     prompt = layout.prefix
-    for part in item.parts:
+    if layout.system_open and instruction:
+        prompt, instruction = f"{layout.system_open}{instruction}{layout.system_close}", ""
+    for part in layout_parts(layout, item):
         if isinstance(part, str):
             # the instruction precedes the first text, or ends the prompt if there is no text
             prompt += layout.separator.join(text for text in (instruction, part) if text)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lame_runtime.bundle.bundle import Bundle
 from lame_runtime.bundle.certificate import Result
+from lame_runtime.contract import Contract
 from lame_runtime.errors import ExportError
 from lame_runtime.parity import gates
 from lame_runtime.parity.compare import BATCH_SIZE, embed_golden, similarity
@@ -40,7 +44,7 @@ def verify(
 
     Args:
         bundle: a finished bundle; every hash is checked first.
-        checkpoint: the checkpoint that it was exported from.
+        checkpoint: the checkpoint or published embedder that it was exported from.
         memory: memory that the verification may take, in GiB; None takes what the machine has
             available.
 
@@ -58,15 +62,47 @@ def verify(
     # figures measured on damaged files would be misleading
     opened.check_all()
     check_graphs(opened)
+    with as_checkpoint(checkpoint, opened) as model:
+        return _rows(bundle, opened, checkpoint, model, memory)
+
+
+@contextmanager
+def as_checkpoint(folder: Path, bundle: Bundle) -> Iterator[Path]:
+    """Yields a checkpoint: the folder itself, or what a published embedder is imported to.
+
+    Args:
+        folder: a checkpoint or a published embedder.
+        bundle: its contract has the limits that the embedder was imported with.
+
+    Raises:
+        BundleError: the folder is neither, or cannot be read.
+    """
+    # deferred: PyTorch and transformers take seconds to import
+    from lame_training.published.folder_kind import folder_kind
+    from lame_training.published.import_embedder import ImportLimits, import_embedder
+
+    if folder_kind(folder) == "checkpoint":
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="lame-verify-") as scratch:
+        contract = Contract.from_json(bundle.read("contract.json"), f"{bundle.folder}")
+        imported = Path(scratch) / "checkpoint"
+        limits = ImportLimits(contract.tokens.max_length, contract.images.max_pixels)
+        import_embedder(folder, imported, limits)
+        yield imported
+
+
+def _rows(
+    bundle: Path, opened: Bundle, given: Path, checkpoint: Path, memory: float | None
+) -> list[Result]:
+    """Measures the rows of a bundle and the checkpoint that `given` is or was imported to."""
     options = ExportOptions(graphs=tuple(opened.graphs), memory=memory)
     # no pass below reads the data set, so the bundle's path stands in for its path
     state = ExportState(checkpoint, bundle, bundle, options, stop_on_failure=False)
     read_model(state)
     state.golden = opened.golden()
     if state.reference.dim != state.golden.embeddings.shape[1]:
-        raise ExportError(
-            f"{bundle}: was not exported from {checkpoint} (embeddings of another length)"
-        )
+        raise ExportError(f"{bundle}: was not exported from {given} (embeddings of another length)")
     state.add([_shared_files_row(bundle, checkpoint), _golden_row(state)])
     for step in PASSES:
         # without the runner: failed rows are collected, and no file is written

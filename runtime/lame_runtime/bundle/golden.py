@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from lame_runtime.bundle.manifest import FileName
 from lame_runtime.bundle.members import COPY_AGAIN, name_problem, open_member, read_member
 from lame_runtime.bundle.vector_file import read_vectors
 from lame_runtime.contract.preparer import Prepared, Preparer
-from lame_runtime.contract.prompts import Input
+from lame_runtime.contract.prompts import Input, Picture
 from lame_runtime.contract.rules import TokenId
 from lame_runtime.contract.strict_json import from_json_object
 from lame_runtime.errors import BundleError, InputError, UsageError, shown
@@ -144,6 +144,30 @@ def read_golden(folder: Path, listed: Mapping[str, str] | None = None) -> Golden
             "export the bundle again"
         )
     return Golden(inputs, embeddings)
+
+
+def as_json(item: Input, name: Callable[[Any], str]) -> dict[str, Any]:
+    """Returns the JSON object of an input, which `inputs.as_input` reads back.
+
+    Args:
+        item: the input; its videos must be lists of frames.
+        name: returns the path that a picture or a frame is stored under.
+
+    Raises:
+        InputError: a video is a file, which this function does not decode.
+    """
+    parts: list[dict[str, Any]] = []
+    # texts of `content` as they are: whether white space counts depends on the contract
+    for part in item.parts if item.text or item.image or item.video else item.content:
+        if isinstance(part, str):
+            parts.append({"text": part})
+        elif isinstance(part, Picture):
+            parts.append({"image": name(part.source)})
+        elif isinstance(part.source, Sequence) and not isinstance(part.source, str | bytes):
+            parts.append({"video": [name(frame) for frame in part.source], "fps": part.fps})
+        else:
+            raise InputError("the video is a file: give its frames as a list to store it")
+    return {"content": parts, "instruction": item.instruction}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lame_runtime.cli.grammar import (
     add_bundle,
@@ -15,6 +15,9 @@ from lame_runtime.cli.grammar import (
     loading_options,
 )
 from lame_runtime.errors import LameError, printable
+
+if TYPE_CHECKING:
+    from lame_runtime.contract.rules import Contract
 
 EXAMPLE = """
 lame-runtime info bundle
@@ -45,6 +48,7 @@ def _info(options: argparse.Namespace) -> int:
     facts = {
         **asdict(bundle.manifest.model),
         "format_version": bundle.manifest.format_version,
+        "pooled": _pooled(contract),
         "max_tokens": contract.tokens.max_length,
         "pixels": [contract.images.min_pixels, contract.images.max_pixels],
         "frames": {"per_second": contract.videos.fps, "at_most": contract.videos.max_frames},
@@ -62,6 +66,14 @@ def _info(options: argparse.Namespace) -> int:
     lines = _as_lines(str(options.bundle), facts)
     print(json.dumps(facts, indent=2) if options.json else "\n".join(map(printable, lines)))
     return 0
+
+
+def _pooled(contract: Contract) -> str:
+    """Returns what a vector is made from."""
+    tokens = contract.tokens
+    if not tokens.has_embed:
+        return "from the states of the prompt in one pass"
+    return f"from {tokens.n_reason} reason tokens and [EMBED] in one pass"
 
 
 def _what_runs(options: argparse.Namespace) -> dict[str, str]:
@@ -90,8 +102,7 @@ def _as_lines(name: str, facts: dict[str, Any]) -> list[str]:
     verdict = "passed" if certificate["passed"] else "FAILED"
     return [
         f"{name}: {facts['family']}, {facts['parameters']:,} parameters",
-        f"vectors      {facts['dim']} values, "
-        f"from {facts['n_reason']} reason tokens and [EMBED] in one pass",
+        f"vectors      {facts['dim']} values, {facts['pooled']}",
         f"inputs       text up to {facts['max_tokens']} tokens; "
         f"pictures resized to {low:,}–{high:,} pixels",
         f"             videos at {frames['per_second']:g} frames a second, "

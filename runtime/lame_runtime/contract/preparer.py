@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lame_runtime.arguments import MAX_FPS, MAX_PIXELS, MIN_FPS, folder_path, integer, number
+from lame_runtime.contract.fields.roles import role_instruction
 from lame_runtime.contract.fields.vocabulary import check_vocabulary
 from lame_runtime.contract.media.decoding_limits import MAX_DECODING_BYTES, Reserve
 from lame_runtime.contract.media.images import frame_patches, open_image, resized_pixels
@@ -21,8 +22,8 @@ from lame_runtime.contract.prompts import (
     Run,
     Video,
     image_runs,
+    layout_parts,
     layout_runs,
-    role_instruction,
     video_runs,
 )
 from lame_runtime.contract.rules import CONTRACT_VERSION, Contract, ImageRules, VideoRules
@@ -175,7 +176,7 @@ class Preparer:
         contract = self.contract
         # Before pictures are read: a wrong role should cost nothing.
         instruction = role_instruction(contract.prompt, item, role)
-        parts = item.parts
+        parts = layout_parts(contract.prompt, item)
         if not parts:
             raise InputError("the input is empty: give a text, a picture or a video")
         visuals, spans, laid_out = self._visuals(parts, reserve)

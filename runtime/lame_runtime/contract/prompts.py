@@ -13,7 +13,6 @@ from lame_runtime.contract.fields.prompt_layout import SPECIAL_TOKEN
 from lame_runtime.contract.media.images import ImageSource
 from lame_runtime.contract.media.video import VideoSource
 from lame_runtime.contract.rules import PromptLayout
-from lame_runtime.errors import UsageError, shown
 
 # Only the layout's own strings are split by it, never a user's text.
 _SPECIAL = SPECIAL_TOKEN
@@ -56,6 +55,16 @@ class Input:
     """None takes the role's default instruction from the contract; an empty string means none."""
     video: Video | None = None
     content: tuple[Part, ...] = ()
+    given: tuple[Part, ...] = ()
+    """The same parts in the order of the dict that the input was made from, if it was one."""
+
+    @property
+    def given_parts(self) -> tuple[Part, ...]:
+        """The parts in the order in which they were given, texts unchanged, empty ones left out."""
+        picture = () if self.image is None else (Picture(self.image),)
+        video = () if self.video is None else (self.video,)
+        listed = self.given or (*self.content, *picture, *video, self.text)
+        return tuple(part for part in listed if part != "")
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -105,6 +114,11 @@ def clean(text: str) -> str:
     return text.replace(IMAGE_PLACEHOLDER, "").strip()
 
 
+def layout_parts(layout: PromptLayout, item: Input) -> tuple[Part, ...]:
+    """Returns the parts of an input in the order that they have in its prompt."""
+    return item.given_parts if layout.as_given else item.parts
+
+
 def layout_runs(
     layout: PromptLayout, parts: Sequence[str | list[Run]], instruction: str
 ) -> tuple[list[Run], int]:
@@ -113,14 +127,20 @@ def layout_runs(
     Args:
         layout: the contract's.
         parts: texts, and the runs of each picture or video (`image_runs`, `video_runs`), in order.
-        instruction: stands before the first text, or at the end.
+        instruction: is a system message, or stands before the first text or at the end.
 
     Returns:
         The runs in order, with neighboring literal text joined, and the index of the first run that
         closes the prompt and must survive truncation.
     """
-    runs = _parse(layout.prefix)
-    pending = clean(instruction)
+    pending = instruction if layout.as_given else clean(instruction)
+    # an empty instruction leaves the template's own system message, which is part of the prefix
+    if layout.system_open and pending:
+        message = Run("text", pending, len(pending))
+        runs = [*_parse(layout.system_open), message, *_parse(layout.system_close)]
+        pending = ""
+    else:
+        runs = _parse(layout.prefix)
     for part in parts:
         if not isinstance(part, str):
             runs += part
@@ -166,32 +186,6 @@ def video_runs(layout: PromptLayout, tokens: int, seconds: Sequence[float] | Non
     ]
 
 
-def require_role(layout: PromptLayout, role: object) -> None:
-    """Checks that the contract knows a role; None is none.
-
-    Raises:
-        UsageError: the contract does not know the role, or it is not a string.
-    """
-    # the type first, because a list has no hash
-    if role is not None and not (isinstance(role, str) and role in layout.roles):
-        name = repr(role) if isinstance(role, str) else f"a {type(role).__name__}"
-        known = shown(sorted(layout.roles), 200)
-        raise UsageError(f"unknown role {shown(name)}: use one of {known}")
-
-
-def role_instruction(layout: PromptLayout, item: Input, role: str | None) -> str:
-    """Returns the instruction that an input is embedded with.
-
-    Raises:
-        UsageError: the contract does not know the role.
-    """
-    # Before the input's own instruction is looked at: a misspelled role is an error in any case.
-    require_role(layout, role)
-    if item.instruction is not None:
-        return item.instruction
-    return layout.roles[role] if role is not None else ""
-
-
 def check_layout(layout: PromptLayout) -> None:
     """Checks that a user's text cannot run into the layout's own closing text.
 
@@ -231,15 +225,8 @@ def _joined(runs: Sequence[Run]) -> list[Run]:
 
 def special_tokens(layout: PromptLayout) -> set[str]:
     """Returns every special token in the layout's literals."""
-    literals = (
-        layout.prefix,
-        layout.suffix,
-        layout.image_open,
-        layout.image_close,
-        layout.video_open,
-        layout.video_close,
-    )
-    return {run.text for literal in literals for run in _parse(literal) if run.kind == "special"}
+    runs = (run for literal in layout.literals().values() for run in _parse(literal))
+    return {run.text for run in runs if run.kind == "special"}
 
 
 def source_name(part: Picture | Video) -> str:
@@ -266,7 +253,7 @@ def input_key(item: Input) -> InputKey:
         item.instruction or "",
         *(
             f"{type(part).__name__} {part if isinstance(part, str) else source_name(part)}"
-            for part in item.parts
+            for part in item.given_parts
         ),
     )
 

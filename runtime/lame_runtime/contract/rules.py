@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from lame_runtime.contract.fields.prompt_layout import PromptLayout
+from lame_runtime.contract.fields.token_rules import TokenId, TokenRules
 from lame_runtime.contract.strict_json import from_json_object
 from lame_runtime.errors import BundleError, shown
 from lame_runtime.files.constraints import Between, Name
@@ -24,6 +25,7 @@ __all__ = [
     "ImageRules",
     "Limits",
     "PromptLayout",
+    "TokenId",
     "TokenRules",
     "TowerRules",
     "VideoRules",
@@ -31,9 +33,9 @@ __all__ = [
 
 # Raised whenever a field is added, removed or given a new meaning, or the graphs' inputs change.
 # Older versions of the runtime then refuse the file instead of embedding differently.
-CONTRACT_VERSION = 3
+CONTRACT_VERSION = 4
 OLDEST_CHECKPOINT_VERSION = 2
-"""Oldest version that a checkpoint may have: the graphs' inputs changed since, and it has none."""
+"""Oldest version of a checkpoint: it has no graphs, whose inputs changed since."""
 
 MAX_CONTRACT_BYTES = 4 << 20
 """Largest `contract.json` that is read; they take about 2 kB."""
@@ -41,7 +43,6 @@ MAX_CONTRACT_BYTES = 4 << 20
 # The ranges below leave ample room above every published model: ten times at least, most often
 # more. Their purpose is that no contract makes the runtime divide by zero, allocate without
 # measure or embed by senseless rules; `contradictions` relates the fields to each other.
-TokenId = Annotated[int, Between(0, (1 << 24) - 1)]
 FrameCount = Annotated[int, Between(1, 65_536)]
 Pixels = Annotated[int, Between(1, 1 << 28)]
 LowestPixels = Annotated[int, Between(1, 1 << 22)]
@@ -50,24 +51,6 @@ Mean = Annotated[float, Between(-100, 100)]
 Std = Annotated[float, Between(1e-3, 1000)]
 Means = tuple[Mean, Mean, Mean]
 Stds = tuple[Std, Std, Std]
-
-
-@dataclass(frozen=True)
-class TokenRules:
-    """Ids of the tokens that the contract places itself, and the number of latent rows."""
-
-    image_pad: TokenId
-    """Id of a picture's vision tokens."""
-    video_pad: TokenId
-    """Id of a video's vision tokens."""
-    pad: TokenId
-    """Id that shorter rows of a batch are filled with."""
-    first_latent: TokenId
-    """Id of [REASON]_0; [REASON]_i is `first_latent + i`, [EMBED] is `first_latent + n_reason`."""
-    n_reason: Annotated[int, Between(0, 4096)]
-    """Number K of reason tokens after the prompt; [EMBED] follows them."""
-    max_length: Annotated[int, Between(1, 1 << 20)]
-    """Longest prompt in tokens, pictures included, latent rows excluded."""
 
 
 @dataclass(frozen=True)
@@ -211,17 +194,18 @@ class Contract:
         version = raw.get("contract_version") if isinstance(raw, dict) else None
         # `type`, because JSON's 2.0 would equal 2
         if type(version) is not int or not oldest <= version <= CONTRACT_VERSION:
-            is_older = isinstance(version, int) and version < CONTRACT_VERSION
+            again_helps = isinstance(version, int) and version < CONTRACT_VERSION
             known, again = f"{CONTRACT_VERSION}", "export it again"
             if oldest < CONTRACT_VERSION:  # a checkpoint, which is not exported
                 known, again = f"{oldest} to {CONTRACT_VERSION}", "train it again"
             raise BundleError(
                 f"{shown(source)}: contract_version {shown(repr(version))} is not known here "
-                f"(known: {known}); {again if is_older else 'upgrade lame-runtime'}"
+                f"(known: {known}); {again if again_helps else 'upgrade lame-runtime'}"
             )
-        # an older version that is accepted has the same fields
         raw["contract_version"] = CONTRACT_VERSION
-        contract: Contract = from_json_object(Contract, raw, source, remedy)
+        # an accepted older version lacks the fields that were added since
+        is_older = version < CONTRACT_VERSION
+        contract = from_json_object(Contract, raw, source, remedy, defaults=is_older)
         for problem in contradictions(contract):
             raise BundleError(f"{shown(source)}: {problem}; {remedy}")
         return contract
@@ -254,7 +238,7 @@ def contradictions(contract: Contract) -> Iterator[str]:
     merged = (images.patch_size * images.merge_size) ** 2
     block = "(images.patch_size × images.merge_size)²"
     most_pixels = contract.limits.patches * images.patch_size**2
-    # text and pads have rows of the embedding table before those of the latent tokens
+    # text and pads have rows before those of the latent tokens
     last_text = tokens.first_latent - 1
     for smaller, value, larger, bound in (
         ("tokens.image_pad", tokens.image_pad, "tokens.first_latent - 1", last_text),
@@ -264,7 +248,6 @@ def contradictions(contract: Contract) -> Iterator[str]:
         (block, merged, "videos.max_pixels", videos.max_pixels),
         ("images.min_pixels", images.min_pixels, "images.max_pixels", images.max_pixels),
         ("videos.min_pixels", videos.min_pixels, "videos.max_pixels", videos.max_pixels),
-        # the smallest picture must be within the limit, or none is
         (block, merged, "limits.patches × images.patch_size²", most_pixels),
         (
             "images.min_pixels",
@@ -282,9 +265,6 @@ def contradictions(contract: Contract) -> Iterator[str]:
     ):
         if value > bound:
             yield f"{smaller} is {value:,}: must be at most {larger}, which is {bound:,}"
-    if len({tokens.image_pad, tokens.video_pad, tokens.pad}) < 3:
-        numbers = f"{tokens.image_pad}, {tokens.video_pad} and {tokens.pad}"
-        yield f"tokens.image_pad, tokens.video_pad and tokens.pad are {numbers}: must differ"
     for name in ("mean", "std"):
         picture, video = getattr(images, name), getattr(videos, name)
         if picture != video:
@@ -297,4 +277,5 @@ def contradictions(contract: Contract) -> Iterator[str]:
             f"tower.window is {contract.tower.window}: must be a multiple of images.merge_size, "
             f"which is {images.merge_size}"
         )
+    yield from tokens.contradictions()
     yield from contract.prompt.contradictions()

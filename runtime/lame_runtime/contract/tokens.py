@@ -188,7 +188,7 @@ def token_ids(
     *,
     truncate: bool,
 ) -> npt.NDArray[np.int64]:
-    """Returns the ids of one prompt, with the K + 1 latent ids at its end.
+    """Returns the ids of one prompt, with the latent ids at its end.
 
     Args:
         runs: the prompt, as `prompts.layout_runs` returns it.
@@ -198,7 +198,8 @@ def token_ids(
         truncate: cut a prompt that is too long instead of refusing it.
 
     Returns:
-        int64 (n + K + 1,): the prompt, then [REASON]_0 … [REASON]_{K-1}, then [EMBED].
+        int64 (n + K + 1,): the prompt, then [REASON]_0 … [REASON]_{K-1}, then [EMBED]; or (n,), if
+        the contract has no [EMBED].
 
     Raises:
         InputError: the prompt is longer than `rules.max_length` and `truncate` is false, or the
@@ -226,7 +227,7 @@ def token_ids(
         # The user's text ends where the closing begins, so the end of `opening` is what is cut.
         opening = opening[: rules.max_length - len(closing)]
     # Latent ids come after those of the tokenizer, so that no text can produce them.
-    latents = range(rules.first_latent, rules.first_latent + rules.n_reason + 1)
+    latents = range(rules.first_latent, rules.first_latent + rules.n_latents)
     return np.array([*opening, *closing, *latents], dtype=np.int64)
 
 

@@ -188,6 +188,25 @@ def kept_width(truncate_dim: int | None, width: int) -> int:
     return integer("truncate_dim", truncate_dim, 1, width, ", the length of the vectors")
 
 
+def cosines(first: npt.ArrayLike, second: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Returns the cosine of every row with every row: float32 (n, m).
+
+    Args:
+        first: numbers, (n, dim) or (dim,).
+        second: numbers, (m, dim) or (dim,).
+
+    Raises:
+        UsageError: the vectors have different lengths, or are not finite numbers.
+    """
+    rows, columns = unit_rows(first, "embeddings1"), unit_rows(second, "embeddings2")
+    if rows.shape[1] != columns.shape[1]:
+        raise UsageError(
+            f"`embeddings1` has vectors of {rows.shape[1]} values and `embeddings2` of "
+            f"{columns.shape[1]}: embed both with the same bundle and `truncate_dim`"
+        )
+    return np.asarray(rows @ columns.T, dtype=np.float32)
+
+
 def unit_rows(vectors: npt.ArrayLike, name: str = "vectors") -> npt.NDArray[np.float32]:
     """Returns rows of unit length, float32 (n, dim); a row of zeros stays zero.
 

@@ -10,6 +10,7 @@ from lame_runtime.cli.grammar import add_command, path
 EXAMPLE = """
 lame-train sample-backbone qwen3_vl runs/backbone
 lame-train sample-backbone qwen2_vl runs/2b --size 2b
+lame-train sample-backbone qwen3_vl runs/embedder --embedder
 """
 
 
@@ -34,15 +35,22 @@ def add(commands: Any) -> None:
         help="tiny has a few hundred thousand parameters, in FP32; the others are the published "
         "shapes, in FP16, and each family has some of them",
     )
+    parser.add_argument(
+        "--embedder",
+        action="store_true",
+        help="write a published embedder instead: a Sentence Transformers folder",
+    )
 
 
 def _sample_backbone(options: argparse.Namespace) -> int:
     import torch
 
     from lame_training.fixtures.sample_backbone import write_sample
+    from lame_training.published.sample_embedder import write_sample_embedder
 
     # like the published folders in half precision, but tests compare a tiny one's values in FP32
     dtype = torch.float32 if options.size == "tiny" else torch.float16
-    write_sample(options.family, options.folder, options.size, dtype=dtype)
+    write = write_sample_embedder if options.embedder else write_sample
+    write(options.family, options.folder, options.size, dtype=dtype)
     print(f"wrote {options.folder}")
     return 0

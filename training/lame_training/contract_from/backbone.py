@@ -25,9 +25,14 @@ from lame_training.model.from_disk.tensors import inside
 
 
 def derive_contract(
-    folder: Path, budget: Budget, n_reason: int, dim: int, roles: dict[str, str]
+    folder: Path,
+    budget: Budget,
+    n_reason: int,
+    dim: int,
+    roles: dict[str, str],
+    published_prompt: PromptLayout | None = None,
 ) -> Contract:
-    """Derives the contract of a LaME model on a backbone.
+    """Derives the contract of a LaME model on a backbone, or of a published embedder.
 
     Args:
         folder: a `save_pretrained` folder, or the folder of a PEFT adapter of one.
@@ -35,6 +40,8 @@ def derive_contract(
         n_reason: K, the number of reason tokens.
         dim: P, the length of the embedding.
         roles: default instructions by role.
+        published_prompt: the prompt of a published embedder, which has no [EMBED] after it; None
+            takes that of the folder's chat template.
 
     Raises:
         BundleError: a file cannot be read or used, or two files contradict each other.
@@ -46,7 +53,10 @@ def derive_contract(
     )
     try:
         images = image_rules(folder, config, budget)
-        videos = video_rules(folder, config, images, budget)
+        # lower limits would change the vectors that a published model gives; what is too long for
+        # the longest prompt is refused
+        is_published = published_prompt is not None
+        videos = video_rules(folder, config, images, None if is_published else budget)
         check_numbers(images, videos)
     # the files hold arbitrary JSON: a list in place of a number, a missing channel, a zero
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
@@ -54,8 +64,10 @@ def derive_contract(
             f"{folder}: its processor files cannot be used ({shown(first_line(error))}); "
             "copy them again"
         ) from None
-    template = read_template(folder, family_of(config))
-    prompt = layout_from_template(template, dict(roles), folder)
+    prompt = published_prompt
+    if prompt is None:
+        template = read_template(folder, family_of(config))
+        prompt = layout_from_template(template, dict(roles), folder)
     check_tokens(folder, config, tokenizer, prompt)
     tokens = TokenRules(
         image_pad=config.image_token_id,
@@ -65,6 +77,7 @@ def derive_contract(
         first_latent=config.text_config.vocab_size,
         n_reason=n_reason,
         max_length=budget.max_length,
+        has_embed=not is_published,
     )
     contract = Contract(
         family_of(config),

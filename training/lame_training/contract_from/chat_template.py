@@ -7,6 +7,8 @@ turn, and the latent tokens stand where the assistant's answer would begin.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ FIRST_MARK, SECOND_MARK = "LAME0TEXT", "LAME1TEXT"
 VISION_TOKENS = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
 SEPARATOR = "\n"
 """Text between an instruction and the text after it (ours; templates know no instruction)."""
+OPENED_ANSWER = {"add_generation_prompt": True}
+"""Variables of a template that make it print the beginning of an answer at the end."""
 _TURNS = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 PUBLISHED = {
     "qwen2_vl": ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n", _TURNS),
@@ -82,7 +86,12 @@ def read_template(folder: Path, family: str) -> str | PromptLayout:
 
 
 def layout_from_template(
-    template: str | PromptLayout, roles: dict[str, str], folder: Path
+    template: str | PromptLayout,
+    roles: dict[str, str],
+    folder: Path,
+    *,
+    variables: Mapping[str, Any] = OPENED_ANSWER,
+    system: bool = False,
 ) -> PromptLayout:
     """Returns the layout of the prompt.
 
@@ -90,27 +99,30 @@ def layout_from_template(
         template: Jinja source, or a layout, which only gets the roles.
         roles: default instructions by role.
         folder: begins the messages of errors.
+        variables: what the template is rendered with, besides the messages.
+        system: whether an instruction is a system message; the layout then has what stands around.
 
     Raises:
         BundleError: the template cannot be rendered, or does not print texts, pictures and videos
             as plain parts.
     """
     if isinstance(template, PromptLayout):
-        return PromptLayout(template.prefix, template.suffix, template.separator, roles)
+        return dataclasses.replace(template, roles=roles)
     # two pictures with a text between them show if a template numbers pictures, moves them to the
     # front, or puts something between parts: the texts around both must be the same
     contents = [
         [{"type": kind}, _text(FIRST_MARK), {"type": kind}, _text(SECOND_MARK)]
         for kind in VISION_TOKENS
     ]
-    plain, *mixed = _render(template, [[_text(FIRST_MARK)], *contents], folder)
+    turns = [[_turn("user", content)] for content in ([_text(FIRST_MARK)], *contents)]
+    plain, *mixed = _render(template, turns, variables, folder)
     if plain.count(FIRST_MARK) != 1:
         raise BundleError(
             f"{folder}: its chat template does not print a user's text exactly once; "
             "use one for pictures, videos and texts"
         )
     prefix, suffix = plain.split(FIRST_MARK)
-    around = {}
+    around: dict[str, Any] = {}
     for (kind, vision_token), rendered in zip(VISION_TOKENS.items(), mixed, strict=True):
         inner = rendered.removeprefix(prefix).removesuffix(suffix)
         first, mark, second = inner.removesuffix(SECOND_MARK).partition(FIRST_MARK)
@@ -120,8 +132,10 @@ def layout_from_template(
                 f"user's {kind}; use one for pictures and videos"
             )
         # opening and closing, such as <|vision_start|> and <|vision_end|>
-        around[kind] = first.split(vision_token)
-    layout = PromptLayout(prefix, suffix, SEPARATOR, roles, *around["image"], *around["video"])
+        around[f"{kind}_open"], around[f"{kind}_close"] = first.split(vision_token)
+    if system:
+        around |= _around_system_message(template, suffix, variables, folder)
+    layout = dataclasses.replace(PromptLayout(prefix, suffix, SEPARATOR, roles), **around)
     try:
         check_layout(layout)
     except ValueError as error:
@@ -129,23 +143,53 @@ def layout_from_template(
     return layout
 
 
+def _around_system_message(
+    template: str, suffix: str, variables: Mapping[str, Any], folder: Path
+) -> dict[str, str]:
+    """Returns what a template prints before a system message, and between it and a user's text."""
+    messages = [_turn("system", [_text(FIRST_MARK)]), _turn("user", [_text(SECOND_MARK)])]
+    (rendered,) = _render(template, [messages], variables, folder)
+    opening, mark, rest = rendered.partition(FIRST_MARK)
+    closing, _, tail = rest.partition(SECOND_MARK)
+    if not mark or tail != suffix or not opening or FIRST_MARK in rest:
+        raise BundleError(
+            f"{folder}: its chat template does not print a system message once before the user's "
+            "text; its prompts cannot be used"
+        )
+    return {"system_open": opening, "system_close": closing}
+
+
+def _turn(role: str, content: list[dict[str, str]]) -> dict[str, Any]:
+    """Returns a chat message."""
+    return {"role": role, "content": content}
+
+
 def _text(text: str) -> dict[str, str]:
     """Returns a text as a part of a chat message."""
     return {"type": "text", "text": text}
 
 
-def _render(template: str, contents: list[Any], folder: Path) -> list[str]:
-    """Renders a user's turn up to the beginning of the answer; raises `BundleError`.
+def _render(
+    template: str,
+    conversations: list[list[dict[str, Any]]],
+    variables: Mapping[str, Any],
+    folder: Path,
+) -> list[str]:
+    """Renders conversations; raises `BundleError`.
 
     Args:
         template: Jinja source.
-        contents: for each text to render, the parts of the turn as in transformers' chat messages.
+        conversations: for each text to render, chat messages as transformers has them.
+        variables: what the template is rendered with, besides the messages.
         folder: begins the message of the error.
     """
+    question = {
+        "template": template,
+        "conversations": conversations,
+        "variables": dict(variables),
+    }
     try:
-        texts: list[str] = run_limited(
-            Path(render_template.__file__), {"template": template, "contents": contents}
-        )
+        texts: list[str] = run_limited(Path(render_template.__file__), question)
     except ValueError as error:
         raise BundleError(
             f"{folder}: its chat template cannot be rendered ({shown(error)})"

@@ -62,7 +62,7 @@ def image_rules(folder: Path, config: PreTrainedConfig, budget: Budget) -> Image
 
 
 def video_rules(
-    folder: Path, config: PreTrainedConfig, images: ImageRules, budget: Budget
+    folder: Path, config: PreTrainedConfig, images: ImageRules, budget: Budget | None
 ) -> VideoRules:
     """Reads the video rules of a folder.
 
@@ -70,7 +70,7 @@ def video_rules(
         folder: the backbone folder.
         config: its config; Qwen2.5-VL's holds the temporal positions per second.
         images: the picture rules, whose patches videos share.
-        budget: lowers the limits of frames and pixels.
+        budget: lowers the limits of frames and pixels; None keeps the folder's.
 
     Raises:
         BundleError: the files ask for what the contract does not do.
@@ -105,7 +105,7 @@ def video_rules(
     rules = dataclasses.replace(
         defaults, **values, **_pixels(raw, defaults), **_channels(raw, defaults)
     )
-    return within_budget(rules, images, budget)
+    return rules if budget is None else within_budget(rules, images, budget)
 
 
 def check_numbers(images: ImageRules, videos: VideoRules) -> None:

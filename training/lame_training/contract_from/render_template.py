@@ -53,14 +53,12 @@ def environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
 
 
 def answer(question: dict[str, Any]) -> list[str]:
-    """Returns the text of each content, as a user's turn before the answer."""
+    """Returns the text of each conversation of the question, a list of chat messages."""
     template = environment().from_string(question["template"])
     texts = []
-    for content in question["contents"]:
-        messages = [{"role": "user", "content": content}]
-        text = template.render(
-            messages=messages, tools=None, documents=None, add_generation_prompt=True
-        )
+    for messages in question["conversations"]:
+        names = {"tools": None, "documents": None, **question["variables"]}
+        text = template.render(messages=messages, **names)
         if len(text) > MAX_TEXT:
             raise ValueError(f"it prints {len(text):,} characters")
         texts.append(text)

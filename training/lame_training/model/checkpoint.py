@@ -31,15 +31,20 @@ from torch import Tensor
 from lame_training.distributed.sharding import full_tensors
 from lame_training.model.adapters import is_adapter, name_without_adapter, save_adapter
 from lame_training.model.backbones import parse_config, parse_decoder_config
-from lame_training.model.from_disk.checkpoint_checks import check_contract, check_files
+from lame_training.model.from_disk.checkpoint_checks import IMPORTED, check_contract, check_files
 from lame_training.model.from_disk.config_fields import SIZES, checked
 from lame_training.model.from_disk.merging.adapter_merge import merge_adapter
 from lame_training.model.from_disk.tensors import check_finite, read_object, read_tensors
 from lame_training.model.lame import LaMEModel
 from lame_training.recipes.recipe import Recipe
 
-SWITCHES = ("embed_attends", "rec_from", "pooling")
-"""Arguments of `LaMEModel` that `config.json` holds in addition to the sizes."""
+SWITCHES = {
+    "embed_attends": "embed_attends",
+    "rec_from": "rec_from",
+    "pooling": "pooling",
+    "head": "head_kind",
+}
+"""Arguments of `LaMEModel` that `config.json` holds in addition to the sizes; the attribute."""
 
 
 def save_model(
@@ -77,6 +82,28 @@ def save_model(
     if adapter:
         _write_adapter(folder, model, adapter)
     write_recipe(folder, recipe)
+    _write_config(folder, model, steps)
+
+
+def write_imported(folder: Path, model: LaMEModel, source: dict[str, Any]) -> None:
+    """Writes the model files of a model that was trained elsewhere.
+
+    Args:
+        folder: the checkpoint folder, which already holds contract and tokenizer.
+        model: the model.
+        source: where it comes from; stands in `recipe.json` in place of a recipe.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    write_weights(folder / "model.safetensors", named_weights(model))
+    text = json.dumps({"name": IMPORTED, "source": source}, indent=2) + "\n"
+    atomic_text(folder / "recipe.json", text)
+    _write_config(folder, model, 0)
+
+
+def _write_config(folder: Path, model: LaMEModel, steps: int) -> None:
+    """Writes `config.json`; raises `StorageError`."""
     config = {"steps": steps, **architecture_of(model)}
     text = json.dumps(config, indent=2, sort_keys=True, default=str) + "\n"
     atomic_text(folder / "config.json", text)
@@ -122,7 +149,7 @@ def architecture_of(model: LaMEModel) -> dict[str, Any]:
     return {
         "n_reason": model.n_reason,
         "dim": model.dim,
-        **{name: getattr(model, name) for name in SWITCHES},
+        **{name: getattr(model, attribute) for name, attribute in SWITCHES.items()},
         "backbone": model.backbone.config.to_dict(),
         "decoder": decoder,
     }

@@ -1,4 +1,4 @@
-"""The input tensors of a LaME model, the latent connector, and the names of the trainable parts.
+"""The input tensors of a LaME model, its connector and head, and the names of the trainable parts.
 
 Axes are those of `lame`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
@@ -46,6 +47,47 @@ class LatentConnector(nn.Module):
     def forward(self, states_BKD: Tensor) -> Tensor:
         """Maps (B, K, D) to (B, K, E)."""
         return self.out(F.gelu(self.up(self.norm(states_BKD))))
+
+
+class DenseHead(nn.Module):
+    """The affine layer of Sentence Transformers' `Dense`, with tanh after it or without.
+
+    Args:
+        width: number of values that it reads.
+        dim: P.
+        tanh: whether tanh follows.
+        dtype: the type of the weights.
+    """
+
+    def __init__(self, width: int, dim: int, *, tanh: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, dim, dtype=dtype)
+        self.tanh = tanh
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Maps (B, width) to (B, P)."""
+        output: Tensor = self.linear(pooled)
+        return output.tanh() if self.tanh else output
+
+
+def make_head(kind: str, width: int, dim: int, dtype: torch.dtype) -> nn.Module:
+    """Makes the last layer of a kind that `lame.Head` names, newly initialized."""
+    if kind != "projection":
+        return DenseHead(width, dim, tanh=kind == "dense_tanh", dtype=dtype)
+    return nn.Identity() if dim == width else nn.Linear(width, dim, bias=False, dtype=dtype)
+
+
+def mean_upto(states_BLD: Tensor, last_B: Tensor) -> Tensor:
+    """Returns the mean over the columns 0 to `last_B` of each row: (B, L, D) → (B, D)."""
+    columns_L = torch.arange(states_BLD.shape[1], device=states_BLD.device)
+    inside_BL = (columns_L <= last_B[:, None]).to(states_BLD.dtype)
+    # padding is zeroed, not skipped: 0 · NaN would spread, but states of padding are finite
+    return (states_BLD * inside_BL[:, :, None]).sum(1) / inside_BL.sum(1, keepdim=True)
+
+
+def decodes(n_reason: int, rec_from: str) -> bool:
+    """Returns whether there are states that a latent decoder can read."""
+    return n_reason > 0 or rec_from == "embed"
 
 
 # The first prefix that fits decides, so the mergers stand before the vision tower that holds them.

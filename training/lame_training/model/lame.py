@@ -37,15 +37,18 @@ from lame_runtime.errors import UsageError
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, Qwen3ForCausalLM
 
+from lame_training.model import components
 from lame_training.model.backbones import FAMILIES, deepstack_levels, family_of
-from lame_training.model.components import LatentConnector, ModelInputs, part_of
+from lame_training.model.components import LatentConnector, ModelInputs, decodes
 
 EmbedAttends = Literal["everything", "reason"]
 """The tokens that [EMBED] attends to besides itself: all before it, or the reason tokens alone."""
 RecFrom = Literal["reason", "embed", "both"]
 """The states that the latent decoder reads: Z, h, or Z and h."""
-Pooling = Literal["embed", "concat"]
-"""The states that the head reads: h, or Z and h side by side."""
+Pooling = Literal["embed", "concat", "mean"]
+"""The states that the head reads: h, Z and h side by side, or the mean of all states up to h."""
+Head = Literal["projection", "dense", "dense_tanh"]
+"""The last layer: a matrix, or the identity if P fits; or an affine layer, tanh after it or not."""
 
 
 class LaMEModel(nn.Module):
@@ -60,6 +63,7 @@ class LaMEModel(nn.Module):
         rec_from: the states that the decoder reads. Without reason tokens there are some only for
             "embed"; otherwise the decoder is dropped.
         pooling: the states that the head reads.
+        head: the last layer before vectors get unit length.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class LaMEModel(nn.Module):
         embed_attends: EmbedAttends = "everything",
         rec_from: RecFrom = "reason",
         pooling: Pooling = "embed",
+        head: Head = "projection",
     ) -> None:
         super().__init__()
         width_D, dtype = backbone.config.text_config.hidden_size, backbone.dtype
@@ -79,12 +84,8 @@ class LaMEModel(nn.Module):
         # two parameters, because the warm-up stage trains the reason tokens without [EMBED]
         self.reason_KD = nn.Parameter(torch.empty(n_reason, width_D, dtype=dtype))
         self.embed_1D = nn.Parameter(torch.empty(1, width_D, dtype=dtype))
-        pooled_width = width_D * (1 if pooling == "embed" else n_reason + 1)
-        self.head: nn.Module = (
-            nn.Identity()
-            if dim == pooled_width
-            else nn.Linear(pooled_width, dim, bias=False, dtype=dtype)
-        )
+        pooled_width = width_D * (n_reason + 1 if pooling == "concat" else 1)
+        self.head = components.make_head(head, pooled_width, dim, dtype)
         self.connector: LatentConnector | None = None
         self.decoder: PreTrainedModel | None = None
         if decoder is not None and decodes(n_reason, rec_from):
@@ -95,6 +96,7 @@ class LaMEModel(nn.Module):
         self.embed_attends = embed_attends
         self.rec_from = rec_from
         self.pooling = pooling
+        self.head_kind = head
         self.compute_dtype = dtype
         """The dtype of activations: that of the weights, or FP32 if `upcast` widens them."""
 
@@ -107,21 +109,21 @@ class LaMEModel(nn.Module):
         embed_attends: EmbedAttends = "everything",
         rec_from: RecFrom = "reason",
         pooling: Pooling = "embed",
+        head: Head = "projection",
     ) -> LaMEModel:
         """Builds a newly initialized model; the arguments are the constructor's, with configs."""
         backbone_model = FAMILIES[family_of(backbone)].model(backbone)
         decoder_model = None
         if decoder is not None and decodes(n_reason, rec_from):
             decoder_model = Qwen3ForCausalLM(decoder)
-        return LaMEModel(
-            backbone_model, decoder_model, n_reason, dim, embed_attends, rec_from, pooling
-        )
+        switches = (embed_attends, rec_from, pooling, head)
+        return LaMEModel(backbone_model, decoder_model, n_reason, dim, *switches)
 
     @torch.no_grad()
     def initialize_latents(self, start_id: int) -> None:
         """Sets all latent embeddings to that of token `start_id` (end of turn) plus noise (ours).
 
-        The noise makes them distinct: equal rows would differ by their positions alone.
+        The noise makes them distinct: equal rows would differ by positions alone.
         """
         start_D = self.backbone.get_input_embeddings().weight[start_id].float()
         for rows in (self.reason_KD, self.embed_1D):
@@ -226,19 +228,20 @@ class LaMEModel(nn.Module):
     def take_latents(self, hidden_BLD: Tensor, embed_index_B: Tensor) -> tuple[Tensor, Tensor]:
         """Returns Z (B, K, D) and h (B, D): the K + 1 hidden states that end at `embed_index_B`.
 
-        The index differs between rows, because the latent tokens follow a row's last token and the
-        padding follows them.
+        The index differs between rows, because padding follows a row's last token. With the pooling
+        "mean", h is the mean of all states up to it.
         """
         rows_B = torch.arange(len(hidden_BLD), device=hidden_BLD.device)
         offsets_K = torch.arange(-self.n_reason, 0, device=hidden_BLD.device)
         z_BKD = hidden_BLD[rows_B[:, None], embed_index_B[:, None] + offsets_K]
+        if self.pooling == "mean":
+            return z_BKD, components.mean_upto(hidden_BLD, embed_index_B)
         return z_BKD, hidden_BLD[rows_B, embed_index_B]
 
     def embedding(self, z_BKD: Tensor, h_BD: Tensor) -> Tensor:
         """Returns e (B, P) in float32: l2norm(head(h)), or l2norm(head([Z; h])) if concatenated."""
-        if self.pooling == "embed":
-            pooled = h_BD
-        else:
+        pooled = h_BD
+        if self.pooling == "concat":
             pooled = torch.cat([z_BKD, h_BD[:, None]], dim=1).flatten(1)
         # normalized in FP32: in half precision the vectors would not have unit length
         return F.normalize(self.head(pooled).float(), dim=-1)
@@ -285,14 +288,13 @@ class LaMEModel(nn.Module):
 
     def part(self, name: str) -> list[tuple[str, nn.Parameter]]:
         """Returns the named parameters of one part, which is a value of `components.PARTS`."""
-        return [(key, value) for key, value in self.named_parameters() if part_of(key) == name]
+        return [
+            (key, value)
+            for key, value in self.named_parameters()
+            if components.part_of(key) == name
+        ]
 
     def trim(self) -> LaMEModel:
         """Drops connector and decoder, which inference does not need. Returns self."""
         self.connector = self.decoder = None
         return self
-
-
-def decodes(n_reason: int, rec_from: RecFrom) -> bool:
-    """Returns whether there are states that a latent decoder can read."""
-    return n_reason > 0 or rec_from == "embed"

@@ -9,8 +9,8 @@ from lame_runtime.errors import BundleError, UsageError
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from lame_training.model.backbones import load_decoder
+from lame_training.model.components import decodes
 from lame_training.model.from_disk.tensors import inside
-from lame_training.model.lame import decodes
 from lame_training.recipes.recipe import Recipe
 from lame_training.recipes.scratch_backbone import token_ids
 

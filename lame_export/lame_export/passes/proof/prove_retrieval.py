@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lame_runtime.encoder import Encoder
 from lame_training.evaluation.retrieval import RankedPool, Vectors, embed_rows, read_rows, tasks
-from lame_training.model.from_disk.checkpoint_checks import steps_of
+from lame_training.model.from_disk.checkpoint_checks import is_trained
 
 from lame_export.parity.judged import judged_encoder, note_of
 from lame_export.parity.retrieval_rows import retrieval_rows, vector_rows
@@ -40,7 +40,7 @@ class ProveRetrieval(Pass):
         # The neighbors of an untrained model are random, so a gate on them would be meaningless.
         # No model was trained for the built-in rows: drawn pictures and a few repeated sentences
         # are nearly alike, and who comes first among them says nothing about a user's search.
-        gated = steps_of(state.checkpoint) > 0 and not state.builtin_data
+        gated = is_trained(state.checkpoint) and not state.builtin_data
         for graph in state.graphs:
             with judged_encoder(state, graph) as encoder:
                 vectors = _embed(encoder, rows)

@@ -25,6 +25,8 @@ class PromptLayout:
 
     The order is `prefix`, the input's parts in their own order, `suffix`. The instruction stands
     before the first text, joined to it by `separator`, or after the last part if there is no text.
+    If `system_open` is not empty, the instruction is a system message instead: `system_open`, the
+    instruction and `system_close` then take the place of `prefix`.
     """
 
     prefix: Literals
@@ -40,19 +42,42 @@ class PromptLayout:
     """Stands before a video's vision tokens."""
     video_close: Literals = "<|vision_end|>"
     """Stands after a video's vision tokens."""
+    system_open: Literals = ""
+    """Stands before an instruction that is a system message; empty if instructions are not."""
+    system_close: Literals = ""
+    """Stands after an instruction that is a system message, up to the first part."""
+    default_role: Name | None = None
+    """Role of inputs that are embedded without one; None gives them no instruction."""
+    as_given: bool = False
+    """Whether the parts of a dict keep the order of its keys, and texts their white space.
+
+    Otherwise pictures and videos precede the text, and white space around texts is removed, as is
+    MMEB's placeholder for a picture.
+    """
 
     def contradictions(self) -> Iterator[str]:
         """Yields what is wrong with strings that are each in their range."""
-        for field in dataclasses.fields(self):
-            literal = getattr(self, field.name)
-            # instructions and separator are tokenized as plain text
-            if field.name in ("roles", "separator"):
-                continue
+        for name, literal in self.literals().items():
             for token in VISION_TOKENS:
                 if token in literal:
                     # it would stand for a picture that the input does not have
-                    yield f"prompt.{field.name} holds {token}: only pictures and videos have it"
+                    yield f"prompt.{name} holds {token}: only pictures and videos have it"
+        if self.system_close and not self.system_open:
+            yield "prompt.system_close is given without prompt.system_open: give both or neither"
+        if self.default_role is not None and self.default_role not in self.roles:
+            yield f"prompt.default_role is {shown(self.default_role)!r}: must be in prompt.roles"
         # Literal text would be tokenized as one with the user's, so that truncation could not tell
         # them apart.
         if self.suffix and not SPECIAL_TOKEN.match(self.suffix):
             yield f"prompt.suffix is {shown(self.suffix)!r}: must begin with a special token"
+
+    def literals(self) -> dict[str, str]:
+        """Returns the strings in which `<|…|>` tokens are special tokens, by name of their field.
+
+        Instructions and the separator are tokenized as plain text.
+        """
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.type == "Literals" and field.name != "separator"
+        }

@@ -51,9 +51,8 @@ def check_vocabulary(contract: Contract, tokenizer: Vocabulary, path: Path) -> N
             f"{shown(path)}: tokens.first_latent is {tokens.first_latent}: must be {lowest} to "
             f"{highest}, after the tokenizer's ids; {remedy}"
         )
-    prompt = contract.prompt
-    for name in ("prefix", "suffix", "image_open", "image_close", "video_open", "video_close"):
-        for token in SPECIAL_TOKEN.findall(getattr(prompt, name)):
+    for name, literal in contract.prompt.literals().items():
+        for token in SPECIAL_TOKEN.findall(literal):
             try:
                 tokenizer.special(token)
             except BundleError as error:

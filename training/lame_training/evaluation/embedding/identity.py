@@ -72,10 +72,10 @@ class ContentHasher:
             ["text", part]
             if isinstance(part, str)
             else [type(part).__name__, self._source_hash(part.source)]
-            for part in item.parts
+            for part in item.given_parts
         ]
         # The frame rate enters a video's positions, so the same frames can give another vector.
-        rates = [getattr(part, "fps", None) for part in item.parts]
+        rates = [getattr(part, "fps", None) for part in item.given_parts]
         return digest([item.instruction, parts, rates])
 
     def _source_hash(self, source: Any) -> Any:

@@ -11,6 +11,8 @@ from lame_runtime.errors import BundleError, shown
 from lame_training.model.from_disk.config_fields import STEPS, checked
 from lame_training.model.from_disk.tensors import inside, read_object
 
+IMPORTED = "imported"
+"""Name in `recipe.json` of a model that was trained elsewhere."""
 MODEL_FILES = ("model.safetensors", "recipe.json", "contract.json", "tokenizer.json", "config.json")
 
 
@@ -18,6 +20,15 @@ def steps_of(folder: Path) -> int:
     """Returns the number of steps that a checkpoint was trained; raises `BundleError`."""
     path = folder / "config.json"
     return int(checked("steps", read_object(path).get("steps"), STEPS, str(path)))
+
+
+def is_trained(folder: Path) -> bool:
+    """Returns whether the weights of a checkpoint were trained, here or before an import.
+
+    Raises:
+        BundleError: `config.json` or `recipe.json` cannot be read.
+    """
+    return steps_of(folder) > 0 or read_object(folder / "recipe.json").get("name") == IMPORTED
 
 
 def check_files(folder: Path) -> None:
@@ -32,6 +43,11 @@ def check_files(folder: Path) -> None:
         raise BundleError(
             f"{shown(folder)}: {problem} ({error.strerror}); give the folder that lame-train wrote"
         ) from None
+    if "modules.json" in names:
+        raise BundleError(
+            f"{shown(folder)}: is a Sentence Transformers folder; write it as a checkpoint first: "
+            f"lame-train import {shown(folder)} CHECKPOINT"
+        )
     if "config.json" not in names:
         kind = (
             "a bundle, not a checkpoint"

@@ -142,7 +142,8 @@ SIZES: dict[str, tuple[str, Check]] = {
     "dim": _whole(1, 1 << 20),
     "embed_attends": _one_of("everything", "reason"),
     "rec_from": _one_of("reason", "embed", "both"),
-    "pooling": _one_of("embed", "concat"),
+    "pooling": _one_of("embed", "concat", "mean"),
+    "head": _one_of("projection", "dense", "dense_tanh"),
 }
 """Settings that a checkpoint's `config.json` holds in addition to the configs of its parts."""
 STEPS = _whole(0, 1 << 40)

@@ -1,0 +1,48 @@
+"""Imports a published embedder, so that the other passes see a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lame_runtime.errors import ExportError, UsageError
+
+from lame_export.passes.base import Pass
+from lame_export.state import ExportState
+
+
+class ImportPublished(Pass):
+    """Writes a Sentence Transformers folder as a checkpoint, to the export's scratch folder."""
+
+    name = "import"
+    writes = ("checkpoint", "published")
+
+    def applies(self, state: ExportState) -> bool:
+        """Returns whether the folder is a published embedder, and no checkpoint."""
+        # deferred: PyTorch and transformers take seconds to import
+        from lame_training.published.folder_kind import folder_kind
+
+        is_published = folder_kind(state.checkpoint) == "sentence-transformers"
+        limits = {name: getattr(state.options, name) for name in ("max_length", "max_pixels")}
+        for name, limit in limits.items():
+            if limit is not None and not is_published:
+                raise UsageError(
+                    f"`{name}` is for published embedders: the limits of {state.checkpoint} are "
+                    "those that it was trained with"
+                )
+        return is_published
+
+    def may_write(self, state: ExportState) -> Sequence[str]:  # noqa: ARG002 - the same for every state
+        """Returns no pattern: the checkpoint is not part of the bundle."""
+        return ()
+
+    def run(self, state: ExportState) -> None:
+        """Writes the checkpoint; the folder's own path becomes `published`."""
+        from lame_training.published.import_embedder import ImportLimits, import_embedder
+
+        if state.scratch is None:
+            raise ExportError("has no scratch folder to write a checkpoint to")
+        options = state.options
+        limits = ImportLimits(options.max_length, options.max_pixels)
+        state.published, checkpoint = state.checkpoint, state.scratch / "checkpoint"
+        import_embedder(state.published, checkpoint, limits)
+        state.checkpoint = checkpoint

@@ -1,0 +1,56 @@
+"""`lame-train import`: writes a published embedder as a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lame_runtime.cli.grammar import add_command, path
+from lame_runtime.errors import UsageError
+
+EXAMPLE = """
+lame-train import Qwen3-VL-Embedding-2B runs/checkpoint
+lame-train import Qwen3-VL-Embedding-2B runs/checkpoint --max-length 2048
+"""
+
+
+def add(commands: Any) -> None:
+    """Declares the command."""
+    parser = add_command(
+        commands,
+        "import",
+        "write a published embedder, a Sentence Transformers folder, as a checkpoint",
+        _import,
+        EXAMPLE,
+    )
+    parser.add_argument("folder", type=path, help="the Sentence Transformers folder")
+    parser.add_argument("checkpoint", type=path, help="folder to write; it must not exist")
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        metavar="N",
+        help="longest input in tokens (default: that of the folder, at most 8192)",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help="pixels of a picture after resizing (default: that of the folder)",
+    )
+
+
+def _import(options: argparse.Namespace) -> int:
+    # deferred: PyTorch and transformers take seconds to import
+    from lame_training.published.folder_kind import folder_kind
+    from lame_training.published.import_embedder import ImportLimits, import_embedder
+
+    if folder_kind(options.folder) == "checkpoint":
+        raise UsageError(f"{options.folder}: is no Sentence Transformers folder; nothing to import")
+    limits = ImportLimits(options.max_length, options.max_pixels)
+    contract = import_embedder(options.folder, options.checkpoint, limits)
+    roles = ", ".join(sorted(contract.prompt.roles))
+    print(
+        f"wrote {options.checkpoint}: {contract.family}, vectors of {contract.dim} values, "
+        f"up to {contract.tokens.max_length:,} tokens, roles {roles}"
+    )
+    return 0

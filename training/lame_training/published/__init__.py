@@ -1,0 +1,13 @@
+"""Published embedders on Qwen-VL backbones, read from the folders in which they are published.
+
+folder_kind             what a folder holds, by its files and never by its name
+sentence_transformers   the modules and settings of a Sentence Transformers folder
+module_folders          the folders of its modules after the backbone: pooling, dense layer
+rendered_prompt         the layout of the prompt that its chat template prints
+import_embedder         writes such a folder as a LaME checkpoint with K = 0
+sample_embedder         writes a small one in random weights, to try things with
+
+A published embedder is a LaME model without reason tokens and without [EMBED]: its vector is the
+state of the prompt's last token, or the mean over all tokens. No code of a folder is ever run, and
+nothing is downloaded.
+"""

@@ -1,0 +1,153 @@
+"""Writes a published embedder as a LaME checkpoint with K = 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lame_runtime.arguments import integer
+from lame_runtime.contract import Contract
+from lame_runtime.errors import BundleError, UsageError
+from lame_runtime.files.atomic import atomic_folder
+from lame_runtime.files.json_file import MAX_JSON_BYTES
+from lame_runtime.files.regular import read_regular
+from torch import Tensor, nn
+
+from lame_training.contract_from.backbone import derive_contract
+from lame_training.contract_from.budget import Budget
+from lame_training.model.backbones import config_folder, family_of, load_backbone, read_config
+from lame_training.model.checkpoint import write_imported
+from lame_training.model.components import DenseHead
+from lame_training.model.from_disk.tensors import inside
+from lame_training.model.lame import Head, LaMEModel, Pooling
+from lame_training.published.rendered_prompt import published_prompt
+from lame_training.published.sentence_transformers import (
+    SentenceTransformersFolder,
+    read_sentence_transformers,
+)
+
+MAX_LENGTH = 8_192
+"""Longest input in tokens, if neither the caller nor the folder asks for less (ours). Published
+folders state up to 262,144, which no embedder was trained on."""
+PICTURE_SHARE = 0.8
+"""Share of the longest input that one picture may take (ours); the rest is for the prompt."""
+VISUALS = 32
+"""Pictures and videos of one input (ours)."""
+_NO_LIMIT = 1 << 28
+
+
+@dataclass(frozen=True)
+class ImportLimits:
+    """Limits of one input that the imported model is used with.
+
+    Attributes:
+        max_length: tokens of the prompt; None takes the folder's, at most `MAX_LENGTH`.
+        max_pixels: pixels of one picture after resizing; None keeps the folder's. In either case a
+            picture takes at most four fifths of the longest input.
+
+    Raises:
+        UsageError: a limit is not a whole number above 0.
+    """
+
+    max_length: int | None = None
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_length", "max_pixels"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, integer(name, value, 1, _NO_LIMIT))
+
+
+def import_embedder(
+    folder: Path, checkpoint: Path, limits: ImportLimits = ImportLimits()
+) -> Contract:
+    """Writes a Sentence Transformers folder as a LaME checkpoint.
+
+    The weights keep the type that they are stored in; a dense layer is stored in FP32.
+
+    Args:
+        folder: the folder of the published model.
+        checkpoint: the folder to write; it must not exist.
+        limits: limits of one input.
+
+    Returns:
+        The contract of the checkpoint.
+
+    Raises:
+        BundleError: the folder cannot be read, or has something that is not supported.
+        UsageError: a limit is above the folder's own.
+        StorageError: `checkpoint` exists, or cannot be written.
+    """
+    facts, contract = read_embedder(folder, limits)
+    files = config_folder(facts.backbone)
+    content = read_regular(inside(files / "tokenizer.json"), MAX_JSON_BYTES)
+    model = _model(facts, contract.dim)
+    source = {"format": "Sentence Transformers", "pooling": facts.pooling, **facts.versions}
+    with atomic_folder(checkpoint) as fresh:
+        (fresh / "tokenizer.json").write_bytes(content)
+        (fresh / "contract.json").write_text(contract.to_json(), encoding="utf-8")
+        write_imported(fresh, model, source)
+    return contract
+
+
+def read_embedder(
+    folder: Path, limits: ImportLimits
+) -> tuple[SentenceTransformersFolder, Contract]:
+    """Reads what a folder says about its model, and derives the contract; raises as above."""
+    facts = read_sentence_transformers(folder)
+    files = config_folder(facts.backbone)
+    config = read_config(files)
+    prompt = published_prompt(
+        files, family_of(config), facts.roles, facts.default_role, facts.variables
+    )
+    width = int(config.text_config.hidden_size)
+    whole = width if facts.dense is None else len(facts.dense.weight)
+    dim = whole if facts.truncate_dim is None else facts.truncate_dim
+    if dim > whole:
+        raise BundleError(f"{folder}: truncate_dim is {dim}; its vectors have {whole} values")
+    longest = _longest(facts, int(config.text_config.max_position_embeddings), limits, folder)
+    vision = config.vision_config
+    token_pixels = (vision.patch_size * vision.spatial_merge_size) ** 2
+    # the largest picture has to fit into the longest prompt, or none above it could be embedded
+    fitting = int(PICTURE_SHARE * longest) * token_pixels
+    pixels = min(fitting, limits.max_pixels or fitting)
+    budget = Budget(longest, pixels, max_frames=_NO_LIMIT, visuals=VISUALS)
+    return facts, derive_contract(files, budget, 0, dim, facts.roles, prompt)
+
+
+def _longest(
+    facts: SentenceTransformersFolder, positions: int, limits: ImportLimits, folder: Path
+) -> int:
+    """Returns the longest input in tokens."""
+    own = min(positions, facts.max_length or positions)
+    if limits.max_length is None:
+        return min(own, MAX_LENGTH)
+    if limits.max_length > own:
+        raise UsageError(f"`max_length` is {limits.max_length}: the limit of {folder} is {own}")
+    return limits.max_length
+
+
+def _model(facts: SentenceTransformersFolder, dim: int) -> LaMEModel:
+    """Builds the model from the weights of a folder."""
+    backbone = load_backbone(facts.backbone, "auto")
+    dense = facts.dense
+    head: Head = "projection" if dense is None else "dense_tanh" if dense.tanh else "dense"
+    pooling: Pooling = "mean" if facts.pooling == "mean" else "embed"
+    model = LaMEModel(backbone, None, 0, dim, pooling=pooling, head=head)
+    with torch.no_grad():
+        # there is no [EMBED] after the prompt, but the graph's table has a row for it
+        model.embed_1D.zero_()
+        if dense is not None:
+            model.head = model.head.float()
+            _fill(model.head, dense.weight[:dim], dense.bias[:dim])
+        elif isinstance(model.head, nn.Linear):
+            # the first values of a state, as a matrix
+            model.head.weight.copy_(torch.eye(dim, model.head.in_features))
+    return model
+
+
+def _fill(head: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    if isinstance(head, DenseHead):
+        head.linear.weight.copy_(weight)
+        head.linear.bias.copy_(bias)
