@@ -212,3 +212,13 @@ def published_backbone(tmp_path_factory: pytest.TempPathFactory) -> Callable[...
         return folders[family, end_token]
 
     return folder_of
+
+
+@pytest.fixture(scope="session")
+def good_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the folder of a published embedder; tests change copies of it."""
+    from lame_training.published.sample_embedder import write_sample_embedder
+
+    folder = tmp_path_factory.mktemp("published") / "good"
+    write_sample_embedder("qwen3_vl", folder)
+    return folder

@@ -2,8 +2,11 @@
 
 folder_kind             what a folder holds, by its files and never by its name
 sentence_transformers   the modules and settings of a Sentence Transformers folder
+transformer_options     how its inputs are processed, and how long they may be
 module_folders          the folders of its modules after the backbone: pooling, dense layer
 rendered_prompt         the layout of the prompt that its chat template prints
+template_checks         whether the template prints more inputs as that layout says
+adapter_files           whether the files beside an adapter say the same as those of its base
 import_embedder         writes such a folder as a LaME checkpoint with K = 0
 sample_embedder         writes a small one in random weights, to try things with
 

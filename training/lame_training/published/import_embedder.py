@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from lame_runtime.arguments import integer
 from lame_runtime.contract import Contract
-from lame_runtime.errors import BundleError, UsageError
+from lame_runtime.errors import BundleError, StorageError, UsageError, shown
 from lame_runtime.files.atomic import atomic_folder
 from lame_runtime.files.json_file import MAX_JSON_BYTES
 from lame_runtime.files.regular import read_regular
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from lame_training.contract_from.backbone import derive_contract
 from lame_training.contract_from.budget import Budget
+from lame_training.contract_from.processor_files import image_rules
 from lame_training.model.backbones import config_folder, family_of, load_backbone, read_config
 from lame_training.model.checkpoint import write_imported
 from lame_training.model.components import DenseHead
 from lame_training.model.from_disk.tensors import inside
 from lame_training.model.lame import Head, LaMEModel, Pooling
+from lame_training.published.adapter_files import check_adapter_files
 from lame_training.published.rendered_prompt import published_prompt
 from lame_training.published.sentence_transformers import (
     SentenceTransformersFolder,
@@ -76,9 +81,10 @@ def import_embedder(
 
     Raises:
         BundleError: the folder cannot be read, or has something that is not supported.
-        UsageError: a limit is above the folder's own.
+        UsageError: a limit is above the folder's own, or too low for any input.
         StorageError: `checkpoint` exists, or cannot be written.
     """
+    _check_target(checkpoint)
     facts, contract = read_embedder(folder, limits)
     files = config_folder(facts.backbone)
     content = read_regular(inside(files / "tokenizer.json"), MAX_JSON_BYTES)
@@ -105,15 +111,62 @@ def read_embedder(
     whole = width if facts.dense is None else len(facts.dense.weight)
     dim = whole if facts.truncate_dim is None else facts.truncate_dim
     if dim > whole:
-        raise BundleError(f"{folder}: truncate_dim is {dim}; its vectors have {whole} values")
+        raise BundleError(
+            f"{folder}: truncate_dim is {shown(dim)}; its vectors have {whole} values: correct "
+            "config_sentence_transformers.json"
+        )
     longest = _longest(facts, int(config.text_config.max_position_embeddings), limits, folder)
     vision = config.vision_config
     token_pixels = (vision.patch_size * vision.spatial_merge_size) ** 2
+    if limits.max_pixels is not None and limits.max_pixels < token_pixels:
+        raise UsageError(
+            f"`max_pixels` is {limits.max_pixels}: one token of {folder} takes {token_pixels:,} "
+            f"pixels; use {token_pixels:,} or more"
+        )
+    least = _smallest_picture(files, config, longest, limits, folder)
     # the largest picture has to fit into the longest prompt, or none above it could be embedded
-    fitting = int(PICTURE_SHARE * longest) * token_pixels
+    fitting = max(int(PICTURE_SHARE * longest), least) * token_pixels
     pixels = min(fitting, limits.max_pixels or fitting)
     budget = Budget(longest, pixels, max_frames=_NO_LIMIT, visuals=VISUALS)
-    return facts, derive_contract(files, budget, 0, dim, facts.roles, prompt)
+    contract = derive_contract(files, budget, 0, dim, facts.roles, prompt)
+    if files != facts.backbone:
+        check_adapter_files(facts, files, config, contract)
+    return facts, contract
+
+
+def _smallest_picture(
+    files: Path, config: PreTrainedConfig, longest: int, limits: ImportLimits, folder: Path
+) -> int:
+    """Returns the tokens of the smallest picture; raises if it is longer than any input.
+
+    Raises:
+        UsageError: it is, by the caller's limit.
+        BundleError: it is, by the folder's.
+    """
+    try:
+        rules = image_rules(files, config, Budget(longest, _NO_LIMIT, _NO_LIMIT))
+        least = math.ceil(rules.min_pixels / (rules.patch_size * rules.merge_size) ** 2)
+    except (BundleError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError):
+        return 1  # `derive_contract` says what is wrong with the files
+    if longest < least and limits.max_length is not None:
+        raise UsageError(
+            f"`max_length` is {longest}: the smallest picture of {folder} takes {least} tokens; "
+            f"use {least} or more"
+        )
+    if longest < least:
+        raise BundleError(
+            f"{folder}: its longest input is {longest} tokens, and its smallest picture takes "
+            f"{least}; correct max_seq_length"
+        )
+    return least
+
+
+def _check_target(checkpoint: Path) -> None:
+    """Raises `StorageError` early, because reading a large model takes minutes."""
+    if os.path.lexists(checkpoint):
+        raise StorageError(
+            f"{shown(checkpoint)}: already exists; remove it or choose another folder"
+        )
 
 
 def _longest(
@@ -124,7 +177,10 @@ def _longest(
     if limits.max_length is None:
         return min(own, MAX_LENGTH)
     if limits.max_length > own:
-        raise UsageError(f"`max_length` is {limits.max_length}: the limit of {folder} is {own}")
+        raise UsageError(
+            f"`max_length` is {limits.max_length}: the limit of {folder} is {own:,}; use {own:,} "
+            "or less"
+        )
     return limits.max_length
 
 

@@ -59,14 +59,14 @@ def read_pooling(folder: Path, width: int) -> PublishedPooling:
     config = read_object(path, missing_is_empty=False)
     mode = config.get("pooling_mode")
     if mode is None:
-        active = [name for key, name in _OLD_POOLINGS.items() if config.get(key) is True]
+        active = [name for key, name in _OLD_POOLINGS.items() if config.get(key)]
         # without any switch it is the mean, as in Sentence Transformers
         mode = active[0] if len(active) == 1 else active or "mean"
     if isinstance(mode, list) and len(mode) == 1:
         mode = mode[0]
     for pooling in POOLINGS:
         if mode == pooling:
-            own = config.get("embedding_dimension", config.get("word_embedding_dimension", width))
+            own = config.get("embedding_dimension", config.get("word_embedding_dimension"))
             if own != width:
                 raise BundleError(
                     f"{path}: pools states of {shown(repr(own))} values, the backbone has {width}; "
@@ -91,7 +91,8 @@ def read_dense(folder: Path, width: int) -> Dense:
     path = folder / "config.json"
     config = read_object(path, missing_is_empty=False)
     _check_dense(config, path, width)
-    weights = read_folder_tensors(folder)
+    # converted first, because a value of 64 bits may be beyond the range of 32
+    weights = {name: value.float() for name, value in read_folder_tensors(folder).items()}
     check_finite(weights, str(folder))
     size = config["out_features"]
     shapes: dict[str, tuple[int, ...]] = {"linear.weight": (size, width)}
@@ -104,7 +105,18 @@ def read_dense(folder: Path, width: int) -> Dense:
         )
     bias = weights.get("linear.bias", torch.zeros(size))
     tanh = _ACTIVATIONS[config["activation_function"]]
-    return Dense(weights["linear.weight"].float(), bias.float(), tanh)
+    return Dense(weights["linear.weight"], bias, tanh)
+
+
+def check_normalize(folder: Path) -> None:
+    """Raises `BundleError` if a `Normalize` module changes anything but the vector."""
+    path = folder / "config.json"
+    config = read_object(path)
+    for name in ("module_input_name", "module_output_name"):
+        if config.get(name) not in ("sentence_embedding", None):
+            raise BundleError(
+                f"{path}: {name} is {shown(repr(config[name]))}; supported is sentence_embedding"
+            )
 
 
 def _check_dense(config: dict[str, Any], path: Path, width: int) -> None:

@@ -17,13 +17,22 @@ from lame_runtime.errors import BundleError, shown
 from lame_runtime.files import json_file
 
 from lame_training.model.backbones import config_folder, read_config
+from lame_training.model.from_disk.merging.adapter_settings import CONFIG as ADAPTER_CONFIG
 from lame_training.model.from_disk.tensors import MAX_JSON, inside, read_object, reason
 from lame_training.published.folder_kind import MODULES
 from lame_training.published.module_folders import (
     Dense,
     PublishedPooling,
+    check_normalize,
     read_dense,
     read_pooling,
+)
+from lame_training.published.transformer_options import (
+    check_own_code,
+    longest_input,
+    read_options,
+    template_variables,
+    whole_number,
 )
 
 ORDERS = (
@@ -34,14 +43,10 @@ ORDERS = (
 )
 """The sequences of modules that are supported, by the names of their classes."""
 _PACKAGE = "sentence_transformers."
-_ROLES = {"query": ("query",), "document": ("document", "passage", "corpus")}
-"""Names of the prompts that `encode_query` and `encode_document` take, in order."""
-_HARMLESS = {
-    "processor_kwargs": {"padding_side", "use_fast", "backend", "model_max_length"},
-    "model_kwargs": {"torch_dtype", "dtype", "attn_implementation", "device_map"},
-    "config_kwargs": {"use_cache"},
-}
-"""Settings of loading that change no vector, or that are read elsewhere."""
+SETTINGS = "config_sentence_transformers.json"
+_ROLES = ("query", "document")
+"""Names of the prompts that `encode_query` and `encode_document` take. Version 6 gives every model
+both, empty if the folder has none, so that it never comes to the other names it knows."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,28 @@ def read_sentence_transformers(folder: Path) -> SentenceTransformersFolder:
     """
     modules = _modules(folder)
     backbone = modules["Transformer"]
-    width = int(read_config(config_folder(backbone)).text_config.hidden_size)
-    settings = read_object(folder / "config_sentence_transformers.json")
-    _check_similarity(settings, modules, folder)
-    roles, default_role = _prompts(settings, folder)
-    options = read_object(backbone / "sentence_bert_config.json")
-    variables = _template_variables(options, backbone / "sentence_bert_config.json")
+    for name in ("config.json", ADAPTER_CONFIG):
+        if os.path.lexists(backbone / name):
+            break
+    else:
+        raise BundleError(f"{backbone / 'config.json'}: is missing; copy the folder again")
+    files = config_folder(backbone)
+    check_own_code(files)
+    width = int(read_config(files).text_config.hidden_size)
+    _check_attention(files / "config.json")
+    settings = read_object(folder / SETTINGS)
+    kind = settings.get("model_type", "SentenceTransformer")
+    if kind != "SentenceTransformer":
+        raise BundleError(
+            f"{folder / SETTINGS}: model_type is {shown(repr(kind))}; "
+            "supported is a SentenceTransformer, which gives one vector for an input"
+        )
+    truncate_dim = whole_number(settings, "truncate_dim", folder / SETTINGS)
+    _check_similarity(settings, "Normalize" in modules and truncate_dim is None, folder)
+    roles, default_role = _prompts(settings, folder / SETTINGS)
+    options = read_options(backbone)
+    if "Normalize" in modules:
+        check_normalize(modules["Normalize"])
     versions = settings.get("__version__")
     return SentenceTransformersFolder(
         backbone=backbone,
@@ -93,13 +114,26 @@ def read_sentence_transformers(folder: Path) -> SentenceTransformersFolder:
         dense=read_dense(modules["Dense"], width) if "Dense" in modules else None,
         roles=roles,
         default_role=default_role,
-        variables=variables,
-        truncate_dim=_whole(settings, "truncate_dim", folder),
-        max_length=_max_length(options, backbone),
+        variables=template_variables(options),
+        truncate_dim=truncate_dim,
+        max_length=longest_input(options, backbone, files),
         versions={str(key): str(value) for key, value in versions.items()}
         if isinstance(versions, dict)
         else {},
     )
+
+
+def _check_attention(path: Path) -> None:
+    """Raises `BundleError` if the language model attends to tokens that come later."""
+    config = read_object(path)
+    # published configs of Qwen2-VL hold the language model's settings at the upper level
+    for part in (config, config.get("text_config") or {}):
+        # transformers obeys the first since 5.2; no class of the three families knows the second
+        if part.get("is_causal") is False or part.get("use_bidirectional_attention"):
+            raise BundleError(
+                f"{path}: its language model attends in both directions, which is not supported; "
+                "use a causal model"
+            )
 
 
 def _modules(folder: Path) -> dict[str, Path]:
@@ -113,7 +147,12 @@ def _modules(folder: Path) -> dict[str, Path]:
         raise BundleError(f"{path}: is not a list of modules; copy the folder again")
     names = []
     for entry in listed:
-        kind = str(entry.get("type"))
+        kind = entry.get("type")
+        if not isinstance(kind, str):
+            raise BundleError(
+                f"{path}: type of a module is {shown(repr(kind))}, not the name of a class; "
+                "copy the folder again"
+            )
         if not kind.startswith(_PACKAGE):
             raise BundleError(
                 f"{path}: the module {shown(repr(kind))} is code of its own, which is never run; "
@@ -122,7 +161,12 @@ def _modules(folder: Path) -> dict[str, Path]:
         names.append(kind.rsplit(".", 1)[-1])
     if names not in ORDERS:
         known = "; ".join(", ".join(order) for order in ORDERS)
-        raise BundleError(f"{path}: its modules are {shown(', '.join(names))}; supported: {known}")
+        own = shown(", ".join(names)) or "none"
+        raise BundleError(f"{path}: its modules are {own}; supported: {known}")
+    # Sentence Transformers puts the second of two modules with one name in the place of the first
+    labels = [entry.get("name") for entry in listed]
+    if any(label in labels[:place] for place, label in enumerate(labels)):
+        raise BundleError(f"{path}: two modules have the same name; copy the folder again")
     return {
         name: _module_folder(folder, entry.get("path"), path)
         for name, entry in zip(names, listed, strict=True)
@@ -131,111 +175,49 @@ def _modules(folder: Path) -> dict[str, Path]:
 
 def _module_folder(folder: Path, name: object, path: Path) -> Path:
     """Returns the folder of a module; raises `BundleError` if it is not inside of the model's."""
-    inner = name if isinstance(name, str) else None
-    if inner is None or "\\" in inner or Path(inner).is_absolute() or ".." in Path(inner).parts:
-        raise BundleError(f"{path}: names the folder {shown(repr(name))}; copy the model again")
-    module = folder / inner
-    # Normalize has no settings, and some releases save no folder for it
-    real = os.path.realpath(module)
-    if not Path(real).is_relative_to(os.path.realpath(folder)):
+    wrong = BundleError(f"{path}: names the folder {shown(repr(name))}; copy the model again")
+    # a longer name is none that a file system has
+    if not isinstance(name, str) or "\\" in name or len(name) > 255:
+        raise wrong
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise wrong
+    module = folder / name
+    try:
+        # Normalize has no settings, and some releases save no folder for it
+        real = Path(os.path.realpath(module))
+    except ValueError:  # a null character, or half of a surrogate pair
+        raise wrong from None
+    if not real.is_relative_to(os.path.realpath(folder)):
         raise BundleError(f"{module}: is a link that leads outside of the model; copy it there")
     return module
 
 
-def _prompts(settings: dict[str, Any], folder: Path) -> tuple[dict[str, str], str | None]:
+def _prompts(settings: dict[str, Any], path: Path) -> tuple[dict[str, str], str | None]:
     """Returns the instruction of each role, and the default role."""
-    path = folder / "config_sentence_transformers.json"
-    prompts = settings.get("prompts") or {}
+    prompts = settings.get("prompts")
+    if prompts is None:
+        prompts = {}
     if not isinstance(prompts, dict) or not all(
         isinstance(text, str | None) for text in prompts.values()
     ):
-        raise BundleError(f"{path}: prompts is {shown(repr(prompts))}; expected texts by name")
-    texts = {name: text or "" for name, text in prompts.items()}
-    roles = dict(texts)
-    for role, names in _ROLES.items():
-        roles[role] = next((texts[name] for name in names if name in texts), "")
-    default = settings.get("default_prompt_name")
-    if default is not None and not (isinstance(default, str) and default in texts):
         raise BundleError(
-            f"{path}: default_prompt_name is {shown(repr(default))}, which is none of its prompts"
+            f"{path}: prompts is {shown(repr(prompts))}; expected texts by name: correct the file"
+        )
+    roles = {**dict.fromkeys(_ROLES, ""), **{name: text or "" for name, text in prompts.items()}}
+    default = settings.get("default_prompt_name")
+    if default is not None and (not isinstance(default, str) or default not in roles):
+        raise BundleError(
+            f"{path}: default_prompt_name is {shown(repr(default))}, which is none of its prompts; "
+            "correct the file"
         )
     return roles, default
 
 
-def _check_similarity(settings: dict[str, Any], modules: dict[str, Path], folder: Path) -> None:
+def _check_similarity(settings: dict[str, Any], unit_length: bool, folder: Path) -> None:
     """Raises `BundleError` if vectors that are not normalized are compared by their length."""
     similarity = settings.get("similarity_fn_name")
-    if "Normalize" not in modules and similarity not in (None, "cosine"):
+    if not unit_length and similarity not in (None, "cosine"):
         raise BundleError(
             f"{folder}: compares vectors that are not normalized by {shown(repr(similarity))}; "
-            "vectors of a bundle have unit length"
+            "vectors of a bundle have unit length, so use a model that compares by cosine"
         )
-
-
-def _template_variables(options: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Returns the variables of the chat template, after checking how inputs are processed."""
-    task = options.get("transformer_task", "feature-extraction")
-    if task != "feature-extraction":
-        raise BundleError(f"{path}: transformer_task is {shown(repr(task))}; not an embedder")
-    modalities = options.get("modality_config")
-    message = modalities.get("message") if isinstance(modalities, dict) else None
-    if not isinstance(message, dict):
-        raise BundleError(
-            f"{path}: its modality_config has no 'message', so it takes texts alone, without the "
-            "chat template; save the model with Sentence Transformers 5.4 or later"
-        )
-    expected = {
-        "method": "forward",
-        "method_output_name": "last_hidden_state",
-        "format": "structured",
-    }
-    for name, value in expected.items():
-        if message.get(name, value) != value:
-            raise BundleError(
-                f"{path}: the {name} of messages is {shown(repr(message[name]))}; "
-                f"supported is {value!r}"
-            )
-    for name, known in _HARMLESS.items():
-        if unknown := sorted(set(_object(options, name, path)) - known):
-            raise BundleError(f"{path}: {name} sets {shown(unknown[0])}, which is not supported")
-    processing = _object(options, "processing_kwargs", path)
-    for name in processing:
-        values = _object(processing, name, path, "processing_kwargs.")
-        # padding and truncation change no input that is within the limit
-        others = set(values) - {"padding", "truncation", "max_length", "return_tensors"}
-        if name != "chat_template" and others:
-            raise BundleError(
-                f"{path}: processing_kwargs.{shown(name)} sets {shown(sorted(others)[0])}, "
-                "which is not supported; set it in the processor's own files"
-            )
-    variables = dict(processing.get("chat_template") or {})
-    variables.pop("restore_suffix", None)
-    return {"add_generation_prompt": False, **variables}
-
-
-def _max_length(options: dict[str, Any], backbone: Path) -> int | None:
-    """Returns the longest input in tokens that the folder names."""
-    tokenizer = read_object(backbone / "tokenizer_config.json")
-    limits = (
-        _whole(options, "max_seq_length", backbone),
-        _whole(_object(options, "processor_kwargs", backbone), "model_max_length", backbone),
-        _whole(tokenizer, "model_max_length", backbone),
-    )
-    # transformers writes 10^30 for a tokenizer without a limit
-    return next((limit for limit in limits if limit is not None and limit < 1 << 20), None)
-
-
-def _object(settings: dict[str, Any], name: str, path: Path, outer: str = "") -> dict[str, Any]:
-    """Returns an object of the settings; empty if it is null or missing."""
-    value = settings.get(name)
-    if value is None or isinstance(value, dict):
-        return value or {}
-    raise BundleError(f"{path}: {outer}{shown(name)} is {shown(repr(value))}, not an object")
-
-
-def _whole(settings: dict[str, Any], name: str, folder: Path) -> int | None:
-    """Returns a whole number above 0, or None if it is not there."""
-    value = settings.get(name)
-    if value is None or (type(value) is int and value > 0):
-        return value
-    raise BundleError(f"{folder}: {name} is {shown(repr(value))}; expected a whole number above 0")
