@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from lame_runtime.bundle.certificate import Result
 from lame_runtime.errors import StorageError
-from lame_runtime.files.atomic import rename_new
+from lame_runtime.files.atomic import rename_new, require_new
 from lame_training.arguments import folder_path, texts
 from lame_training.folder_lock import reserved_folder
 
@@ -125,19 +125,11 @@ def run_export(
     on_pass: OnPass | None = None,
 ) -> list[Result]:
     """Runs a plan in a temporary folder that becomes `request.folder`; raises as `export` does."""
-    _require_new(request.folder)
+    require_new(request.folder)
     with reserved_folder(request.folder, "export", "bundle"):
         # again: another export may have ended since
-        _require_new(request.folder)
+        require_new(request.folder)
         return _run_reserved(request, plan, on_pass)
-
-
-def _require_new(bundle: Path) -> None:
-    """Raises `StorageError` if the name of a bundle is taken."""
-    # a link that leads nowhere is there as well: it could not be replaced at the end. False without
-    # an error if the folder above may not be searched, which `mkdtemp` reports
-    if os.path.lexists(bundle):
-        raise StorageError(f"{bundle}: already exists; remove it or choose another folder")
 
 
 def _run_reserved(

@@ -148,6 +148,14 @@ def blocked(name: str, make: Callable[[Path], object]) -> Edit:
     return change
 
 
+def refused_case(case: tuple[Edit, str], good: Path, scratch: Path) -> None:
+    """Checks that a copy of a good folder is refused once an edit has changed it."""
+    edit, pattern = case
+    folder = copied(good, scratch / "folder")
+    edit(folder)
+    refused(folder, pattern)
+
+
 def truncated(folder: Path) -> None:
     """Leaves the first half of the weights, as an interrupted download does."""
     content = (folder / WEIGHTS).read_bytes()

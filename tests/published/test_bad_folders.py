@@ -16,12 +16,11 @@ from folder_edits import (
     Edit,
     blocked,
     both,
-    copied,
     fields,
     gone,
     module,
     order,
-    refused,
+    refused_case,
     text,
     without,
 )
@@ -44,7 +43,7 @@ def linked(name: str) -> Edit:
 MODULE_FAULTS: dict[str, tuple[Edit, str]] = {
     "of a text model": (fields("config.json", model_type="bert"), "model_type is 'bert'; supp"),
     "without config": (gone("config.json"), r"config\.json: is missing; copy"),
-    "code of its own": (module(0, type="custom_st.Transformer"), "code of its own, .* never run"),
+    "code of its own": (module(0, type="custom_st.Transformer"), "is custom code, .* never run"),
     "type is null": (module(1, type=None), r"modules\.json: type of a module is None"),
     "WeightedLayerPooling": (
         order("Transformer", "WeightedLayerPooling", "Pooling"),
@@ -178,7 +177,4 @@ FAULTS = MODULE_FAULTS | POOLING_FAULTS | SETTING_FAULTS | OPTION_FAULTS
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_named_in_one_line(name: str, good_folder: Path, tmp_path: Path) -> None:
     """Faults of modules and settings."""
-    edit, pattern = FAULTS[name]
-    folder = copied(good_folder, tmp_path / "folder")
-    edit(folder)
-    refused(folder, pattern)
+    refused_case(FAULTS[name], good_folder, tmp_path)

@@ -12,11 +12,10 @@ from folder_edits import (
     Edit,
     blocked,
     both,
-    copied,
     fields,
     gone,
     processed,
-    refused,
+    refused_case,
     replaced,
     special,
     template,
@@ -101,7 +100,4 @@ FAULTS: dict[str, tuple[Edit, str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_named_in_one_line(name: str, good_folder: Path, tmp_path: Path) -> None:
     """Faults of the chat template."""
-    edit, pattern = FAULTS[name]
-    folder = copied(good_folder, tmp_path / "folder")
-    edit(folder)
-    refused(folder, pattern)
+    refused_case(FAULTS[name], good_folder, tmp_path)

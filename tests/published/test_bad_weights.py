@@ -15,12 +15,11 @@ from folder_edits import (
     blocked,
     both,
     changed_weights,
-    copied,
     dense,
     fields,
     gone,
     processed,
-    refused,
+    refused_case,
     sharded,
     size,
     special,
@@ -134,7 +133,4 @@ FAULTS: dict[str, tuple[Edit, str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_named_in_one_line(name: str, good_folder: Path, tmp_path: Path) -> None:
     """Faults of files: weights, tokenizer, template."""
-    edit, pattern = FAULTS[name]
-    folder = copied(good_folder, tmp_path / "folder")
-    edit(folder)
-    refused(folder, pattern)
+    refused_case(FAULTS[name], good_folder, tmp_path)

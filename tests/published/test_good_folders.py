@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,11 @@ from folder_edits import (
     text,
     write,
 )
+from lame_runtime.contract import Contract
 from lame_training.model.torch_backend import load_encoder
 from lame_training.published.import_embedder import import_embedder
 from published_folders import picture
+from safetensors.torch import load_file, save_file
 
 INPUTS = ["a red bicycle", picture(64, 96, 1), {"text": " a ", "image": picture(90, 60, 2)}]
 KEPT = (MODULES, SETTINGS, "1_Pooling", "2_Normalize")
@@ -52,6 +55,39 @@ def vectors(folder: Path, checkpoint: Path) -> Any:
     with load_encoder(checkpoint) as encoder:
         calls = (encoder.encode, encoder.encode_query, encoder.encode_document)
         return np.concatenate([call(INPUTS) for call in calls]).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Holds all that decides about the vectors of a checkpoint."""
+
+    contract: Contract
+    switches: dict[str, Any]
+    tokenizer: bytes
+    weights: dict[str, torch.Tensor]
+
+    @staticmethod
+    def of(folder: Path, checkpoint: Path) -> Imported:
+        """Imports a folder."""
+        contract = import_embedder(folder, checkpoint)
+        config = read(checkpoint, "config.json")
+        switches = {key: config[key] for key in ("n_reason", "dim", "pooling", "head")}
+        tokenizer = (checkpoint / TOKENIZER).read_bytes()
+        return Imported(contract, switches, tokenizer, load_file(checkpoint / WEIGHTS))
+
+    def assert_same(self, other: Imported) -> None:
+        """Checks that nothing differs, to the last bit."""
+        assert self.contract == other.contract
+        assert self.switches == other.switches
+        assert self.tokenizer == other.tokenizer
+        assert self.weights.keys() == other.weights.keys()
+        assert all(torch.equal(value, other.weights[name]) for name, value in self.weights.items())
+
+
+@pytest.fixture(scope="session")
+def good_import(good_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Imported:
+    """Returns what the good folder is imported to."""
+    return Imported.of(good_folder, tmp_path_factory.mktemp("good") / "checkpoint")
 
 
 @pytest.fixture(scope="session")
@@ -108,8 +144,6 @@ def as_adapter(*beside: str) -> Edit:
         write(folder, "adapter_config.json", settings)
         out, width = 4 * 32, 64
         layer = "base_model.model.language_model.layers.0.self_attn.q_proj"
-        from safetensors.torch import save_file
-
         factors = {
             f"{layer}.lora_A.weight": torch.ones(2, width),
             f"{layer}.lora_B.weight": torch.zeros(out, 2),
@@ -186,12 +220,28 @@ SAME: dict[str, Edit] = {
 
 @pytest.mark.parametrize("name", SAME)
 def test_the_same_model_in_another_form(
-    name: str, good_folder: Path, good_vectors: Any, tmp_path: Path
+    name: str, good_folder: Path, good_import: Imported, tmp_path: Path
 ) -> None:
-    """Every vector is that of the good folder."""
+    """Contract, tokenizer and weights are those of the good folder."""
     folder = copied(good_folder, tmp_path / "folder")
     SAME[name](folder)
-    assert np.abs(vectors(folder, tmp_path / "checkpoint") - good_vectors).max() < 1e-5
+    Imported.of(folder, tmp_path / "checkpoint").assert_same(good_import)
+
+
+def test_another_model_is_told_apart(
+    good_folder: Path, good_import: Imported, tmp_path: Path
+) -> None:
+    """The control: another pooling, another prompt, one weight."""
+    others: dict[str, Edit] = {
+        "pooling": fields(POOLING, pooling_mode="mean"),
+        "prompt": fields(SETTINGS, prompts={"query": "Find it."}),
+        "weight": changed_weights(lambda tensors: next(iter(tensors.values())).add_(1e-3)),
+    }
+    for name, edit in others.items():
+        folder = copied(good_folder, tmp_path / name)
+        edit(folder)
+        with pytest.raises(AssertionError):
+            Imported.of(folder, tmp_path / f"checkpoint {name}").assert_same(good_import)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -90,12 +90,12 @@ KINDS: dict[str, tuple[Edit, str]] = {
     ),
     "code of its own": (
         text("config.json", {"model_type": "qwen2_vl", "auto_map": {"AutoModel": "m.M"}}),
-        "with code of its own, which is never run",
+        "with custom code, which is never run",
     ),
     "no modules.json": (lambda folder: folder, r"is a backbone without modules\.json"),
     "odd architectures": (fields("config.json", architectures=5), "is a backbone without modules"),
     "odd type": (fields("config.json", model_type=["x\n"]), r"is a \['x\\*n'\] model; supp"),
-    "nothing": (gone("config.json"), "is no Sentence Transformers folder; nothing to import"),
+    "nothing": (gone("config.json"), "is not a Sentence Transformers folder; there is"),
     "adapter": (
         both(gone("config.json"), text("adapter_config.json", {})),
         r"holds an adapter without modules\.json",

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lame_export.cli.main import main as export_main
+from lame_export.memory_plan import MemoryPlan
 from lame_export.passes.proof import prove_published
+from lame_export.state import ExportOptions, ExportState
 from lame_runtime import Encoder
 from lame_runtime.cli.main import main as runtime_main
 from lame_runtime.errors import UsageError
@@ -91,11 +94,11 @@ def test_the_bundle_verifies_against_the_published_folder(published: Path, bundl
 def test_mean_pooling_and_tanh_are_in_the_graphs(
     published_backbone: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """FP32 and FP16 meet their gates, TensorRT-RTX builds them, and the pipeline agrees."""
+    """FP32 and FP16 meet their gates, TensorRT-RTX builds FP16, and the pipeline agrees."""
     form = Form("mean", dense="tanh", prompts={"query": "Find it."})
     folder = write_published(published_backbone("qwen2_vl"), tmp_path / "published", form)
     target = tmp_path / "bundle"
-    export(folder, target, graphs=("fp32", "fp16"), **SMALL)  # type: ignore[arg-type]
+    export(folder, target, graphs=("fp32-cpu", "fp16"), **SMALL)  # type: ignore[arg-type]
     assert all(row["passed"] for row in rows_of(target, prove_published.COMPARISON))
     assert len(rows_of(target, prove_published.COMPARISON)) >= 4
 
@@ -113,7 +116,7 @@ def test_a_pipeline_that_does_not_load_is_reported(
         rows = prove_published.published_rows(broken, encoder, "fp32-cpu", golden)
         (row,) = rows
         assert row.passed is None
-        assert "Sentence Transformers cannot load it" in row.describe()
+        assert "Sentence Transformers cannot load the folder" in row.describe()
         # the control: the weights of another seed give other vectors
         other = tmp_path / "other"
         write_sample_embedder("qwen3_vl", other)
@@ -121,6 +124,18 @@ def test_a_pipeline_that_does_not_load_is_reported(
         name.write_text(name.read_text().replace("lasttoken", "mean"), encoding="utf-8")
         rows = prove_published.published_rows(other, encoder, "fp32-cpu", golden)
         assert not any(row.passed for row in rows)
+
+
+def test_too_little_memory_is_reported(published: Path, tmp_path: Path) -> None:
+    """Sentence Transformers would need as much as all weights in FP32."""
+    options = ExportOptions(graphs=("fp32-cpu",))
+    state = ExportState(published, published, tmp_path, options, published=published)
+    state.model = torch.nn.Linear(25_000, 10_000, bias=False, device="meta")  # type: ignore[assignment]
+    state.memory = MemoryPlan(limit=1 << 30, needed=1 << 30)
+    prove_published.ProvePublished().run(state)
+    (row,) = state.rows
+    assert row.passed is None
+    assert "Sentence Transformers needs 1.0 GB more than the export" in row.describe()
 
 
 def test_the_commands_say_what_they_wrote(
@@ -134,7 +149,7 @@ def test_the_commands_say_what_they_wrote(
     assert runtime_main(["info", str(bundle)]) == 0
     assert "64 values, from the states of the prompt in one pass" in capsys.readouterr().out
     assert train_main(["import", str(tmp_path / "checkpoint"), str(tmp_path / "x")]) == 2
-    assert "is no Sentence Transformers folder" in capsys.readouterr().err
+    assert "is not a Sentence Transformers folder" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 

@@ -265,6 +265,14 @@ FAULTS: dict[str, tuple[Damage, str]] = {
         inner("text_config", use_sliding_window=True, sliding_window=8),
         "use_sliding_window is True",
     ),
+    "attention in both directions": (
+        inner("text_config", is_causal=False),
+        "is_causal is False; expected True",
+    ),
+    "the same at the upper level": (
+        config(use_bidirectional_attention=True),
+        "use_bidirectional_attention is True; expected False",
+    ),
     "a tower of another width": (
         inner("vision_config", hidden_size=32),
         "vision_config.hidden_size is 32",

@@ -14,7 +14,7 @@ from lame_runtime.bundle.golden import Golden, GoldenInput
 from lame_runtime.contract.media.images import open_image
 from lame_runtime.contract.preparer import Prepared, Preparer
 from lame_runtime.contract.prompts import Input, Picture, Video, layout_parts
-from lame_runtime.contract.rules import Contract, TokenRules
+from lame_runtime.contract.rules import Contract, ImageRules, TokenRules
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import ExportError
 from lame_runtime.parity import gates
@@ -68,6 +68,20 @@ def processor_rows(
     ]
 
 
+def picture_processor(rules: ImageRules) -> Any:
+    """Returns transformers' picture processor for PIL, configured by the contract."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    return Qwen2VLImageProcessorPil(
+        patch_size=rules.patch_size,
+        temporal_patch_size=rules.temporal_patch_size,
+        merge_size=rules.merge_size,
+        size={"shortest_edge": rules.min_pixels, "longest_edge": rules.max_pixels},
+        image_mean=list(rules.mean),
+        image_std=list(rules.std),
+    )
+
+
 @dataclass
 class _Visuals:
     """Holds the patch grids of one input in the form that transformers takes."""
@@ -83,21 +97,10 @@ class _TheirProcessor:
 
     def __init__(self, model: LaMEModel, contract: Contract, tokenizer_file: Path) -> None:
         from transformers import PreTrainedTokenizerFast
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
-            Qwen2VLImageProcessorPil,
-        )
 
-        rules = contract.images
         self._model, self._contract = model, contract
         self._tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file))
-        self._process = Qwen2VLImageProcessorPil(
-            patch_size=rules.patch_size,
-            temporal_patch_size=rules.temporal_patch_size,
-            merge_size=rules.merge_size,
-            size={"shortest_edge": rules.min_pixels, "longest_edge": rules.max_pixels},
-            image_mean=list(rules.mean),
-            image_std=list(rules.std),
-        )
+        self._process = picture_processor(contract.images)
 
     def agrees(self, entry: GoldenInput, prepared: Prepared) -> bool:
         """Returns whether patches, ids and positions are equal, element by element."""

@@ -96,11 +96,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     _require_name(target)
     with contextlib.ExitStack() as stack:
         with writing(target):
-            # also a link that leads nowhere, whose name is taken
-            if os.path.lexists(target):
-                raise StorageError(
-                    f"{shown(target)}: already exists; remove it or choose another folder"
-                )
+            require_new(target)
             target.parent.mkdir(parents=True, exist_ok=True)
             outer = tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
             # before the folder, so that it also sees errors of removing it
@@ -111,6 +107,17 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         yield inner
         with writing(target):
             rename_new(inner, target)
+
+
+def require_new(target: Path) -> None:
+    """Raises `StorageError` if the name of a folder that is to be made is taken.
+
+    Work that takes long calls it before it begins as well.
+    """
+    # Also a link that leads nowhere, whose name is taken. False without an error if the folder
+    # above may not be searched, which whoever writes there reports.
+    if os.path.lexists(target):
+        raise StorageError(f"{shown(target)}: already exists; remove it or choose another folder")
 
 
 def rename_new(folder: Path, target: Path) -> None:

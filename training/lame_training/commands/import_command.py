@@ -45,7 +45,9 @@ def _import(options: argparse.Namespace) -> int:
     from lame_training.published.import_embedder import ImportLimits, import_embedder
 
     if folder_kind(options.folder) == "checkpoint":
-        raise UsageError(f"{options.folder}: is no Sentence Transformers folder; nothing to import")
+        raise UsageError(
+            f"{options.folder}: is not a Sentence Transformers folder; there is nothing to import"
+        )
     limits = ImportLimits(options.max_length, options.max_pixels)
     contract = import_embedder(options.folder, options.checkpoint, limits)
     roles = ", ".join(sorted(contract.prompt.roles))

@@ -50,7 +50,7 @@ def _model_instead(config: dict[str, Any]) -> str:
     names = f"{model_type} {config.get('architectures')}".lower()
     if config.get("auto_map"):
         return (
-            f"is a {shown(model_type)} model with code of its own, which is never run; "
+            f"is a {shown(model_type)} model with custom code, which is never run; "
             "save it with Sentence Transformers' own modules"
         )
     if any(part in names for part in MULTI_VECTOR):

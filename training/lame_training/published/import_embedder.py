@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from lame_runtime.arguments import integer
 from lame_runtime.contract import Contract
-from lame_runtime.errors import BundleError, StorageError, UsageError, shown
-from lame_runtime.files.atomic import atomic_folder
+from lame_runtime.errors import BundleError, UsageError, shown
+from lame_runtime.files.atomic import atomic_folder, require_new
 from lame_runtime.files.json_file import MAX_JSON_BYTES
 from lame_runtime.files.regular import read_regular
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedConfig
 
 from lame_training.contract_from.backbone import derive_contract
@@ -84,7 +83,8 @@ def import_embedder(
         UsageError: a limit is above the folder's own, or too low for any input.
         StorageError: `checkpoint` exists, or cannot be written.
     """
-    _check_target(checkpoint)
+    # early, because reading a large model takes minutes
+    require_new(checkpoint)
     facts, contract = read_embedder(folder, limits)
     files = config_folder(facts.backbone)
     content = read_regular(inside(files / "tokenizer.json"), MAX_JSON_BYTES)
@@ -161,14 +161,6 @@ def _smallest_picture(
     return least
 
 
-def _check_target(checkpoint: Path) -> None:
-    """Raises `StorageError` early, because reading a large model takes minutes."""
-    if os.path.lexists(checkpoint):
-        raise StorageError(
-            f"{shown(checkpoint)}: already exists; remove it or choose another folder"
-        )
-
-
 def _longest(
     facts: SentenceTransformersFolder, positions: int, limits: ImportLimits, folder: Path
 ) -> int:
@@ -194,16 +186,11 @@ def _model(facts: SentenceTransformersFolder, dim: int) -> LaMEModel:
     with torch.no_grad():
         # there is no [EMBED] after the prompt, but the graph's table has a row for it
         model.embed_1D.zero_()
-        if dense is not None:
-            model.head = model.head.float()
-            _fill(model.head, dense.weight[:dim], dense.bias[:dim])
+        if dense is not None and isinstance(model.head, DenseHead):
+            model.head.float()
+            model.head.linear.weight.copy_(dense.weight[:dim])
+            model.head.linear.bias.copy_(dense.bias[:dim])
         elif isinstance(model.head, nn.Linear):
             # the first values of a state, as a matrix
             model.head.weight.copy_(torch.eye(dim, model.head.in_features))
     return model
-
-
-def _fill(head: nn.Module, weight: Tensor, bias: Tensor) -> None:
-    if isinstance(head, DenseHead):
-        head.linear.weight.copy_(weight)
-        head.linear.bias.copy_(bias)

@@ -53,7 +53,8 @@ def published_prompt(
     check_variables(dict(variables), template, folder)
     variables = {**token_variables(template, folder), **variables}
     layout = layout_from_template(template, roles, folder, variables=variables, system=True)
-    for task in TASKS:
+    # each rendering starts a process, and few templates know the variable
+    for task in TASKS if "task" in template else ():
         with_task = {**variables, "task": task}
         other = layout_from_template(template, roles, folder, variables=with_task, system=True)
         if other != layout:
@@ -75,12 +76,11 @@ def published_prompt(
             )
         if begins == {True}:
             before = after = ""
-    system_open = before + layout.system_open
     return dataclasses.replace(
         layout,
         prefix=before + layout.prefix,
         suffix=layout.suffix + after,
-        system_open=system_open,
+        system_open=before + layout.system_open,
         default_role=default_role,
         as_given=True,
     )

@@ -91,9 +91,9 @@ def read_sentence_transformers(folder: Path) -> SentenceTransformersFolder:
     else:
         raise BundleError(f"{backbone / 'config.json'}: is missing; copy the folder again")
     files = config_folder(backbone)
-    check_own_code(files)
+    for place in (backbone, files):
+        check_own_code(place)
     width = int(read_config(files).text_config.hidden_size)
-    _check_attention(files / "config.json")
     settings = read_object(folder / SETTINGS)
     kind = settings.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
@@ -123,19 +123,6 @@ def read_sentence_transformers(folder: Path) -> SentenceTransformersFolder:
     )
 
 
-def _check_attention(path: Path) -> None:
-    """Raises `BundleError` if the language model attends to tokens that come later."""
-    config = read_object(path)
-    # published configs of Qwen2-VL hold the language model's settings at the upper level
-    for part in (config, config.get("text_config") or {}):
-        # transformers obeys the first since 5.2; no class of the three families knows the second
-        if part.get("is_causal") is False or part.get("use_bidirectional_attention"):
-            raise BundleError(
-                f"{path}: its language model attends in both directions, which is not supported; "
-                "use a causal model"
-            )
-
-
 def _modules(folder: Path) -> dict[str, Path]:
     """Returns the folder of each module by the name of its class."""
     path = folder / MODULES
@@ -155,8 +142,8 @@ def _modules(folder: Path) -> dict[str, Path]:
             )
         if not kind.startswith(_PACKAGE):
             raise BundleError(
-                f"{path}: the module {shown(repr(kind))} is code of its own, which is never run; "
-                "use a model of Sentence Transformers' own modules"
+                f"{path}: the module {shown(repr(kind))} is custom code, which is never run; "
+                "use a model that consists of Sentence Transformers' own modules"
             )
         names.append(kind.rsplit(".", 1)[-1])
     if names not in ORDERS:

@@ -81,11 +81,11 @@ _WITH_CODE = (
     "video_preprocessor_config.json",
     "tokenizer_config.json",
 )
-"""Files that may name code of the folder's own."""
+"""Files that may refer to custom code."""
 
 
 def check_own_code(folder: Path) -> None:
-    """Checks that neither a model nor its processor has code of its own.
+    """Checks that neither a model nor its processor has custom code.
 
     Such code may compute something else than transformers does for the same weights.
 
@@ -95,8 +95,8 @@ def check_own_code(folder: Path) -> None:
     for name in _WITH_CODE:
         if read_object(folder / name).get("auto_map"):
             raise BundleError(
-                f"{folder / name}: names code of the folder's own (auto_map), which is never run, "
-                "and which may give other vectors; use a model of transformers' own classes"
+                f"{folder / name}: refers to custom code (auto_map), which is never run and may "
+                "compute other vectors; use a model of transformers' own classes"
             )
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lame_runtime.bundle.certificate import Result
-from lame_runtime.bundle.golden import Golden
+from lame_runtime.bundle.golden import Golden, GoldenInput
+from lame_runtime.contract.batch import Floats
 from lame_runtime.contract.media.images import open_image
-from lame_runtime.contract.prompts import Input, Picture, Video
+from lame_runtime.contract.prompts import Input, Picture
 from lame_runtime.contract.rules import ImageRules
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import first_line, shown
@@ -20,10 +21,13 @@ from lame_runtime.parity.compare import BATCH_SIZE, embed_golden, similarity
 from lame_runtime.parity.gates import judge
 
 from lame_export.parity.judged import judged_encoder
+from lame_export.parity.source_rows import picture_processor
 from lame_export.passes.base import Pass, graph_files
 from lame_export.state import ExportState
 
 COMPARISON = "published pipeline vs bundle"
+THEIR_BATCH = 8
+"""Inputs of a batch; its attention may hold the scores of all of them."""
 FP32_GRAPHS = ("fp32", "fp32-cpu")
 
 
@@ -35,15 +39,12 @@ class ProvePublished(Pass):
     writes = ("rows",)
 
     def applies(self, state: ExportState) -> bool:
-        """Returns whether there is a pipeline to compare with, a graph in FP32, and memory."""
-        if state.published is None or not any(graph in FP32_GRAPHS for graph in state.graphs):
-            return False
-        weights = sum(value.numel() for value in state.model.parameters())
-        has_library = all(
-            importlib.util.find_spec(name) for name in ("sentence_transformers", "torchvision")
+        """Returns whether there are a pipeline, its libraries, and a graph in FP32."""
+        return (
+            state.published is not None
+            and any(graph in FP32_GRAPHS for graph in state.graphs)
+            and all(map(importlib.util.find_spec, ("sentence_transformers", "torchvision")))
         )
-        # Sentence Transformers holds all weights in FP32
-        return has_library and 4 * weights < state.memory.spare
 
     def input_files(self, state: ExportState) -> Iterable[Path]:
         """Returns the paths of the graph that is compared."""
@@ -52,9 +53,14 @@ class ProvePublished(Pass):
     def run(self, state: ExportState) -> None:
         """Embeds golden inputs with both; raises `ExportError` if a gate is not met."""
         graph = _graph(state)
-        if state.published is not None:
-            with judged_encoder(state, graph) as encoder:
-                state.add(published_rows(state.published, encoder, graph, state.golden))
+        # Sentence Transformers holds all weights in FP32
+        weights = 4 * sum(value.numel() for value in state.model.parameters())
+        if state.published is None or weights > state.memory.spare:
+            needed = f"needs {weights / 1e9:.1f} GB more than the export"
+            state.add([_not_compared(graph, needed)])
+            return
+        with judged_encoder(state, graph) as encoder:
+            state.add(published_rows(state.published, encoder, graph, state.golden))
 
 
 def _graph(state: ExportState) -> str:
@@ -81,15 +87,13 @@ def published_rows(folder: Path, encoder: Encoder, graph: str, golden: Golden) -
     try:
         theirs = _Pipeline(folder, encoder.preparer.contract.images)
     except Exception as error:  # four libraries load it, each with its own exceptions
-        reason = f"Sentence Transformers cannot load it ({shown(first_line(error))})"
-        return [judge(COMPARISON, graph, "all", 0, None, {}, reason)]
+        return [_not_compared(graph, f"cannot load the folder ({shown(first_line(error))})")]
     rows = []
     for modality in golden.modalities:
         indices = golden.of(modality)
-        if any(isinstance(part, Video) for part in golden.inputs[indices[0]].item.content):
+        if "video" in modality:
             continue
-        entries = [golden.inputs[index] for index in indices]
-        expected = np.stack([theirs.encode(entry.item, entry.role) for entry in entries])
+        expected = theirs.encode([golden.inputs[index] for index in indices])
         vectors = embed_golden(encoder, golden, indices, BATCH_SIZE)
         # the length of their vectors depends on their last module
         figure = {"min_cosine": similarity(vectors, expected)["min_cosine"]}
@@ -98,15 +102,17 @@ def published_rows(folder: Path, encoder: Encoder, graph: str, golden: Golden) -
     return rows
 
 
+def _not_compared(graph: str, reason: str) -> Result:
+    """Returns a row without a gate that says why there are no figures."""
+    return judge(COMPARISON, graph, "all", 0, None, {}, f"Sentence Transformers {reason}")
+
+
 class _Pipeline:
     """Sentence Transformers with pictures resized by PIL, in FP32 on the CPU."""
 
     def __init__(self, folder: Path, rules: ImageRules) -> None:
         import torch
         from sentence_transformers import SentenceTransformer
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
-            Qwen2VLImageProcessorPil,
-        )
 
         self._rules = rules
         self._model: Any = SentenceTransformer(
@@ -117,28 +123,30 @@ class _Pipeline:
             model_kwargs={"dtype": torch.float32},
         )
         processor: Any = self._model[0].processor
-        processor.image_processor = Qwen2VLImageProcessorPil(
-            patch_size=rules.patch_size,
-            temporal_patch_size=rules.temporal_patch_size,
-            merge_size=rules.merge_size,
-            size={"shortest_edge": rules.min_pixels, "longest_edge": rules.max_pixels},
-            image_mean=list(rules.mean),
-            image_std=list(rules.std),
-        )
+        processor.image_processor = picture_processor(rules)
 
-    def encode(self, item: Input, role: str) -> Any:
-        """Returns the vector of one input: float32 (P,).
+    def encode(self, entries: Sequence[GoldenInput]) -> Floats:
+        """Returns the vectors of golden inputs: float32 (n, P)."""
+        # `encode` takes one prompt for all inputs, so there is one call per prompt
+        places: dict[tuple[str, str | None], list[int]] = {}
+        for place, entry in enumerate(entries):
+            places.setdefault((entry.role, entry.item.instruction), []).append(place)
+        vectors: dict[int, Floats] = {}
+        for (role, instruction), chosen in places.items():
+            turns = [[self._turn(entries[place].item)] for place in chosen]
+            vectors.update(zip(chosen, self._encode(turns, role, instruction), strict=True))
+        return np.stack([vectors[place] for place in range(len(entries))])
 
-        Args:
-            item: a golden input, whose parts stand in `content`.
-            role: "query" or "document"; its prompt is looked up by Sentence Transformers.
-        """
-        content = [self._part(part) for part in item.content]
-        inputs = [[{"role": "user", "content": content}]]
-        if item.instruction is not None:
-            return self._model.encode(inputs, prompt=item.instruction)[0]
+    def _encode(self, turns: list[Any], role: str, instruction: str | None) -> Any:
+        """Embeds conversations; the prompt of a role is looked up by Sentence Transformers."""
+        if instruction is not None:
+            return self._model.encode(turns, prompt=instruction, batch_size=THEIR_BATCH)
         encode = self._model.encode_query if role == "query" else self._model.encode_document
-        return encode(inputs)[0]
+        return encode(turns, batch_size=THEIR_BATCH)
+
+    def _turn(self, item: Input) -> dict[str, Any]:
+        """Returns an input as a chat message."""
+        return {"role": "user", "content": [self._part(part) for part in item.content]}
 
     def _part(self, part: Any) -> dict[str, Any]:
         """Returns a part as a chat message has it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lame_runtime.errors import ExportError, UsageError
+from lame_runtime.errors import ExportError
 
 from lame_export.passes.base import Pass
 from lame_export.state import ExportState
@@ -21,15 +21,7 @@ class ImportPublished(Pass):
         # deferred: PyTorch and transformers take seconds to import
         from lame_training.published.folder_kind import folder_kind
 
-        is_published = folder_kind(state.checkpoint) == "sentence-transformers"
-        limits = {name: getattr(state.options, name) for name in ("max_length", "max_pixels")}
-        for name, limit in limits.items():
-            if limit is not None and not is_published:
-                raise UsageError(
-                    f"`{name}` is for published embedders: the limits of {state.checkpoint} are "
-                    "those that it was trained with"
-                )
-        return is_published
+        return folder_kind(state.checkpoint) == "sentence-transformers"
 
     def may_write(self, state: ExportState) -> Sequence[str]:  # noqa: ARG002 - the same for every state
         """Returns no pattern: the checkpoint is not part of the bundle."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lame_runtime.contract.rules import OLDEST_CHECKPOINT_VERSION, Contract
-from lame_runtime.errors import BundleError
+from lame_runtime.errors import BundleError, UsageError
 from lame_runtime.files.json_file import MAX_JSON_BYTES
 from lame_runtime.files.regular import read_regular
 
@@ -31,10 +31,25 @@ class LoadCheckpoint(Pass):
         return [state.folder / name for name in SHARED_FILES]
 
     def run(self, state: ExportState) -> None:
-        """Loads the model and copies the files."""
+        """Loads the model and copies the files.
+
+        Raises:
+            UsageError: the checkpoint was trained with limits, and others are given.
+        """
+        _check_limits(state)
         read_model(state)
         for name in SHARED_FILES:
             (state.folder / name).write_bytes(shared_content(state.checkpoint / name))
+
+
+def _check_limits(state: ExportState) -> None:
+    """Raises `UsageError` if limits are given for a model that was not imported."""
+    for name in ("max_length", "max_pixels"):
+        if getattr(state.options, name) is not None and state.published is None:
+            raise UsageError(
+                f"`{name}` is for published embedders: the limits of {state.checkpoint} are "
+                "those that it was trained with"
+            )
 
 
 def shared_content(path: Path) -> bytes:

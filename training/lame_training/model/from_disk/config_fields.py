@@ -100,6 +100,9 @@ TEXT: dict[str, tuple[str, Check]] = {
     "attention_dropout": _number(0, 1),
     # the three families attend to everything; windows of the language model are not exported
     "use_sliding_window": _one_of(False),
+    # nor is attention in both directions, which transformers has since 5.2
+    "is_causal": _one_of(True),
+    "use_bidirectional_attention": _one_of(False),
     "layer_types": (
         "a list of 'full_attention'",
         lambda value: isinstance(value, list) and set(map(str, value)) <= {"full_attention"},
