@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from lame_runtime.contract import (
     Contract,
     ImageRules,
@@ -63,6 +64,30 @@ def _threads() -> Iterator[None]:
     yield
     if torch is not None and before is not None and torch.get_num_threads() != before:
         torch.set_num_threads(before)
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Returns a folder that the first worker that needs it makes, and all others share.
+
+    Args:
+        factory: of the session.
+        name: the folder's name.
+        make: makes the folder, which does not exist yet.
+    """
+    base = factory.getbasetemp()
+    # each worker of xdist has a folder of its own in that of the session
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared / "made-once" / name
+    folder.parent.mkdir(exist_ok=True)
+    # the lock also holds up a worker while the folder is half made
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            try:
+                make(folder)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -124,9 +149,11 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Writes a small backbone folder of each family and returns the folders."""
     from lame_training.fixtures.sample_backbone import write_sample
 
-    root = tmp_path_factory.mktemp("backbones")
-    for family in FAMILIES:
-        write_sample(family, root / family)
+    def write(root: Path) -> None:
+        for family in FAMILIES:
+            write_sample(family, root / family)
+
+    root = made_once(tmp_path_factory, "backbones", write)
     return {family: root / family for family in FAMILIES}
 
 
@@ -135,10 +162,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Writes the digits data set in its tiny size and returns its root."""
     from lame_training.data.digits import TINY, write_digits
 
-    # A folder inside, because `write_digits` creates its folder itself.
-    root = tmp_path_factory.mktemp("digits") / "data"
-    write_digits(root, TINY)
-    return root
+    return made_once(tmp_path_factory, "digits", lambda root: write_digits(root, TINY))
 
 
 @pytest.fixture(scope="session")
@@ -174,10 +198,12 @@ def checkpoint(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trains the tiny recipe to its end and returns the checkpoint."""
     from lame_training import train
 
-    # Trained once for the whole session: its 16 steps take longer than most tests.
-    out = tmp_path_factory.mktemp("run") / "checkpoint"
-    train("digits-tiny", data, out, progress=False)
-    return out
+    # once for all workers: its 16 steps take longer than most tests
+    return made_once(
+        tmp_path_factory,
+        "checkpoint",
+        lambda out: train("digits-tiny", data, out, progress=False),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -185,10 +211,12 @@ def exported(data: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFact
     """Exports a bundle with every graph. A test that changes one takes `bundle`."""
     from lame_export.plan import export
 
-    target = tmp_path_factory.mktemp("export") / "bundle"
-    # Fewer calibration inputs and SmoothQuant strengths than by default, to save time.
-    export(checkpoint, target, data, calibration=32, strengths=(0.0, 0.5))
-    return target
+    # fewer calibration inputs and SmoothQuant strengths than by default, to save time
+    return made_once(
+        tmp_path_factory,
+        "bundle",
+        lambda target: export(checkpoint, target, data, calibration=32, strengths=(0.0, 0.5)),
+    )
 
 
 @pytest.fixture

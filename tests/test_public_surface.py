@@ -80,7 +80,7 @@ SURFACE = {
         ),
         "verify": (
             "(bundle: 'str | os.PathLike[str]', checkpoint: 'str | os.PathLike[str]', *, "
-            "memory: 'float | None' = None) -> 'list[Result]'"
+            "memory: 'float | None' = None, form: 'str | None' = None) -> 'list[Result]'"
         ),
     },
 }

@@ -41,6 +41,7 @@ class ExportKeywords(TypedDict, total=False):
     memory: float | None
     max_length: int | None
     max_pixels: int | None
+    form: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,8 @@ class ExportOptions:
     """Longest input of a published embedder in tokens; None takes the folder's, at most 8,192."""
     max_pixels: int | None = None
     """Pixels of one picture of a published embedder after resizing; None keeps the folder's."""
+    form: str | None = None
+    """Form of a published embedder whose folder does not describe itself, such as "vlm2vec-v2"."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.graphs) - set(GRAPHS)):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lame_runtime.errors import BundleError, UsageError
 from lame_training.published.import_embedder import ImportLimits, import_embedder
 from safetensors.torch import load_file, save_file
@@ -24,6 +25,8 @@ PACKAGE = "sentence_transformers"
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 TEMPLATE = "chat_template.jinja"
+KEPT = (MODULES, SETTINGS, "1_Pooling", "2_Normalize")
+"""Names of what stands beside the backbone in a folder."""
 SEQUENCE = {"Sequence": {"id": "A", "type_id": 0}}
 """The text of an input, in a post-processor."""
 TANH = "torch.nn.modules.activation.Tanh"
@@ -232,3 +235,39 @@ def processed(single: list[Any], token: str = "<|endoftext|>", number: int = 0) 
 def special(token: str) -> dict[str, Any]:
     """Returns a token of a post-processor."""
     return {"SpecialToken": {"id": token, "type_id": 0}}
+
+
+def as_adapter(*beside: str) -> Edit:
+    """Returns the edit that makes the backbone an adapter that changes nothing.
+
+    Args:
+        beside: names of the base's files that are written beside the adapter as well.
+    """
+
+    def make(folder: Path) -> None:
+        base = folder.parent / "base"
+        base.mkdir()
+        for path in list(folder.iterdir()):
+            if path.name not in (*KEPT, OPTIONS):
+                path.rename(base / path.name)
+        for name in beside:
+            shutil.copy(base / name, folder / name)
+        settings = {
+            "peft_type": "LORA",
+            "r": 2,
+            "lora_alpha": 4,
+            "target_modules": ["layers.0.self_attn.q_proj"],
+            "base_model_name_or_path": str(base),
+        }
+        write(folder, "adapter_config.json", settings)
+        name = "language_model.layers.0.self_attn.q_proj"
+        weights = load_file(base / WEIGHTS)
+        (out, width), *_ = (w.shape for key, w in weights.items() if key.endswith(f"{name}.weight"))
+        layer = f"base_model.model.{name}"
+        factors = {
+            f"{layer}.lora_A.weight": torch.ones(2, width),
+            f"{layer}.lora_B.weight": torch.zeros(out, 2),
+        }
+        save_file(factors, folder / "adapter_model.safetensors")
+
+    return make

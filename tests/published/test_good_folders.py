@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from folder_edits import (
+    KEPT,
     MODULES,
     OPTIONS,
     POOLING,
@@ -21,6 +21,7 @@ from folder_edits import (
     TOKENIZER,
     WEIGHTS,
     Edit,
+    as_adapter,
     both,
     changed_weights,
     copied,
@@ -42,10 +43,9 @@ from lame_runtime.contract import Contract
 from lame_training.model.torch_backend import load_encoder
 from lame_training.published.import_embedder import import_embedder
 from published_folders import picture
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 INPUTS = ["a red bicycle", picture(64, 96, 1), {"text": " a ", "image": picture(90, 60, 2)}]
-KEPT = (MODULES, SETTINGS, "1_Pooling", "2_Normalize")
 PROCESSOR = (TOKENIZER, "tokenizer_config.json", "processor_config.json", TEMPLATE)
 
 
@@ -117,40 +117,6 @@ def rounded(dtype: torch.dtype) -> Edit:
     return changed_weights(
         lambda tensors: tensors.update({name: t.to(dtype) for name, t in tensors.items()})
     )
-
-
-def as_adapter(*beside: str) -> Edit:
-    """Returns the edit that makes the backbone an adapter that changes nothing.
-
-    Args:
-        beside: names of the base's files that are written beside the adapter as well.
-    """
-
-    def make(folder: Path) -> None:
-        base = folder.parent / "base"
-        base.mkdir()
-        for path in list(folder.iterdir()):
-            if path.name not in (*KEPT, OPTIONS):
-                path.rename(base / path.name)
-        for name in beside:
-            shutil.copy(base / name, folder / name)
-        settings = {
-            "peft_type": "LORA",
-            "r": 2,
-            "lora_alpha": 4,
-            "target_modules": ["layers.0.self_attn.q_proj"],
-            "base_model_name_or_path": str(base),
-        }
-        write(folder, "adapter_config.json", settings)
-        out, width = 4 * 32, 64
-        layer = "base_model.model.language_model.layers.0.self_attn.q_proj"
-        factors = {
-            f"{layer}.lora_A.weight": torch.ones(2, width),
-            f"{layer}.lora_B.weight": torch.zeros(out, 2),
-        }
-        save_file(factors, folder / "adapter_model.safetensors")
-
-    return make
 
 
 def ended(folder: Path) -> None:

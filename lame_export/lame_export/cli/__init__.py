@@ -6,5 +6,6 @@ engine_command   bundle to TensorRT plans; needs only lame-runtime
 verify_command   the certificate repeated against the checkpoint
 bisect_command   layer at which a graph deviates from PyTorch
 demo_command     the whole pipeline on handwritten digits
+sentence_transformers_command   checkpoint to a folder that Sentence Transformers loads
 graph_extra      the message for a missing extra `lame-export[graph]`
 """

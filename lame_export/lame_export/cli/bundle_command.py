@@ -91,8 +91,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="pixels of a picture of a published embedder after resizing (default: its own)",
     )
+    add_form(parser)
     add_memory(parser, "export")
     parser.add_argument("--json", action="store_true", help="print the certificate's rows as JSON")
+
+
+def add_form(parser: argparse.ArgumentParser) -> None:
+    """Adds the option `--form`."""
+    parser.add_argument(
+        "--form",
+        metavar="NAME",
+        help="form of a published embedder that is no Sentence Transformers folder, such as "
+        "qwen3-vl-embedding, gme-sequential or vlm2vec-v2",
+    )
 
 
 def add_memory(parser: argparse.ArgumentParser, job: str) -> None:
@@ -140,6 +151,7 @@ def _export(checkpoint: Path, bundle: Path, options: argparse.Namespace) -> int:
         memory=options.memory,
         max_length=options.max_length,
         max_pixels=options.max_pixels,
+        form=options.form,
         on_pass=_show_pass,
     )
     if options.json:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lame_runtime.cli.grammar import add_command, path
 
-from lame_export.cli.bundle_command import add_memory
+from lame_export.cli.bundle_command import add_form, add_memory
 from lame_export.cli.graph_extra import needing_graph_extra
 
 EXAMPLE = """
@@ -33,6 +33,7 @@ def add(commands: Any) -> None:
         metavar="CHECKPOINT",
         help="the checkpoint that it was exported from",
     )
+    add_form(parser)
     add_memory(parser, "verification")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
 
@@ -41,7 +42,7 @@ def _verify(options: argparse.Namespace) -> int:
     # deferred, so that `--help` works without PyTorch and ONNX
     from lame_export.parity.verify import verify
 
-    rows = verify(options.bundle, options.against, memory=options.memory)
+    rows = verify(options.bundle, options.against, memory=options.memory, form=options.form)
     # `None` is a row without a gate, which cannot fail
     failed = [row for row in rows if row.passed is False]
     if options.json:

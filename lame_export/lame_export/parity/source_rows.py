@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,6 +137,10 @@ def _whole_prompt(contract: Contract, item: Input, role: str, visuals: _Visuals)
     """Writes the prompt as one string with all vision tokens, as transformers' processor does."""
     layout, merge_area = contract.prompt, contract.images.merge_size**2
     instruction = layout.roles[role] if item.instruction is None else item.instruction
+    if layout.punctuate:
+        instruction = instruction.strip()
+        ends_well = not instruction or unicodedata.category(instruction[-1])[0] == "P"
+        instruction += "" if ends_well else "."
     grids, clips = iter(visuals.pictures), iter(visuals.clips)
     prompt = layout.prefix
     if layout.system_open and instruction:
@@ -151,7 +156,7 @@ def _whole_prompt(contract: Contract, item: Input, role: str, visuals: _Visuals)
             prompt += f"{layout.image_open}{pads}{layout.image_close}"
         else:
             prompt += _video_prompt(contract, part, *next(clips))
-    return prompt + instruction + layout.suffix
+    return prompt + instruction + layout.text_close + layout.suffix
 
 
 def _video_prompt(
@@ -179,7 +184,10 @@ def _video_prompt(
 def _rope_index(
     model: LaMEModel, ids: np.ndarray[Any, Any], tokens: TokenRules, visuals: _Visuals
 ) -> Any:
-    """Returns transformers' M-RoPE positions of one prompt: int64 (3, length)."""
+    """Returns transformers' positions of one prompt: int64 (3, length)."""
+    if tokens.positions == "sequential":
+        # what a model computes that is given neither positions nor ids
+        return np.stack([np.arange(len(ids))] * 3)
     options: dict[str, Any] = {}
     if visuals.pictures:
         options["image_grid_thw"] = torch.tensor(visuals.pictures)

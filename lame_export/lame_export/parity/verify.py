@@ -39,6 +39,7 @@ def verify(
     checkpoint: str | os.PathLike[str],
     *,
     memory: float | None = None,
+    form: str | None = None,
 ) -> list[Result]:
     """Measures the rows of a certificate that need no data set, except the TensorRT-RTX builds.
 
@@ -47,6 +48,7 @@ def verify(
         checkpoint: the checkpoint or published embedder that it was exported from.
         memory: memory that the verification may take, in GiB; None takes what the machine has
             available.
+        form: the form of a published embedder whose folder does not describe itself.
 
     Returns:
         All rows, including those whose gate is not met.
@@ -55,24 +57,25 @@ def verify(
         BundleError: the bundle or the checkpoint is damaged, or is another kind of folder.
         ExportError: the checkpoint's vectors have another length than the bundle's, or the
             verification does not fit in memory.
-        UsageError: `memory` is not a number of GiB.
+        UsageError: `memory` is not a number of GiB, or there is no such form.
     """
     bundle, checkpoint = folder_path("bundle", bundle), folder_path("checkpoint", checkpoint)
     opened = Bundle.open(bundle)
     # figures measured on damaged files would be misleading
     opened.check_all()
     check_graphs(opened)
-    with as_checkpoint(checkpoint, opened) as model:
+    with as_checkpoint(checkpoint, opened, form) as model:
         return _rows(bundle, opened, checkpoint, model, memory)
 
 
 @contextmanager
-def as_checkpoint(folder: Path, bundle: Bundle) -> Iterator[Path]:
+def as_checkpoint(folder: Path, bundle: Bundle, form: str | None = None) -> Iterator[Path]:
     """Yields a checkpoint: the folder itself, or what a published embedder is imported to.
 
     Args:
         folder: a checkpoint or a published embedder.
         bundle: its contract has the limits that the embedder was imported with.
+        form: the form of an embedder whose folder does not describe itself.
 
     Raises:
         BundleError: the folder is neither, or cannot be read.
@@ -81,14 +84,14 @@ def as_checkpoint(folder: Path, bundle: Bundle) -> Iterator[Path]:
     from lame_training.published.folder_kind import folder_kind
     from lame_training.published.import_embedder import ImportLimits, import_embedder
 
-    if folder_kind(folder) == "checkpoint":
+    if folder_kind(folder, form) == "checkpoint":
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="lame-verify-") as scratch:
         contract = Contract.from_json(bundle.read("contract.json"), f"{bundle.folder}")
         imported = Path(scratch) / "checkpoint"
         limits = ImportLimits(contract.tokens.max_length, contract.images.max_pixels)
-        import_embedder(folder, imported, limits)
+        import_embedder(folder, imported, limits, form)
         yield imported
 
 

@@ -30,6 +30,18 @@ class Span:
     """
 
 
+def token_positions(
+    ids: npt.NDArray[np.int64], spans: Sequence[Span], rules: TokenRules
+) -> npt.NDArray[np.int64]:
+    """Returns the positions of one prompt by the contract's rules: int64 (3, len(ids)).
+
+    Arguments are those of `mrope_positions`.
+    """
+    if rules.positions == "sequential":
+        return np.tile(np.arange(len(ids), dtype=np.int64), (3, 1))
+    return mrope_positions(ids, spans, rules)
+
+
 def mrope_positions(
     ids: npt.NDArray[np.int64], spans: Sequence[Span], rules: TokenRules
 ) -> npt.NDArray[np.int64]:

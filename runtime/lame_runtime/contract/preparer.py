@@ -14,7 +14,7 @@ from lame_runtime.contract.fields.vocabulary import check_vocabulary
 from lame_runtime.contract.media.decoding_limits import MAX_DECODING_BYTES, Reserve
 from lame_runtime.contract.media.images import frame_patches, open_image, resized_pixels
 from lame_runtime.contract.media.video import MIN_PIXELS_MARGIN, read_video
-from lame_runtime.contract.positions import Span, mrope_positions
+from lame_runtime.contract.positions import Span, token_positions
 from lame_runtime.contract.prompts import (
     Input,
     Part,
@@ -26,7 +26,7 @@ from lame_runtime.contract.prompts import (
     layout_runs,
     video_runs,
 )
-from lame_runtime.contract.rules import CONTRACT_VERSION, Contract, ImageRules, VideoRules
+from lame_runtime.contract.rules import OLDEST_BUNDLE_VERSION, Contract, ImageRules, VideoRules
 from lame_runtime.contract.texts.pieces import check_texts
 from lame_runtime.contract.tokens import TextTokenizer, token_ids
 from lame_runtime.errors import InputError
@@ -65,7 +65,7 @@ class Prepared:
     ids: npt.NDArray[np.int64]
     """int64 (length,), the K + 1 latent ids at the end."""
     positions: npt.NDArray[np.int64]
-    """int64 (3, length), M-RoPE."""
+    """int64 (3, length): temporal, row and column positions."""
     visuals: tuple[Visual, ...]
     """Pictures and videos, in the order of their vision tokens."""
 
@@ -88,7 +88,7 @@ class Preparer:
         self.tokenizer = tokenizer
 
     @staticmethod
-    def load(folder: Path, *, oldest: int = CONTRACT_VERSION) -> Preparer:
+    def load(folder: Path, *, oldest: int = OLDEST_BUNDLE_VERSION) -> Preparer:
         """Reads `contract.json` and `tokenizer.json` from a bundle or a checkpoint.
 
         Args:
@@ -182,7 +182,7 @@ class Preparer:
         visuals, spans, laid_out = self._visuals(parts, reserve)
         runs, first_closing = layout_runs(contract.prompt, laid_out, instruction)
         ids = token_ids(runs, first_closing, self.tokenizer, contract.tokens, truncate=truncate)
-        return Prepared(ids, mrope_positions(ids, spans, contract.tokens), tuple(visuals))
+        return Prepared(ids, token_positions(ids, spans, contract.tokens), tuple(visuals))
 
     def _visuals(
         self, parts: tuple[Part, ...], reserve: Reserve | None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lame_runtime.contract.fields.prompt_layout import SPECIAL_TOKEN
@@ -107,6 +108,8 @@ class Run:
     user's. Truncation keeps them."""
     count: int = 0
     """Number of vision tokens."""
+    closing: int = 0
+    """Number of trailing characters of a text that are the layout's; truncation keeps them, too."""
 
 
 def clean(text: str) -> str:
@@ -116,7 +119,14 @@ def clean(text: str) -> str:
 
 def layout_parts(layout: PromptLayout, item: Input) -> tuple[Part, ...]:
     """Returns the parts of an input in the order that they have in its prompt."""
-    return item.given_parts if layout.as_given else item.parts
+    if not layout.as_given:
+        return item.parts
+    # a list of parts, unlike a dict, has an order of its own
+    if layout.dict_order == "keys" or (item.content and not item.given):
+        return item.given_parts
+    media = (Picture, Video) if layout.dict_order == "image_video_text" else (Video, Picture)
+    order = (*media, str)
+    return tuple(sorted(item.given_parts, key=lambda part: order.index(type(part))))
 
 
 def layout_runs(
@@ -134,6 +144,8 @@ def layout_runs(
         closes the prompt and must survive truncation.
     """
     pending = instruction if layout.as_given else clean(instruction)
+    if layout.punctuate:
+        pending = punctuated(pending)
     # an empty instruction leaves the template's own system message, which is part of the prefix
     if layout.system_open and pending:
         message = Run("text", pending, len(pending))
@@ -153,7 +165,17 @@ def layout_runs(
         runs.append(Run("text", pending, len(pending)))
     # joined once, because joining after every part would copy the text as often as there are parts
     runs = _joined(runs)
+    if layout.text_close:
+        runs = _closed(runs, layout.text_close)
     return runs + _parse(layout.suffix), len(runs)
+
+
+def punctuated(instruction: str) -> str:
+    """Returns an instruction without white space around it, and with punctuation at its end."""
+    instruction = instruction.strip()
+    if instruction and not unicodedata.category(instruction[-1]).startswith("P"):
+        instruction += "."
+    return instruction
 
 
 def image_runs(layout: PromptLayout, tokens: int) -> list[Run]:
@@ -221,6 +243,14 @@ def _joined(runs: Sequence[Run]) -> list[Run]:
         text = "".join(run.text for run in group)
         joined.append(Run("text", text, len(text) - len(group[-1].text) + group[-1].fixed))
     return joined
+
+
+def _closed(runs: list[Run], close: str) -> list[Run]:
+    """Appends plain text, to the last run if that is a text."""
+    if runs and runs[-1].kind == "text":
+        last = runs[-1]
+        return [*runs[:-1], replace(last, text=last.text + close, closing=len(close))]
+    return [*runs, Run("text", close, len(close))]
 
 
 def special_tokens(layout: PromptLayout) -> set[str]:

@@ -33,7 +33,9 @@ __all__ = [
 
 # Raised whenever a field is added, removed or given a new meaning, or the graphs' inputs change.
 # Older versions of the runtime then refuse the file instead of embedding differently.
-CONTRACT_VERSION = 4
+CONTRACT_VERSION = 5
+OLDEST_BUNDLE_VERSION = 4
+"""Oldest version of a bundle; the fields added since have defaults that mean what it meant."""
 OLDEST_CHECKPOINT_VERSION = 2
 """Oldest version of a checkpoint: it has no graphs, whose inputs changed since."""
 
@@ -172,7 +174,7 @@ class Contract:
         source: str = "contract.json",
         remedy: str = "export the bundle again",
         *,
-        oldest: int = CONTRACT_VERSION,
+        oldest: int = OLDEST_BUNDLE_VERSION,
     ) -> Contract:
         """Reads the text that `to_json` returned.
 
@@ -195,9 +197,9 @@ class Contract:
         # `type`, because JSON's 2.0 would equal 2
         if type(version) is not int or not oldest <= version <= CONTRACT_VERSION:
             again_helps = isinstance(version, int) and version < CONTRACT_VERSION
-            known, again = f"{CONTRACT_VERSION}", "export it again"
-            if oldest < CONTRACT_VERSION:  # a checkpoint, which is not exported
-                known, again = f"{oldest} to {CONTRACT_VERSION}", "train it again"
+            known = f"{oldest} to {CONTRACT_VERSION}"
+            # a checkpoint is not exported
+            again = "export it again" if oldest == OLDEST_BUNDLE_VERSION else "train it again"
             raise BundleError(
                 f"{shown(source)}: contract_version {shown(repr(version))} is not known here "
                 f"(known: {known}); {again if again_helps else 'upgrade lame-runtime'}"
@@ -211,7 +213,7 @@ class Contract:
         return contract
 
     @staticmethod
-    def load(path: Path, *, oldest: int = CONTRACT_VERSION) -> Contract:
+    def load(path: Path, *, oldest: int = OLDEST_BUNDLE_VERSION) -> Contract:
         """Reads the file `contract.json` at `path`.
 
         Args:

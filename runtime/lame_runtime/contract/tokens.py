@@ -218,6 +218,8 @@ def token_ids(
             )
         last = runs[first_closing - 1]
         fixed = _fixed_tokens(last, tokenizer, rules) if last.kind == "text" else len(opening)
+        if last.closing:
+            closing = [*tokenizer.encode(last.text[-last.closing :]), *closing]
         if last_start + fixed + len(closing) >= rules.max_length:
             raise InputError(
                 f"the input is {counted} tokens long and its text is too short to cut to "

@@ -44,7 +44,7 @@ class Arguments(Embedding):
 
     name = "arguments"
     share = 1.5
-    slice_cases = 1_500
+    slice_cases = 750
 
     def generate(self, random: Random) -> Case:
         """Returns a case."""

@@ -23,7 +23,7 @@ class Inputs(Embedding):
 
     name = "inputs"
     share = 3.0
-    slice_cases = 2000
+    slice_cases = 1000
 
     def generate(self, random: Random) -> Case:
         """Returns a case."""

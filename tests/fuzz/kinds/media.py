@@ -32,7 +32,7 @@ class Media(Embedding):
 
     name = "media"
     share = 6.0
-    slice_cases = 2000
+    slice_cases = 1000
 
     def generate(self, random: Random) -> Case:
         """Returns a case."""

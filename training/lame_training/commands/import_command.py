@@ -8,9 +8,12 @@ from typing import Any
 from lame_runtime.cli.grammar import add_command, path
 from lame_runtime.errors import UsageError
 
+from lame_training.published.forms.published_forms import FORMS
+
 EXAMPLE = """
 lame-train import Qwen3-VL-Embedding-2B runs/checkpoint
 lame-train import Qwen3-VL-Embedding-2B runs/checkpoint --max-length 2048
+lame-train import VLM2Vec-V2.0 runs/checkpoint --form vlm2vec-v2
 """
 
 
@@ -19,11 +22,11 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "import",
-        "write a published embedder, a Sentence Transformers folder, as a checkpoint",
+        "write a published embedder, such as a Sentence Transformers folder, as a checkpoint",
         _import,
         EXAMPLE,
     )
-    parser.add_argument("folder", type=path, help="the Sentence Transformers folder")
+    parser.add_argument("folder", type=path, help="the published folder")
     parser.add_argument("checkpoint", type=path, help="folder to write; it must not exist")
     parser.add_argument(
         "--max-length",
@@ -37,6 +40,11 @@ def add(commands: Any) -> None:
         metavar="N",
         help="pixels of a picture after resizing (default: that of the folder)",
     )
+    parser.add_argument(
+        "--form",
+        metavar="NAME",
+        help="form of a folder that is not one of Sentence Transformers: " + ", ".join(FORMS),
+    )
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -44,12 +52,12 @@ def _import(options: argparse.Namespace) -> int:
     from lame_training.published.folder_kind import folder_kind
     from lame_training.published.import_embedder import ImportLimits, import_embedder
 
-    if folder_kind(options.folder) == "checkpoint":
+    if folder_kind(options.folder, options.form) == "checkpoint":
         raise UsageError(
             f"{options.folder}: is not a Sentence Transformers folder; there is nothing to import"
         )
     limits = ImportLimits(options.max_length, options.max_pixels)
-    contract = import_embedder(options.folder, options.checkpoint, limits)
+    contract = import_embedder(options.folder, options.checkpoint, limits, options.form)
     roles = ", ".join(sorted(contract.prompt.roles))
     print(
         f"wrote {options.checkpoint}: {contract.family}, vectors of {contract.dim} values, "

@@ -31,6 +31,7 @@ def derive_contract(
     dim: int,
     roles: dict[str, str],
     published_prompt: PromptLayout | None = None,
+    tokenizer_content: bytes | None = None,
 ) -> Contract:
     """Derives the contract of a LaME model on a backbone, or of a published embedder.
 
@@ -42,6 +43,7 @@ def derive_contract(
         roles: default instructions by role.
         published_prompt: the prompt of a published embedder, which has no [EMBED] after it; None
             takes that of the folder's chat template.
+        tokenizer_content: what takes the place of the folder's `tokenizer.json`; None reads it.
 
     Raises:
         BundleError: a file cannot be read or used, or two files contradict each other.
@@ -49,7 +51,9 @@ def derive_contract(
     folder = config_folder(folder)
     config = read_config(folder)
     tokenizer = TextTokenizer(
-        inside(folder / "tokenizer.json"), remedy="copy the backbone's tokenizer.json again"
+        inside(folder / "tokenizer.json"),
+        remedy="copy the backbone's tokenizer.json again",
+        content=tokenizer_content,
     )
     try:
         images = image_rules(folder, config, budget)

@@ -7,7 +7,9 @@ module_folders          the folders of its modules after the backbone: pooling, 
 rendered_prompt         the layout of the prompt that its chat template prints
 template_checks         whether the template prints more inputs as that layout says
 adapter_files           whether the files beside an adapter say the same as those of its base
-import_embedder         writes such a folder as a LaME checkpoint with K = 0
+forms                   what is known of embedders whose folders do not describe themselves
+import_embedder         writes a published embedder as a LaME checkpoint with K = 0
+writing                 writes a trained LaME model as a Sentence Transformers folder
 sample_embedder         writes a small one in random weights, to try things with
 
 A published embedder is a LaME model without reason tokens and without [EMBED]: its vector is the

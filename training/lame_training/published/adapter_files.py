@@ -21,7 +21,7 @@ from lame_training.contract_from.processor_files import image_rules, video_rules
 from lame_training.model.backbones import family_of
 from lame_training.model.from_disk.tensors import inside, reason
 from lame_training.published.rendered_prompt import published_prompt
-from lame_training.published.sentence_transformers import SentenceTransformersFolder
+from lame_training.published.sentence_transformers import PublishedEmbedder
 
 _TOKENIZER = "tokenizer.json"
 _PICTURES = ("processor_config.json", "preprocessor_config.json")
@@ -29,7 +29,7 @@ _TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.jso
 
 
 def check_adapter_files(
-    facts: SentenceTransformersFolder, base: Path, config: PreTrainedConfig, contract: Contract
+    facts: PublishedEmbedder, base: Path, config: PreTrainedConfig, contract: Contract
 ) -> None:
     """Raises `BundleError` if a file beside an adapter gives other prompts or pictures.
 
@@ -66,10 +66,20 @@ def check_adapter_files(
             ) from None
         is_same = (images, videos) == (contract.images, contract.videos)
     if not is_same:
-        raise BundleError(
-            f"{adapter}: its tokenizer, chat template or processor differs from that of its base "
-            f"{shown(base)}; merge the adapter into the base and save both together"
-        )
+        raise _differs(adapter, base, "tokenizer, chat template or processor")
+
+
+def check_adapter_tokenizer(adapter: Path, base: Path) -> None:
+    """Raises `BundleError` if a tokenizer beside an adapter is another than that of its base."""
+    if os.path.lexists(adapter / _TOKENIZER) and _tokenizer(adapter) != _tokenizer(base):
+        raise _differs(adapter, base, "tokenizer")
+
+
+def _differs(adapter: Path, base: Path, files: str) -> BundleError:
+    return BundleError(
+        f"{adapter}: its {files} differs from that of its base {shown(base)}; merge the adapter "
+        "into the base and save both together"
+    )
 
 
 def _tokenizer(folder: Path) -> TokenizerFile:

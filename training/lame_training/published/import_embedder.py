@@ -25,9 +25,11 @@ from lame_training.model.components import DenseHead
 from lame_training.model.from_disk.tensors import inside
 from lame_training.model.lame import Head, LaMEModel, Pooling
 from lame_training.published.adapter_files import check_adapter_files
+from lame_training.published.forms.form_folder import form_tokenizer, read_form, with_form
+from lame_training.published.forms.published_forms import PublishedForm, published_form
 from lame_training.published.rendered_prompt import published_prompt
 from lame_training.published.sentence_transformers import (
-    SentenceTransformersFolder,
+    PublishedEmbedder,
     read_sentence_transformers,
 )
 
@@ -64,9 +66,12 @@ class ImportLimits:
 
 
 def import_embedder(
-    folder: Path, checkpoint: Path, limits: ImportLimits = ImportLimits()
+    folder: Path,
+    checkpoint: Path,
+    limits: ImportLimits = ImportLimits(),
+    form: str | None = None,
 ) -> Contract:
-    """Writes a Sentence Transformers folder as a LaME checkpoint.
+    """Writes a published embedder as a LaME checkpoint.
 
     The weights keep the type that they are stored in; a dense layer is stored in FP32.
 
@@ -74,22 +79,33 @@ def import_embedder(
         folder: the folder of the published model.
         checkpoint: the folder to write; it must not exist.
         limits: limits of one input.
+        form: the form of a folder that does not describe itself, see `published_forms`; None reads
+            a Sentence Transformers folder.
 
     Returns:
         The contract of the checkpoint.
 
     Raises:
         BundleError: the folder cannot be read, or has something that is not supported.
-        UsageError: a limit is above the folder's own, or too low for any input.
+        UsageError: a limit is above the folder's own, or too low for any input; or there is no
+            such form.
         StorageError: `checkpoint` exists, or cannot be written.
     """
     # early, because reading a large model takes minutes
     require_new(checkpoint)
-    facts, contract = read_embedder(folder, limits)
+    chosen = None if form is None else published_form(form)
+    if chosen is None:
+        facts = read_sentence_transformers(folder)
+    else:
+        facts = read_form(folder, str(form), chosen)
     files = config_folder(facts.backbone)
-    content = read_regular(inside(files / "tokenizer.json"), MAX_JSON_BYTES)
+    content = None if chosen is None else form_tokenizer(files, chosen)
+    contract = read_contract(folder, facts, limits, chosen, content)
+    if content is None:
+        content = read_regular(inside(files / "tokenizer.json"), MAX_JSON_BYTES)
     model = _model(facts, contract.dim)
-    source = {"format": "Sentence Transformers", "pooling": facts.pooling, **facts.versions}
+    kind = "Sentence Transformers" if form is None else "published form"
+    source = {"format": kind, "pooling": facts.pooling, **facts.versions}
     with atomic_folder(checkpoint) as fresh:
         (fresh / "tokenizer.json").write_bytes(content)
         (fresh / "contract.json").write_text(contract.to_json(), encoding="utf-8")
@@ -97,16 +113,22 @@ def import_embedder(
     return contract
 
 
-def read_embedder(
-    folder: Path, limits: ImportLimits
-) -> tuple[SentenceTransformersFolder, Contract]:
-    """Reads what a folder says about its model, and derives the contract; raises as above."""
-    facts = read_sentence_transformers(folder)
+def read_contract(
+    folder: Path,
+    facts: PublishedEmbedder,
+    limits: ImportLimits,
+    form: PublishedForm | None,
+    tokenizer: bytes | None,
+) -> Contract:
+    """Derives the contract of an embedder from what its folder says; raises as above."""
     files = config_folder(facts.backbone)
     config = read_config(files)
-    prompt = published_prompt(
-        files, family_of(config), facts.roles, facts.default_role, facts.variables
-    )
+    if form is None:
+        prompt = published_prompt(
+            files, family_of(config), facts.roles, facts.default_role, facts.variables
+        )
+    else:
+        prompt = form.prompt
     width = int(config.text_config.hidden_size)
     whole = width if facts.dense is None else len(facts.dense.weight)
     dim = whole if facts.truncate_dim is None else facts.truncate_dim
@@ -123,15 +145,19 @@ def read_embedder(
             f"`max_pixels` is {limits.max_pixels}: one token of {folder} takes {token_pixels:,} "
             f"pixels; use {token_pixels:,} or more"
         )
-    least = _smallest_picture(files, config, longest, limits, folder)
+    least = 1
+    if form is None:
+        least = _smallest_picture(files, config, longest, limits, folder)
     # the largest picture has to fit into the longest prompt, or none above it could be embedded
     fitting = max(int(PICTURE_SHARE * longest), least) * token_pixels
     pixels = min(fitting, limits.max_pixels or fitting)
     budget = Budget(longest, pixels, max_frames=_NO_LIMIT, visuals=VISUALS)
-    contract = derive_contract(files, budget, 0, dim, facts.roles, prompt)
+    contract = derive_contract(files, budget, 0, dim, facts.roles, prompt, tokenizer)
+    if form is not None:
+        return with_form(contract, form, pixels)
     if files != facts.backbone:
         check_adapter_files(facts, files, config, contract)
-    return facts, contract
+    return contract
 
 
 def _smallest_picture(
@@ -161,9 +187,7 @@ def _smallest_picture(
     return least
 
 
-def _longest(
-    facts: SentenceTransformersFolder, positions: int, limits: ImportLimits, folder: Path
-) -> int:
+def _longest(facts: PublishedEmbedder, positions: int, limits: ImportLimits, folder: Path) -> int:
     """Returns the longest input in tokens."""
     own = min(positions, facts.max_length or positions)
     if limits.max_length is None:
@@ -176,7 +200,7 @@ def _longest(
     return limits.max_length
 
 
-def _model(facts: SentenceTransformersFolder, dim: int) -> LaMEModel:
+def _model(facts: PublishedEmbedder, dim: int) -> LaMEModel:
     """Builds the model from the weights of a folder."""
     backbone = load_backbone(facts.backbone, "auto")
     dense = facts.dense

@@ -64,7 +64,7 @@ def published_prompt(
             )
     check_rendering(template, layout, variables, folder)
     _check_special_tokens(folder, layout)
-    before, after = _added_tokens(folder)
+    before, after = added_tokens(folder)
     # transformers adds no tokens if a prompt begins with the token that begins texts
     first = variables.get("bos_token")
     if (before or after) and isinstance(first, str):
@@ -93,7 +93,7 @@ def _check_special_tokens(folder: Path, layout: PromptLayout) -> None:
     instructions, whereas transformers finds every one of the tokenizer's anywhere in the prompt.
     """
     literals = layout.literals().values()
-    # a file that is no tokenizer is refused by `_added_tokens`
+    # a file that is no tokenizer is refused by `added_tokens`
     entries = read_object(folder / "tokenizer.json").get("added_tokens")
     for entry in entries if isinstance(entries, list) else []:
         token = entry.get("content") if isinstance(entry, dict) else None
@@ -121,8 +121,12 @@ def _check_special_tokens(folder: Path, layout: PromptLayout) -> None:
                 )
 
 
-def _added_tokens(folder: Path) -> tuple[str, str]:
-    """Returns the tokens that the tokenizer itself adds before and after every text."""
+def added_tokens(folder: Path) -> tuple[str, str]:
+    """Returns the tokens that the tokenizer itself adds before and after every text.
+
+    Raises:
+        BundleError: the folder's tokenizer files cannot be read, or add anything but tokens.
+    """
     path = folder / "tokenizer_config.json"
     settings = read_object(path)
     for name in ("add_bos_token", "add_eos_token"):

@@ -50,8 +50,8 @@ both, empty if the folder has none, so that it never comes to the other names it
 
 
 @dataclass(frozen=True)
-class SentenceTransformersFolder:
-    """Holds what a Sentence Transformers folder says about its model.
+class PublishedEmbedder:
+    """Holds what the folder of a published embedder says about its model.
 
     Attributes:
         backbone: the folder of the backbone, its tokenizer and its processor.
@@ -76,7 +76,7 @@ class SentenceTransformersFolder:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def read_sentence_transformers(folder: Path) -> SentenceTransformersFolder:
+def read_sentence_transformers(folder: Path) -> PublishedEmbedder:
     """Reads a Sentence Transformers folder.
 
     Raises:
@@ -108,7 +108,7 @@ def read_sentence_transformers(folder: Path) -> SentenceTransformersFolder:
     if "Normalize" in modules:
         check_normalize(modules["Normalize"])
     versions = settings.get("__version__")
-    return SentenceTransformersFolder(
+    return PublishedEmbedder(
         backbone=backbone,
         pooling=read_pooling(modules["Pooling"], width),
         dense=read_dense(modules["Dense"], width) if "Dense" in modules else None,

@@ -42,6 +42,8 @@ class ProvePublished(Pass):
         """Returns whether there are a pipeline, its libraries, and a graph in FP32."""
         return (
             state.published is not None
+            # a folder that does not describe itself has a script, which is never run
+            and state.options.form is None
             and any(graph in FP32_GRAPHS for graph in state.graphs)
             and all(map(importlib.util.find_spec, ("sentence_transformers", "torchvision")))
         )

@@ -11,7 +11,7 @@ from lame_export.state import ExportState
 
 
 class ImportPublished(Pass):
-    """Writes a Sentence Transformers folder as a checkpoint, to the export's scratch folder."""
+    """Writes a published embedder as a checkpoint, to the export's scratch folder."""
 
     name = "import"
     writes = ("checkpoint", "published")
@@ -21,7 +21,7 @@ class ImportPublished(Pass):
         # deferred: PyTorch and transformers take seconds to import
         from lame_training.published.folder_kind import folder_kind
 
-        return folder_kind(state.checkpoint) == "sentence-transformers"
+        return folder_kind(state.checkpoint, state.options.form) != "checkpoint"
 
     def may_write(self, state: ExportState) -> Sequence[str]:  # noqa: ARG002 - the same for every state
         """Returns no pattern: the checkpoint is not part of the bundle."""
@@ -36,5 +36,5 @@ class ImportPublished(Pass):
         options = state.options
         limits = ImportLimits(options.max_length, options.max_pixels)
         state.published, checkpoint = state.checkpoint, state.scratch / "checkpoint"
-        import_embedder(state.published, checkpoint, limits)
+        import_embedder(state.published, checkpoint, limits, options.form)
         state.checkpoint = checkpoint

@@ -6,25 +6,29 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from lame_runtime.errors import shown
 from lame_runtime.files.constraints import Length, Name, Text
 
-SPECIAL_TOKEN = re.compile(r"(<\|[a-z_]+\|>)")
-"""The form of all special tokens in the families' chat templates."""
+SPECIAL_TOKEN = re.compile(r"(<\|[a-z_]+\|>|<[a-z]+_emb>)")
+"""The forms of special tokens: those of the families' chat templates, and those that embedders add
+to be pooled, such as UME-R1's <disc_emb>."""
 VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>")
 """Special tokens whose places the features of pictures and videos take."""
 Literals = Annotated[str, Text(65_536)]
 """A part of the prompt; a published one has about 60 characters."""
+DictOrder = Literal["keys", "image_video_text", "video_image_text"]
+"""Orders of the parts of a dict."""
 
 
 @dataclass(frozen=True)
 class PromptLayout:
     """How an input becomes one string. `<|…|>` tokens inside these strings are special tokens.
 
-    The order is `prefix`, the input's parts in their own order, `suffix`. The instruction stands
-    before the first text, joined to it by `separator`, or after the last part if there is no text.
+    The order is `prefix`, the input's parts in their own order, `text_close`, `suffix`. The
+    instruction stands before the first text, joined to it by `separator`, or after the last part if
+    there is no text.
     If `system_open` is not empty, the instruction is a system message instead: `system_open`, the
     instruction and `system_close` then take the place of `prefix`.
     """
@@ -54,6 +58,13 @@ class PromptLayout:
     Otherwise pictures and videos precede the text, and white space around texts is removed, as is
     MMEB's placeholder for a picture.
     """
+    dict_order: DictOrder = "keys"
+    """Order of the parts of a dict if `as_given` is true; a list of parts always keeps its own."""
+    punctuate: bool = False
+    """Whether an instruction is stripped, and ended by a full stop unless its last character is
+    punctuation (category P of Unicode)."""
+    text_close: Literals = ""
+    """Plain text after the last part, which is tokenized as one with a text there."""
 
     def contradictions(self) -> Iterator[str]:
         """Yields what is wrong with strings that are each in their range."""
@@ -74,10 +85,10 @@ class PromptLayout:
     def literals(self) -> dict[str, str]:
         """Returns the strings in which `<|…|>` tokens are special tokens, by name of their field.
 
-        Instructions and the separator are tokenized as plain text.
+        Instructions, the separator and `text_close` are tokenized as plain text.
         """
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.type == "Literals" and field.name != "separator"
+            if field.type == "Literals" and field.name not in ("separator", "text_close")
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from lame_runtime.files.constraints import Between
 
@@ -29,6 +29,9 @@ class TokenRules:
     """Longest prompt in tokens, pictures included, latent rows excluded."""
     has_embed: bool = True
     """Whether [EMBED] follows the prompt; without it, the prompt's last token takes its part."""
+    positions: Literal["mrope", "sequential"] = "mrope"
+    """How positions are counted: M-RoPE, or one by one on all three axes, as the code of some
+    published embedders does also for pictures."""
 
     @property
     def n_latents(self) -> int:
