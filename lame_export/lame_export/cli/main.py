@@ -24,6 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
         bundle_command,
         demo_command,
         engine_command,
+        triton_command,
         verify_command,
     )
 
@@ -34,6 +35,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     # the order in which `--help` lists the commands
-    for module in (bundle_command, engine_command, verify_command, bisect_command, demo_command):
+    for module in (
+        bundle_command,
+        engine_command,
+        verify_command,
+        triton_command,
+        bisect_command,
+        demo_command,
+    ):
         module.add(commands)
     return parser
