@@ -116,11 +116,9 @@ def config_text(serving: Serving, dim: int, bundle: str, warm_ups: Iterable[Warm
             'backend: "python"',
             f"max_batch_size: {serving.max_batch_size}",
             "",
-            # ragged: requests with other tensors, such as a text and a picture, share a batch
             "input [",
             ",\n".join(
-                f'  {{ name: "{name}" data_type: TYPE_STRING dims: [ 1 ] '
-                "optional: true allow_ragged_batch: true }"
+                f'  {{ name: "{name}" data_type: TYPE_STRING dims: [ 1 ] optional: true }}'
                 for name in TENSORS
             ),
             "]",
