@@ -73,6 +73,17 @@ class Server:
         sizes = stats.get("batch_stats", [])
         return {entry["batch_size"]: entry["compute_infer"]["count"] for entry in sizes}
 
+    def log_text(self) -> str:
+        """Returns what the server has logged so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def wait_for(self, line: str, count: int) -> None:
+        """Waits until the log holds a text `count` times."""
+        deadline = time.monotonic() + _START_SECONDS
+        while self.log_text().count(line) < count:
+            assert time.monotonic() < deadline, f"no line {line!r}:\n{self.log_text()[-4000:]}"
+            time.sleep(0.005)
+
 
 def answer(connection: Any) -> tuple[int, Any]:
     """Returns the status and the JSON of the response that a connection waits for."""
@@ -120,6 +131,7 @@ def running(repository: Path, folder: Path) -> Iterator[Server]:
         "--allow-grpc=false",
         "--allow-metrics=false",
         "--disable-auto-complete-config",
+        "--log-verbose=1",  # with a line for each batch
     ]
     log = folder / "log"
     with log.open("wb") as output:
@@ -131,9 +143,9 @@ def running(repository: Path, folder: Path) -> Iterator[Server]:
     try:
         deadline = time.monotonic() + _START_SECONDS
         while not _is_ready(server):
-            text = log.read_text(encoding="utf-8", errors="replace")
-            assert process.poll() is None, f"the server has ended:\n{text[-4000:]}"
-            assert time.monotonic() < deadline, f"the server does not start:\n{text[-4000:]}"
+            end = server.log_text()[-4000:]
+            assert process.poll() is None, f"the server has ended:\n{end}"
+            assert time.monotonic() < deadline, f"the server does not start:\n{end}"
             time.sleep(0.1)
         yield server
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,26 +32,19 @@ def data(response: Any) -> list[float]:
 
 
 def hold(server: Server, picture_uri: str) -> Any:
-    """Sends a request that keeps the model busy for as long as the next ones take to arrive."""
+    """Sends a request that keeps the model busy while the next ones arrive; it runs already."""
     item = json.dumps({"video": [picture_uri] * 16, "fps": 2})
-    before = pending(server)
+    line = "executing 1 requests"
+    before = server.log_text().count(line)
     connection = server.send("tiny", {"input_json": [item] * 32})
-    # it runs when it is no longer waiting: the server counts it among the executed ones at its end
-    while pending(server) == before:
-        time.sleep(0.005)
+    server.wait_for(line, before + 1)
     return connection
-
-
-def pending(server: Server) -> int:
-    """Returns how often an execution has begun so far, by the server's log."""
-    text = server.log.read_text(encoding="utf-8", errors="replace")
-    return text.count("executing 1 requests")
 
 
 def test_the_model_is_ready_after_its_warm_up(server: Server) -> None:
     """The server says which graph it serves and why; five golden inputs went through it."""
     assert server.get("/v2/models/tiny/ready")[0] == 200
-    log = server.log.read_text(encoding="utf-8", errors="replace")
+    log = server.log_text()
     assert "graph fp32 by default there; golden vectors hold" in log
     for modality in ("image", "image+text", "text", "images+text", "video+text"):
         assert f"running warmup sample '{modality}'" in log
@@ -96,10 +88,8 @@ def test_simultaneous_requests_are_embedded_together(server: Server, picture_uri
             assert status == 400
             assert response["error"].startswith("input 0: the given bytes: not a picture")
         else:
-            assert (status, data(response)) == (
-                200,
-                data(server.infer("tiny", {"text": [inputs[number]]})[1]),
-            )
+            alone = server.infer("tiny", {"text": [inputs[number]]})[1]
+            assert (status, data(response)) == (200, data(alone))
     assert server.get("/v2/models/tiny/ready")[0] == 200
 
 

@@ -153,7 +153,7 @@ def test_no_string_of_a_client_opens_anything(
         assert encoder.encode({"image": str(picture)}).shape == (1, 64)
     monkeypatch.setattr(urls, "open_regular", lambda *_: pytest.fail("a file was opened"))
     for place in places:
-        with pytest.raises(InputError, match="a server opens none|is a URL"):
+        with pytest.raises(InputError, match=r"a server opens none|is a URL"):
             read_request(encoded({"input_json": [json.dumps(place)]}), {}, example_contract)
 
 
