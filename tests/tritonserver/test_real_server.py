@@ -94,8 +94,12 @@ def test_simultaneous_requests_are_embedded_together(server: Server, picture_uri
 
 
 def test_requests_beyond_the_queue_are_refused(server: Server, picture_uri: str) -> None:
-    """Of 30 requests, 24 may wait; the others are refused at once, and the 24 are answered."""
+    """If 30 requests arrive, 24 may wait; the others are refused at once, and the 24 are answered.
+
+    A request that may wait for a millisecond is refused after that.
+    """
     busy = hold(server, picture_uri)
+    assert server.infer("tiny", {"text": ["in a hurry"]}, timeout=1000)[0] == 503
     waiting = [server.send("tiny", {"text": [f"text {number}"]}) for number in range(30)]
     statuses = [answer(connection)[0] for connection in waiting]
     assert answer(busy)[0] == 200

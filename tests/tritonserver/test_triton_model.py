@@ -14,6 +14,8 @@ import pytest
 from changed_bundle import EXAMPLE, rehash
 from lame_runtime import Encoder, ProofError
 from lame_runtime.backends.fake import FakeBackend
+from lame_runtime.contract import Preparer
+from lame_runtime.inputs import as_input
 from lame_runtime.integrations.triton import triton_service
 from triton_stand_in import Request, TritonError, load_model
 
@@ -175,8 +177,6 @@ def test_a_run_that_fails_for_one_request_is_repeated_for_the_others(
 ) -> None:
     """Each request runs alone then; the message tells nothing about the machine."""
     preparer = model.service.encoder.preparer
-    from lame_runtime.inputs import as_input
-
     faulty.fails_for = {len(preparer(as_input("a longer text than the others")).ids)}
     texts = ["a", "a longer text than the others", "b"]
     first, second, third = model.execute([text_request(text) for text in texts])
@@ -185,6 +185,31 @@ def test_a_run_that_fails_for_one_request_is_repeated_for_the_others(
     assert second.error().message() == "the model could not embed this; see the log of the server"
     # a golden input goes through, so the machine is fine
     assert model.is_ready()
+
+
+def test_a_fault_of_ours_costs_one_request(
+    model: Any, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever reading or preparing raises becomes the error of the request that it concerns."""
+    logging.getLogger(triton_service.__name__).setLevel(logging.CRITICAL)
+    read, prepare = triton_service.read_request, Preparer.__call__
+
+    def faulty_read(tensors: Any, *arguments: Any, **options: Any) -> Any:
+        return 1 // 0 if tensors["text"] == [b"unread"] else read(tensors, *arguments, **options)
+
+    def faulty_prepare(self: Preparer, item: Any, *arguments: Any, **options: Any) -> Any:
+        if item.parts == ("unprepared",):
+            raise KeyError("a secret")
+        return prepare(self, item, *arguments, **options)
+
+    monkeypatch.setattr(triton_service, "read_request", faulty_read)
+    monkeypatch.setattr(Preparer, "__call__", faulty_prepare)
+    # a list with a fault of the client's too, so that inputs are prepared one by one
+    for texts in (["unread", "unprepared", "a"], ["unprepared", "\0" * 9_000, "a"]):
+        *bad, good = model.execute([text_request(text) for text in texts])
+        np.testing.assert_array_equal(vectors(good), encoder.encode("a"))
+        assert all(response.error() is not None for response in bad)
+        assert not any("secret" in response.error().message() for response in bad)
 
 
 def test_readiness_is_that_of_a_batch(

@@ -81,6 +81,7 @@ def read_request(
     if unknown := sorted(set(parameters) - set(PARAMETERS)):
         # a misspelled role would otherwise give other vectors without a word
         raise UsageError(f"unknown parameter {shown(unknown[0])!r}: use {', '.join(PARAMETERS)}")
+    # the server refuses such requests itself, but their rows must not be mixed up in any case
     counts = {len(values) for values in tensors.values()}
     if not counts:
         raise InputError("the request is empty: give `text`, `image` or `input_json`")
@@ -107,6 +108,7 @@ def _read_row(
         if "text" in row or "image" in row:
             raise InputError("give either `input_json`, or `text` and `image`, not both")
         return _checked(_parsed_json(row["input_json"]), allow_video=allow_video)
+    # bytes of a picture are never text, so only those of a `data:` URI are decoded
     text = _decoded(row, "text") if "text" in row else ""
     picture: str | bytes | None = row.get("image")
     if picture is not None and picture[: len(_DATA)].lower() == _DATA.encode():
@@ -128,6 +130,7 @@ def _checked(item: Any, *, allow_video: bool) -> Input:
         raise InputError('`input_json` must be a JSON object, such as {"text": "a red bicycle"}')
     # decodes `data:` URIs and refuses URLs; opens nothing
     parsed = as_input(item)
+    # asked of the result, because a source may stand in many places of a dict
     for name in file_names(parsed):
         raise InputError(
             f"{shown(name)}: names a file, and a server opens none; give its bytes as a data: URI"
@@ -149,7 +152,9 @@ def _is_picture(text: str, row: Mapping[str, bytes], parameters: Mapping[str, An
             "a text with a picture takes the tensors `text` and `image`"
         )
     if modality == "text":
+        # whoever says so may embed a `data:` URI as the letters that it is
         return False
+    # not `is_url`: a text may well begin with an address
     is_uri = text.lstrip()[: len(_DATA)].lower() == _DATA and isinstance(resolved(text), bytes)
     if modality == "image" and text and not is_uri:
         raise InputError("`modality` is image, but `text` is no data: URI; give one, or `image`")
@@ -165,6 +170,7 @@ def _is_picture(text: str, row: Mapping[str, bytes], parameters: Mapping[str, An
 def _role(row: Mapping[str, bytes], parameters: Mapping[str, Any]) -> str | None:
     kind = _decoded(row, "input_type") if "input_type" in row else parameters.get("input_type")
     if kind is None:
+        # the contract may have a default of its own
         return None
     if not isinstance(kind, str) or kind not in ROLES:
         raise UsageError(f"`input_type` is {described(kind)}: use {', '.join(ROLES)}")

@@ -36,6 +36,8 @@ Raw = tuple[Mapping[str, Sequence[bytes]], Mapping[str, Any]]
 """Tensors and parameters of one request, as `read_request` takes them."""
 FRESH_SECONDS = 30.0
 """Time for which a batch that went through shows that the next one will."""
+_FAILED = "the model could not embed this; see the log of the server"
+"""Message of errors that are not the client's, whose cause may tell about the machine."""
 
 
 class TritonService:
@@ -57,6 +59,7 @@ class TritonService:
             raise UsageError("`encoder` was not loaded from a bundle; use `Encoder.load`")
         self.encoder = encoder
         self.allow_video = allow_video
+        # changed golden vectors could prove a changed graph
         encoder.bundle.check_golden()
         self._golden = _cheapest(encoder, encoder.bundle.golden())
         self._went_through_at = -math.inf
@@ -90,6 +93,7 @@ class TritonService:
         if time.monotonic() - self._went_through_at < FRESH_SECONDS:
             return True
         try:
+            # the shortest one alone, because the server waits only a few seconds for the answer
             self._prove(self._golden.subset([0]))
         # whatever a lost device raises
         except Exception as error:
@@ -107,6 +111,10 @@ class TritonService:
             return read_request(*raw, contract, allow_video=self.allow_video)
         except LameError as error:
             return error
+        # a fault of ours must not cost the requests of others
+        except Exception:
+            logger.exception("a request could not be read")
+            return BackendError(_FAILED)
 
     def _embed(self, requests: list[TritonRequest]) -> list[Vectors | LameError]:
         """Embeds requests together; if that fails, those without fault together, or each alone."""
@@ -127,10 +135,12 @@ class TritonService:
             logger.exception("a batch of %d requests failed", len(requests))
             if is_single:
                 kind = DeviceError if isinstance(error, DeviceError) else BackendError
-                return [kind("the model could not embed this; see the log of the server")]
+                return [kind(_FAILED)]
         good = [request for request, error in zip(requests, problems, strict=True) if not error]
         if len(good) == len(requests):
+            # nobody's input is at fault, so each is tried once by itself
             return [outcome for request in requests for outcome in self._embed([request])]
+        # together, or a client that sends bad pictures would undo everyone's batches
         rest = iter(self._embed(good))
         return [error or next(rest) for error in problems]
 
@@ -149,13 +159,16 @@ class TritonService:
         self._went_through_at = time.monotonic()
         return outcomes
 
-    def _problem(self, request: TritonRequest) -> InputError | None:
+    def _problem(self, request: TritonRequest) -> LameError | None:
         """Returns why an input of a request cannot be prepared; None if all can."""
         for number, item in enumerate(request.items):
             try:
                 self.encoder.preparer(item, truncate=request.truncate)
             except InputError as error:
                 return InputError(f"input {number}: {error}")
+            except Exception:
+                logger.exception("an input could not be prepared")
+                return BackendError(_FAILED)
         return None
 
     def _prove(self, golden: Golden) -> None:
