@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,8 +132,24 @@ def test_bad_requests_leave_their_batch_mates_alone(model: Any, encoder: Encoder
     assert mixed.error().message().startswith("input 0: ")
 
 
+def test_a_message_quotes_no_other_library(model: Any, picture: Path) -> None:
+    """Pillow's and PDFium's words stay here; options are those that a client has."""
+    cut = picture.read_bytes()
+    damaged = [cut[:60], cut[:200], b"\x89PNG\r\n\x1a\n" + bytes(50), b"%PDF-1.4"]
+    requests = [Request({"image": [content]}) for content in damaged]
+    *pictures, text = model.execute([*requests, text_request("word " * 900)])
+    for response in pictures:
+        message = response.error().message()
+        assert re.fullmatch(
+            r"input 0: the given bytes: the (picture|PDF) cannot be (decoded|read); it may be "
+            r"truncated or damaged",
+            message,
+        )
+    assert text.error().message().endswith("shorten it or set `truncate` to END")
+
+
 def test_a_client_that_is_gone_and_tensors_that_raise_cost_nobody_else(
-    model: Any, encoder: Encoder, caplog: pytest.LogCaptureFixture
+    model: Any, encoder: Encoder
 ) -> None:
     """A request that nobody waits for is not embedded; one that cannot be read gets an error."""
     broken = text_request("b")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,6 +39,8 @@ FRESH_SECONDS = 30.0
 """Time for which a batch that went through shows that the next one will."""
 _FAILED = "the model could not embed this; see the log of the server"
 """Message of errors that are not the client's, whose cause may tell about the machine."""
+# what Pillow, PDFium, FFmpeg or tokenizers said, which may hold an address in memory
+_FOREIGN = re.compile(r"(cannot be \w+|are not supported) \(.*\)(?=[;:])")
 
 
 class TritonService:
@@ -86,7 +89,10 @@ class TritonService:
             embedded = self._embed([outcomes[number] for number in numbers])
             for number, outcome in zip(numbers, embedded, strict=True):
                 outcomes[number] = outcome
-        return outcomes
+        return [
+            _for_clients(outcome) if isinstance(outcome, LameError) else outcome
+            for outcome in outcomes
+        ]
 
     def is_ready(self) -> bool:
         """Returns whether a batch has gone through lately, or a golden input goes through now."""
@@ -188,6 +194,12 @@ class TritonService:
                 f"{figures['min_cosine']:.6f}); run `lame-runtime verify` on this machine"
             )
         self._went_through_at = time.monotonic()
+
+
+def _for_clients(error: LameError) -> LameError:
+    """Returns an error whose message quotes no other library and names the client's options."""
+    message = _FOREIGN.sub(r"\1", str(error))
+    return type(error)(message.replace("pass `truncate=True`", "set `truncate` to END"))
 
 
 def _cheapest(encoder: Encoder, golden: Golden) -> Golden:
