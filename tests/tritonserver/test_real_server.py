@@ -94,7 +94,7 @@ def test_simultaneous_requests_are_embedded_together(server: Server, picture_uri
 
 
 def test_requests_beyond_the_queue_are_refused(server: Server, picture_uri: str) -> None:
-    """If 30 requests arrive, 24 may wait; the others are refused at once, and the 24 are answered."""
+    """If 30 requests arrive, 24 may wait and are answered; the others are refused at once."""
     busy = hold(server, picture_uri)
     waiting = [server.send("tiny", {"text": [f"text {number}"]}) for number in range(30)]
     statuses = [answer(connection)[0] for connection in waiting]
