@@ -19,6 +19,9 @@ PACKAGES := runtime training lame_export
 BINDINGS := tensorrt_cu12_bindings==10.3.0 tensorrt_cu13_bindings==10.16.1.11 tensorrt_cu13_bindings==11.4.0.106
 # The oldest ONNX Runtime that graphs for CPUs are promised to run on.
 FLOOR := onnxruntime==1.23.2
+# A real Triton server for tests, with the Python that its models run in: its bindings to Python are
+# from before NumPy 2. The wheels are for Linux on x86-64 and Python up to 3.12.
+TRITON := nvidia-pytriton==0.7.0 tritonclient==2.73.0 numpy==1.26.4
 
 .PHONY: help demo test check docs dist tiny-bundle ablation paradigms bench realsize fuzz endurance aarch64 clean
 
@@ -87,4 +90,10 @@ $(VENV)/ready: constraints.txt pyproject.toml runtime/pyproject.toml training/py
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt --target $(VENV)/oracle --upgrade torchvision
 	for binding in $(BINDINGS); do $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/bindings/$${binding#*==} --upgrade $$binding || exit 1; done
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/floor --upgrade $(FLOOR)
+	rm -rf $(VENV)/triton
+	($(PYTHON) -m venv --without-pip $(VENV)/triton \
+	&& $(BIN)/python -m pip --python $(VENV)/triton install --quiet --no-deps --only-binary :all: $(TRITON) \
+	&& $(BIN)/python -m pip --python $(VENV)/triton install --quiet --no-deps -c constraints.txt pillow tokenizers tqdm \
+	&& realpath $(VENV)/floor > "$$(echo $(VENV)/triton/lib/python*/site-packages)/floor.pth") \
+	|| { echo "no Triton server for this machine: its tests will be skipped"; rm -rf $(VENV)/triton; }
 	touch $@

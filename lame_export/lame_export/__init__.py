@@ -8,6 +8,7 @@
     lint/              rules that every graph must satisfy
     parity/            the certificate's rows that need PyTorch
     engine/            ONNX to TensorRT plans; needs only lame-runtime
+    triton/            model repositories for Triton; needs only lame-runtime
     bisect/            layer at which a graph deviates from PyTorch
     demo/, cli/        the demo; the program `lame-export`
 

@@ -25,6 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
         demo_command,
         engine_command,
         sentence_transformers_command,
+        triton_command,
         verify_command,
     )
 
@@ -39,6 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
         bundle_command,
         engine_command,
         verify_command,
+        triton_command,
         bisect_command,
         demo_command,
         sentence_transformers_command,
