@@ -1,0 +1,73 @@
+"""Bytes → JSON → a checked shape. Errors are ours, and name the place in the request."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from lame_runtime.errors import shown
+from lame_runtime.serving.api.api_errors import ApiError
+
+ShapeT = TypeVar("ShapeT", bound=msgspec.Struct)
+
+TOKEN_IDS = (
+    "token ids cannot be embedded, since they are another tokenizer's: send the text "
+    "(LangChain's OpenAIEmbeddings: check_embedding_ctx_length=False)"
+)
+_PLACE = re.compile(r" - at `(?:key in )?\$\.?(?P<place>[^`]*)`$")
+_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<key>.*?)`", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(?P<key>\w+)`")
+_TYPES = re.compile(r"^Expected `(?P<expected>[^`]*)`, got `(?P<found>\w+)`")
+_WORDS = {
+    "str": "a string", "int": "a whole number", "float": "a number", "bool": "true or false",
+    "array": "a list", "object": "an object", "null": "null",
+}  # fmt: skip
+
+
+def parse(body: bytes, shape: type[ShapeT]) -> tuple[ShapeT, dict[str, Any]]:
+    """Reads a request.
+
+    Returns:
+        The checked request, and the JSON that it was made from: objects as dicts, whose keys keep
+        their order.
+
+    Raises:
+        ApiError: 400, no JSON, an unknown key, a value of another type, or token ids.
+    """
+    try:
+        raw = msgspec.json.decode(body)
+        return msgspec.convert(raw, shape), raw
+    except msgspec.ValidationError as error:
+        raise _mismatch(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise ApiError(400, "the body is not valid JSON in UTF-8", "invalid_json") from None
+    except RecursionError:
+        raise ApiError(400, "the JSON is nested too deeply", "invalid_json") from None
+
+
+def _mismatch(text: str) -> ApiError:
+    """Returns our own words for what msgspec found."""
+    match = _PLACE.search(text)
+    place = match["place"] if match else ""
+    subject = f"`{shown(place)}`" if place else "the body"
+    if unknown := _UNKNOWN.match(text):
+        key = shown(unknown["key"])
+        message = f"{subject} has the unknown key `{key}`: see /openapi.json for those there are"
+        return ApiError(400, message, "unknown_key", param=place or key)
+    if missing := _MISSING.match(text):
+        return ApiError(400, f"{subject} lacks `{missing['key']}`", param=place or missing["key"])
+    types = _TYPES.match(text)
+    if types is None:
+        # of a list of words, or out of range
+        return ApiError(
+            400, f"{subject} has a value that is not allowed: see /openapi.json", param=place
+        )
+    if types["found"] in ("int", "float") and place.startswith("input["):
+        param = place[: place.index("]") + 1]
+        if place.count("[") <= 2 and "." not in place:
+            return ApiError(400, TOKEN_IDS, "token_ids", param=param)
+    expected = " or ".join(_WORDS.get(word, word) for word in types["expected"].split(" | "))
+    found = _WORDS.get(types["found"], "another type")
+    return ApiError(400, f"{subject} must be {expected}, not {found}", param=place or None)

@@ -1,0 +1,146 @@
+"""An encoder with everything that serves it: admission, threads, health and figures."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from lame_runtime.contract.prompts import Input
+from lame_runtime.encoder import Encoder
+from lame_runtime.errors import InputError
+from lame_runtime.machine.cores import default_workers
+from lame_runtime.preparation.decoding_memory import DecodingMemory
+from lame_runtime.serving.admission import Admission
+from lame_runtime.serving.api.api_errors import ApiError, input_problem
+from lame_runtime.serving.health import Health
+from lame_runtime.serving.probes import warm_up
+from lame_runtime.serving.remote.download import Downloader
+from lame_runtime.serving.requests.items import item_input
+from lame_runtime.serving.requests.media_sources import MediaSources
+from lame_runtime.serving.requests.wanted import Wanted
+from lame_runtime.serving.scheduling.backend_runner import BackendRunner
+from lame_runtime.serving.scheduling.jobs import Job
+from lame_runtime.serving.scheduling.scheduler import Scheduler
+from lame_runtime.serving.settings import ServeOptions
+from lame_runtime.serving.telemetry import Telemetry
+
+_DOWNLOADS = 32
+"""Requests that may wait for other hosts at one time."""
+
+
+class Service:
+    """Serves one encoder. Creating it runs golden inputs, so that the first request is not slow.
+
+    Args:
+        encoder: an encoder of a bundle; closed with the service.
+        options: limits and switches.
+        admission: counts accepted work.
+        health: told when the service is ready.
+        telemetry: figures.
+
+    Raises:
+        ProofError: the graph does not give the bundle's vectors.
+        BackendError: the graph failed.
+        BundleError: the golden files are damaged.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        options: ServeOptions,
+        admission: Admission,
+        health: Health,
+        telemetry: Telemetry,
+    ) -> None:
+        probe = warm_up(encoder)
+        health.succeeded()
+        workers = default_workers()
+        memory = DecodingMemory()
+        downloader = Downloader(options.allow_urls) if options.allow_urls else None
+        rules = encoder.preparer.contract.images
+        self.encoder = encoder
+        self.options = options
+        self.admission = admission
+        self.health = health
+        self.telemetry = telemetry
+        self.name = options.name or _folder_name(encoder)
+        self.media = MediaSources(rules, options.allow_video, memory, downloader)
+        self.readers = ThreadPoolExecutor(
+            workers if downloader is None else _DOWNLOADS, "lame-serve-read"
+        )
+        """Threads that parse requests and write replies, so that the loop of events goes on."""
+        self.scheduler = Scheduler(
+            BackendRunner(encoder, probe, health, telemetry),
+            encoder.preparer,
+            memory,
+            health,
+            telemetry,
+            batch_tokens=min(options.batch_tokens, encoder.max_tokens),
+            workers=workers,
+        )
+
+    def inputs(self, wanted: Wanted) -> list[Input]:
+        """Returns the inputs of a request; headers of pictures are read, nothing is decoded.
+
+        Raises:
+            ApiError: 400, an item cannot be an input; the error names it.
+        """
+        inputs = []
+        for item, place in zip(wanted.items, wanted.places, strict=True):
+            try:
+                inputs.append(item_input(item, self.media))
+            except InputError as error:
+                raise input_problem(error, place) from None
+        return inputs
+
+    def job(self, inputs: list[Input], wanted: Wanted) -> Job:
+        """Returns a job for inputs, which `scheduler.submit` takes."""
+        encoder = self.encoder
+        return Job(inputs, wanted.places, wanted.options, encoder.preparer, encoder.dim)
+
+    def check_count(self, wanted: Wanted) -> None:
+        """Raises the `ApiError` 400 if a request has too many items."""
+        if (count := len(wanted.items)) > self.options.max_items:
+            raise ApiError(
+                400,
+                f"the request has {count:,} items, the limit is {self.options.max_items:,}: "
+                "send several requests",
+                "too_many_items",
+                param="input",
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what `/v1/models` says about the model."""
+        contract, bundle = self.encoder.preparer.contract, self.encoder.bundle
+        video = ["video"] if self.options.allow_video else []
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "lame",
+            "bundle_sha256": "" if bundle is None else bundle.manifest.sha256,
+            "graph": self.encoder.graph,
+            "backend": self.encoder.backend.name,
+            "dim": self.encoder.dim,
+            "inputs": ["text", "image", *video],
+            "roles": sorted(contract.prompt.roles),
+            "limits": {
+                "items": self.options.max_items,
+                "body_bytes": self.options.max_body_bytes,
+                "tokens": contract.tokens.max_length,
+                "visuals": contract.limits.visuals,
+                "patches": contract.limits.patches,
+                "source_pixels": contract.images.max_source_pixels,
+            },
+        }
+
+    def close(self) -> None:
+        """Ends the threads and releases the graphs."""
+        self.scheduler.close()
+        self.readers.shutdown(wait=True, cancel_futures=True)
+        self.encoder.close()
+
+
+def _folder_name(encoder: Encoder) -> str:
+    return "lame" if encoder.bundle is None else Path(encoder.bundle.folder).resolve().name
