@@ -7,7 +7,7 @@ service        an encoder with everything that serves it
 admission      how much work is accepted at one time
 health         whether vectors really come out
 probes         golden inputs that go through at the start, and later again
-telemetry      figures for Prometheus
+figures        figures for Prometheus
 web/           routes, the key, sockets, signals
 api/           errors, the OpenAPI page, replies
 requests/      JSON in every shape that clients send → inputs

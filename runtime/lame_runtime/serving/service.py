@@ -13,6 +13,7 @@ from lame_runtime.machine.cores import default_workers
 from lame_runtime.preparation.decoding_memory import DecodingMemory
 from lame_runtime.serving.admission import Admission
 from lame_runtime.serving.api.api_errors import ApiError, input_problem
+from lame_runtime.serving.figures import Figures
 from lame_runtime.serving.health import Health
 from lame_runtime.serving.probes import warm_up
 from lame_runtime.serving.remote.download import Downloader
@@ -23,7 +24,6 @@ from lame_runtime.serving.scheduling.backend_runner import BackendRunner
 from lame_runtime.serving.scheduling.jobs import Job
 from lame_runtime.serving.scheduling.scheduler import Scheduler
 from lame_runtime.serving.settings import ServeOptions
-from lame_runtime.serving.telemetry import Telemetry
 
 _DOWNLOADS = 32
 """Requests that may wait for other hosts at one time."""
@@ -37,7 +37,7 @@ class Service:
         options: limits and switches.
         admission: counts accepted work.
         health: told when the service is ready.
-        telemetry: figures.
+        figures: figures.
 
     Raises:
         ProofError: the graph does not give the bundle's vectors.
@@ -51,7 +51,7 @@ class Service:
         options: ServeOptions,
         admission: Admission,
         health: Health,
-        telemetry: Telemetry,
+        figures: Figures,
     ) -> None:
         probe = warm_up(encoder)
         health.succeeded()
@@ -63,7 +63,7 @@ class Service:
         self.options = options
         self.admission = admission
         self.health = health
-        self.telemetry = telemetry
+        self.figures = figures
         self.name = options.name or _folder_name(encoder)
         self.media = MediaSources(rules, options.allow_video, memory, downloader)
         self.readers = ThreadPoolExecutor(
@@ -71,11 +71,11 @@ class Service:
         )
         """Threads that parse requests and write replies, so that the loop of events goes on."""
         self.scheduler = Scheduler(
-            BackendRunner(encoder, probe, health, telemetry),
+            BackendRunner(encoder, probe, health, figures),
             encoder.preparer,
             memory,
             health,
-            telemetry,
+            figures,
             batch_tokens=min(options.batch_tokens, encoder.max_tokens),
             workers=workers,
         )

@@ -19,7 +19,7 @@ TOKEN_IDS = (
 _PLACE = re.compile(r" - at `(?:key in )?\$\.?(?P<place>[^`]*)`$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<key>.*?)`", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<key>\w+)`")
-_TYPES = re.compile(r"^Expected `(?P<expected>[^`]*)`, got `(?P<found>\w+)`")
+_TYPES = re.compile(r"^Expected `(?P<expected>[^`]*)`, got `(?P<actual>\w+)`")
 _WORDS = {
     "str": "a string", "int": "a whole number", "float": "a number", "bool": "true or false",
     "array": "a list", "object": "an object", "null": "null",
@@ -64,10 +64,10 @@ def _mismatch(text: str) -> ApiError:
         return ApiError(
             400, f"{subject} has a value that is not allowed: see /openapi.json", param=place
         )
-    if types["found"] in ("int", "float") and place.startswith("input["):
+    if types["actual"] in ("int", "float") and place.startswith("input["):
         param = place[: place.index("]") + 1]
         if place.count("[") <= 2 and "." not in place:
             return ApiError(400, TOKEN_IDS, "token_ids", param=param)
     expected = " or ".join(_WORDS.get(word, word) for word in types["expected"].split(" | "))
-    found = _WORDS.get(types["found"], "another type")
-    return ApiError(400, f"{subject} must be {expected}, not {found}", param=place or None)
+    actual = _WORDS.get(types["actual"], "another type")
+    return ApiError(400, f"{subject} must be {expected}, not {actual}", param=place or None)

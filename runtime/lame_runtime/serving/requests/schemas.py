@@ -137,7 +137,7 @@ class CohereReply(Struct):
 
 
 class ErrorDetail(Struct):
-    """What is wrong, in which place, and a word for programs."""
+    """An error in words, its place in the request, and a word for programs."""
 
     message: str
     type: str

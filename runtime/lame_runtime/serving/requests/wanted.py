@@ -1,4 +1,4 @@
-"""What every request comes to, whatever its shape."""
+"""Brings requests of every shape into one form."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ import numpy as np
 from lame_runtime.contract.batch import Floats, assemble
 from lame_runtime.contract.preparer import Prepared
 from lame_runtime.encoder import Encoder
+from lame_runtime.serving.figures import Figures
 from lame_runtime.serving.health import Health
 from lame_runtime.serving.probes import Probe
-from lame_runtime.serving.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -27,16 +27,14 @@ class BackendRunner:
         encoder: gives the contract and the backend.
         probe: an input with a known vector.
         health: told of every run.
-        telemetry: counts runs.
+        figures: counts runs.
     """
 
-    def __init__(
-        self, encoder: Encoder, probe: Probe, health: Health, telemetry: Telemetry
-    ) -> None:
+    def __init__(self, encoder: Encoder, probe: Probe, health: Health, figures: Figures) -> None:
         self._encoder = encoder
         self._probe = probe
         self._health = health
-        self._telemetry = telemetry
+        self._figures = figures
 
     def run(self, items: Sequence[Prepared]) -> list[Floats | None]:
         """Returns the vector (P,) of each item, or None if it fails alone as well.
@@ -66,7 +64,7 @@ class BackendRunner:
         """Runs a batch; None stands for what failed."""
         self._health.begin()
         try:
-            with self._telemetry.measured_run(items):
+            with self._figures.measured_run(items):
                 batch = assemble(items, self._encoder.preparer.contract)
                 vectors = self._encoder.backend.run(batch)
         # whatever a backend raises: the thread has to outlive it

@@ -18,12 +18,12 @@ from lame_runtime.serving.api.api_errors import (
     lost_backend,
     unavailable,
 )
+from lame_runtime.serving.figures import Figures
 from lame_runtime.serving.health import Health
 from lame_runtime.serving.scheduling.backend_runner import BackendRunner
 from lame_runtime.serving.scheduling.batch_forming import form_batch
 from lame_runtime.serving.scheduling.fair_queue import FairQueue
 from lame_runtime.serving.scheduling.jobs import Job, Task
-from lame_runtime.serving.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Scheduler:
         preparer: prepares items.
         memory: what all decoders together may take.
         health: whether the backend is lost.
-        telemetry: counts items and seconds.
+        figures: counts items and seconds.
         batch_tokens: tokens of a batch.
         workers: threads that prepare items.
     """
@@ -50,7 +50,7 @@ class Scheduler:
         preparer: Preparer,
         memory: DecodingMemory,
         health: Health,
-        telemetry: Telemetry,
+        figures: Figures,
         *,
         batch_tokens: int,
         workers: int,
@@ -59,7 +59,7 @@ class Scheduler:
         self._preparer = preparer
         self._memory = memory
         self._health = health
-        self._telemetry = telemetry
+        self._figures = figures
         self._batch_tokens = batch_tokens
         self._lock = threading.Lock()
         self._to_prepare = threading.Condition(self._lock)
@@ -124,7 +124,7 @@ class Scheduler:
     def _forget(self, job: Job) -> None:
         self._jobs.discard(job)
         self._queue.discard(job)
-        self._telemetry.count_dropped(self._queue)
+        self._figures.count_dropped(self._queue)
 
     def _fail(self, job: Job, error: ApiError) -> None:
         job.fail(error)
@@ -157,7 +157,7 @@ class Scheduler:
             return
         task.since = time.perf_counter()
         seconds = task.since - start
-        self._telemetry.prepare_seconds.observe(seconds)
+        self._figures.prepare_seconds.observe(seconds)
         with self._lock:
             job.times.prepare = max(job.times.prepare, seconds)
             job.times.queue = max(job.times.queue, waited)
@@ -197,7 +197,7 @@ class Scheduler:
                 return
             for task, vector in zip(tasks, vectors, strict=True):
                 job, queued = task.job, start - task.since
-                self._telemetry.queue_seconds.observe(queued)
+                self._figures.queue_seconds.observe(queued)
                 job.times.queue = max(job.times.queue, queued)
                 job.times.run = max(job.times.run, seconds)
                 if vector is None:

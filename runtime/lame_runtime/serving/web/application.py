@@ -66,7 +66,7 @@ def make_application(state: ServerState, lifespan: Lifespan | None = None) -> St
     guard = Middleware(
         Guard,
         keys=state.options.api_keys,
-        telemetry=state.telemetry,
+        figures=state.figures,
         routes=frozenset({*posts, *gets}),
     )
     app = Starlette(
@@ -100,7 +100,7 @@ def _safe(state: ServerState, endpoint: Endpoint) -> Endpoint:
         except Exception as error:
             logger.error("a request failed: %s: %s", type(error).__name__, error)
             problem = ApiError(500, "the server failed on this request", "internal_error")
-        state.telemetry.rejections.labels(problem.code).inc()
+        state.figures.rejections.labels(problem.code).inc()
         return problem.response()
 
     return safe

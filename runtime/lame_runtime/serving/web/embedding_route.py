@@ -1,4 +1,4 @@
-"""What happens to a request for vectors, step by step."""
+"""Answers requests for vectors, step by step."""
 
 from __future__ import annotations
 

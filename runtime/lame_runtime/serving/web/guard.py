@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lame_runtime.serving.api.api_errors import ApiError
-from lame_runtime.serving.telemetry import Telemetry
+from lame_runtime.serving.figures import Figures
 
 OPEN_ROUTES = ("/v1/health/live", "/v1/health/ready")
 """Routes without a key, for orchestrators; all others need one, also those that do not exist."""
@@ -21,16 +21,16 @@ class Guard:
     Args:
         app: the application.
         keys: keys that are accepted; none accepts every request.
-        telemetry: figures.
+        figures: figures.
         routes: paths that are counted by name.
     """
 
     def __init__(
-        self, app: ASGIApp, keys: tuple[str, ...], telemetry: Telemetry, routes: frozenset[str]
+        self, app: ASGIApp, keys: tuple[str, ...], figures: Figures, routes: frozenset[str]
     ) -> None:
         self._app = app
         self._keys = [key.encode("ascii") for key in keys]
-        self._telemetry = telemetry
+        self._figures = figures
         self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,13 +50,13 @@ class Guard:
             if scope["path"] in OPEN_ROUTES or self._accepts(scope):
                 await self._app(scope, receive, counted)
             else:
-                self._telemetry.rejections.labels("invalid_api_key").inc()
+                self._figures.rejections.labels("invalid_api_key").inc()
                 await _refusal().response()(scope, receive, counted)
         finally:
             # a path of the client's own would make a row of its own
             route = scope["path"] if scope["path"] in self._routes else "other"
-            self._telemetry.requests.labels(route, str(code)).inc()
-            self._telemetry.request_seconds.labels(route).observe(time.perf_counter() - start)
+            self._figures.requests.labels(route, str(code)).inc()
+            self._figures.request_seconds.labels(route).observe(time.perf_counter() - start)
 
     def _accepts(self, scope: Scope) -> bool:
         if not self._keys:

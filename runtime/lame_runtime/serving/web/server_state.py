@@ -1,4 +1,4 @@
-"""What the routes share, also while the bundle is being loaded."""
+"""Holds the parts that the routes share, also while the bundle is being loaded."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable
 from lame_runtime.encoder import Encoder
 from lame_runtime.serving.admission import Admission
 from lame_runtime.serving.api.api_errors import lost_backend, unavailable
+from lame_runtime.serving.figures import Figures
 from lame_runtime.serving.health import Health
 from lame_runtime.serving.service import Service
 from lame_runtime.serving.settings import ServeOptions
-from lame_runtime.serving.telemetry import Telemetry
 
 PROBE_SECONDS = 1.5
 """Longest time that a question about readiness waits for a probe."""
@@ -30,9 +30,9 @@ class ServerState:
         self.options = options
         self.admission = Admission(options.queue_items, options.queue_bytes)
         self.health = Health(options.deadline)
-        self.telemetry = Telemetry()
-        self.telemetry.queue_items.set_function(lambda: self.admission.items)
-        self.telemetry.ready.set_function(lambda: self.health.problem is None)
+        self.figures = Figures()
+        self.figures.queue_items.set_function(lambda: self.admission.items)
+        self.figures.ready.set_function(lambda: self.health.problem is None)
         self.service: Service | None = None
         self.failure: BaseException | None = None
         """Why the bundle could not be loaded."""
@@ -83,7 +83,7 @@ class ServerState:
     def _make_service(self) -> None:
         try:
             encoder = self._load()
-            service = Service(encoder, self.options, self.admission, self.health, self.telemetry)
+            service = Service(encoder, self.options, self.admission, self.health, self.figures)
         # handed to the main thread, which raises it
         except BaseException as error:
             self.failure = error

@@ -54,7 +54,7 @@ def metrics_route(state: ServerState) -> Endpoint:
 
     async def metrics(_: Request) -> Response:
         media_type = "text/plain; version=0.0.4; charset=utf-8"
-        return Response(state.telemetry.page(), media_type=media_type)
+        return Response(state.figures.page(), media_type=media_type)
 
     return metrics
 

@@ -20,7 +20,7 @@ _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = (64, 256, 1024, 2048, 4096, 8192, 16_384, 32_768)
 
 
-class Telemetry:
+class Figures:
     """The figures of one server, in a registry of its own."""
 
     def __init__(self) -> None:
