@@ -94,16 +94,16 @@ def _serve(options: argparse.Namespace) -> int:
 
     settings = _settings(options)
     loading = loading_options(options, workers=1)
-    if not settings.api_keys and not options.host.startswith(_LOOPBACK):
-        print_note(
-            f"warning: everybody who reaches {shown(options.host)} may use this server; "
-            f"set {KEY_VARIABLE}"
-        )
     server = HttpServer(
         settings,
         lambda: load(options.bundle, loading, Encoder),
         lambda line: print(printable(line), flush=True),
     )
+    if not settings.api_keys and not options.host.startswith(_LOOPBACK):
+        print_note(
+            f"warning: everybody who reaches {shown(options.host)} may use this server; "
+            f"set {KEY_VARIABLE}"
+        )
     server.serve_until_signal()
     return 0
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,11 +48,17 @@ class Downloader:
             # again for each redirect, which may lead anywhere
             address = parse_url(url.strip(), self.allowed)
             connection = _Pinned(address, self.resolve(address), end)
+            # a host that sends a byte a second keeps each read within its own time
+            watch = threading.Timer(_left(end), connection.cut)
+            watch.start()
             try:
-                content, location = _get(connection, address, url, end)
+                content, location = _get(connection, address, url)
+                # also if the connection was cut, which looks like the end of the file
+                _left(end)
             except (OSError, http.client.HTTPException, ValueError):
                 raise InputError(f"{shown(url)}: the host did not answer with a file") from None
             finally:
+                watch.cancel()
                 connection.close()
             if location is None:
                 return content
@@ -64,6 +72,7 @@ class _Pinned(http.client.HTTPConnection):
     def __init__(self, address: WebAddress, ip: str, end: float) -> None:
         super().__init__(address.host.strip("[]"), address.port, timeout=_left(end))
         self._ip = ip
+        self._socket: socket.socket | None = None
         self._is_https = address.scheme == "https"
 
     def connect(self) -> None:
@@ -72,10 +81,19 @@ class _Pinned(http.client.HTTPConnection):
         if self._is_https:
             context = ssl.create_default_context()
             self.sock = context.wrap_socket(self.sock, server_hostname=self.host)
+        # the base class lets go of its own once the header is read
+        self._socket = self.sock
+
+    def cut(self) -> None:
+        """Ends the connection from another thread."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                # not that of an SSL socket, which another thread may be reading from
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 def _get(
-    connection: http.client.HTTPConnection, address: WebAddress, url: str, end: float
+    connection: http.client.HTTPConnection, address: WebAddress, url: str
 ) -> tuple[bytes, str | None]:
     """Returns the content, or where it has moved to."""
     headers = {"Host": address.header, "Accept": "image/*", "Accept-Encoding": "identity"}
@@ -88,25 +106,18 @@ def _get(
     # a small body could become a large one
     if response.getheader("content-encoding", "identity") != "identity":
         raise InputError(f"{shown(url)}: the host sent the file compressed")
-    return _read(response, connection, url, end), None
+    return _read(response, url), None
 
 
-def _read(
-    response: http.client.HTTPResponse,
-    connection: http.client.HTTPConnection,
-    url: str,
-    end: float,
-) -> bytes:
+def _read(response: http.client.HTTPResponse, url: str) -> bytes:
     blocks: list[bytes] = []
     size = 0
-    # one read of the socket at a time: a host that sends a byte a second would hold `read` for ever
-    while block := response.read1(_BLOCK):
+    # what a header says about the size may be wrong
+    while block := response.read(_BLOCK):
         blocks.append(block)
         size += len(block)
         if size > MAX_BYTES:
             raise InputError(f"{shown(url)}: the file is larger than {MAX_BYTES / 1e6:.0f} MB")
-        if connection.sock is not None:
-            connection.sock.settimeout(_left(end))
     return b"".join(blocks)
 
 

@@ -96,9 +96,11 @@ class Scheduler:
     def cancel(self, job: Job) -> None:
         """Forgets what is left of a job that nobody waits for."""
         with self._lock:
-            job.outcome.cancel()
-            self._forget(job)
-            self._to_prepare.notify_all()
+            # most jobs are answered, and nothing is left of them
+            if job in self._jobs:
+                job.outcome.cancel()
+                self._forget(job)
+                self._to_prepare.notify_all()
 
     def probe(self) -> Future[bool]:
         """Returns the outcome of a probe, which runs before the next batch."""
