@@ -12,7 +12,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 import pytest
 from lame_runtime import Encoder, InputError, UsageError
 from lame_runtime.serving.api.api_errors import input_problem
