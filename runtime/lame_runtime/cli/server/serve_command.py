@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lame_runtime.cli.grammar import (
     add_bundle,
@@ -16,9 +16,7 @@ from lame_runtime.cli.grammar import (
 )
 from lame_runtime.cli.system.streams import print_note
 from lame_runtime.errors import UsageError, printable, shown
-
-if TYPE_CHECKING:
-    from lame_runtime.serving.settings import ServeOptions
+from lame_runtime.serving.settings import ServeOptions
 
 EXAMPLE = """
 lame-runtime serve bundle
@@ -35,9 +33,11 @@ def add(commands: Any) -> None:
     )
     add_bundle(parser)
     add_graph(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
-    parser.add_argument("--port", type=whole, default=8080, help="port; 0 takes a free one")
-    parser.add_argument("--name", default="", help="name of the model (default: the folder's)")
+    parser.add_argument("--host", default=ServeOptions.host, help="address to listen at")
+    parser.add_argument(
+        "--port", type=whole, default=ServeOptions.port, help="port; 0 takes a free one"
+    )
+    parser.add_argument("--name", help="name of the model (default: the folder's)")
     _add_limits(parser)
     add_loading(parser, with_workers=False)
 
@@ -60,23 +60,20 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "repeated (default: none)",
     )
     group.add_argument("--allow-video", action="store_true", help="read videos")
-    group.add_argument("--max-items", type=whole, default=2048, help="items of one request")
-    group.add_argument("--max-body-mb", type=whole, default=64, help="megabytes of one request")
-    group.add_argument(
-        "--queue-items", type=whole, default=8192, help="items in the server; more are refused"
-    )
+    for name, text in (
+        ("max-items", "items of one request"),
+        ("max-body-mb", "megabytes of one request"),
+        ("queue-items", "items in the server; more are refused"),
+        ("batch-tokens", "tokens per run of the graph, padding included"),
+    ):
+        default = getattr(ServeOptions, name.replace("-", "_"))
+        group.add_argument(f"--{name}", type=whole, default=default, help=text)
     group.add_argument(
         "--deadline",
         type=float,
-        default=120.0,
+        default=ServeOptions.deadline,
         metavar="SECONDS",
         help="time after which a request is given up",
-    )
-    group.add_argument(
-        "--batch-tokens",
-        type=whole,
-        default=8192,
-        help="tokens per run of the graph, padding included",
     )
 
 
@@ -109,8 +106,6 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> ServeOptions:
-    from lame_runtime.serving.settings import ServeOptions
-
     keys = options.api_key or [key for key in [os.environ.get(KEY_VARIABLE)] if key]
     return ServeOptions(
         host=options.host,
@@ -123,5 +118,5 @@ def _settings(options: argparse.Namespace) -> ServeOptions:
         queue_items=options.queue_items,
         deadline=options.deadline,
         batch_tokens=options.batch_tokens,
-        name=options.name,
+        name=options.name or "",
     )
