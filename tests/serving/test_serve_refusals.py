@@ -16,6 +16,7 @@ import httpx2 as httpx
 import pytest
 from lame_runtime import Encoder, InputError, UsageError
 from lame_runtime.serving.api.api_errors import input_problem
+from lame_runtime.serving.requests import json_body
 from lame_runtime.serving.settings import ServeOptions
 from running_server import (
     RunningServer,
@@ -160,6 +161,27 @@ def test_what_is_no_json_object_is_refused(body: bytes, server: RunningServer) -
         assert response.status_code == 400
         assert not FOREIGN.search(response.text)
         error_of(response)
+
+
+def test_small_bodies_that_are_large_in_memory_are_refused(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values are counted before they are made; commas in a text are none."""
+    decoded: list[Any] = []
+    real = json_body.msgspec.json.decode
+    monkeypatch.setattr(
+        json_body.msgspec.json, "decode", lambda body: (decoded.append(1), real(body))[1]
+    )
+    for value in ("{}", "[]", '""', "1", '{"text":"a"}'):
+        body = '{"input":[' + ",".join([value] * 270_000) + "]}"
+        response = server.client.post("/v1/embeddings", content=body.encode())
+        assert response.status_code == 413
+        assert error_of(response)["code"] == "too_many_values"
+    assert not decoded
+    texts = ["a, " * 50, "[{" * 50, '",' * 50, "\\" * 9]
+    monkeypatch.setattr(json_body, "MAX_VALUES", 20)
+    assert server.post(input=texts).status_code == 200
+    assert server.post(input=["a"] * 30).status_code == 413
 
 
 def test_errors_of_the_framework_have_the_same_shape(server: RunningServer) -> None:

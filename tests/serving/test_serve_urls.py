@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from lame_runtime import Encoder, InputError
 from lame_runtime.serving.remote import download
-from lame_runtime.serving.remote.download import Downloader
+from lame_runtime.serving.remote.download import Downloader, Downloads
 from lame_runtime.serving.remote.web_address import is_public, parse_url, public_address
 from lame_runtime.serving.settings import ServeOptions
 from running_server import as_bytes, picture, running
@@ -210,6 +210,21 @@ def test_files_are_fetched_within_bounds(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(download, "SECONDS", 0.2)
         with pytest.raises(InputError, match="did not answer"):
             downloader.fetch(f"{url}/slow")
+
+
+def test_the_downloads_of_a_request_have_one_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bytes, which also count as those of the server, and in time."""
+    taken: list[int] = []
+    size = len(picture())
+    with host() as (url, downloader):
+        downloads = Downloads(downloader, 2 * size, taken.append)
+        assert downloads.fetch(f"{url}/a.png") == downloads.fetch(f"{url}/moved") == picture()
+        with pytest.raises(InputError, match="larger than"):
+            downloads.fetch(f"{url}/a.png")
+        assert taken == [size, size]
+        monkeypatch.setattr(download, "MAX_SECONDS", -1)
+        with pytest.raises(InputError, match="took more than"):
+            Downloads(downloader, size, taken.append).fetch(f"{url}/a.png")
 
 
 def test_a_picture_behind_an_allowed_url(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ from lame_runtime.encoder import Encoder
 from lame_runtime.errors import InputError
 from lame_runtime.machine.cores import default_workers
 from lame_runtime.preparation.decoding_memory import DecodingMemory
-from lame_runtime.serving.admission import Admission
+from lame_runtime.serving.admission import Admission, Ticket
 from lame_runtime.serving.api.api_errors import ApiError, input_problem
 from lame_runtime.serving.figures import Figures
 from lame_runtime.serving.health import Health
 from lame_runtime.serving.probes import warm_up
-from lame_runtime.serving.remote.download import Downloader
+from lame_runtime.serving.remote.download import Downloader, Downloads
 from lame_runtime.serving.requests.items import item_input
 from lame_runtime.serving.requests.media_sources import MediaSources
 from lame_runtime.serving.requests.wanted import Wanted
@@ -57,7 +58,6 @@ class Service:
         health.succeeded()
         workers = default_workers()
         memory = DecodingMemory()
-        downloader = Downloader(options.allow_urls) if options.allow_urls else None
         rules = encoder.preparer.contract.images
         self.encoder = encoder
         self.options = options
@@ -65,9 +65,10 @@ class Service:
         self.health = health
         self.figures = figures
         self.name = options.name or _folder_name(encoder)
-        self.media = MediaSources(rules, options.allow_video, memory, downloader)
+        self._media = MediaSources(rules, options.allow_video, memory)
+        self._downloader = Downloader(options.allow_urls) if options.allow_urls else None
         self.readers = ThreadPoolExecutor(
-            workers if downloader is None else _DOWNLOADS, "lame-serve-read"
+            workers if self._downloader is None else _DOWNLOADS, "lame-serve-read"
         )
         """Threads that parse requests and write replies, so that the loop of events goes on."""
         self.scheduler = Scheduler(
@@ -80,24 +81,34 @@ class Service:
             workers=workers,
         )
 
-    def inputs(self, wanted: Wanted) -> list[Input]:
-        """Returns the inputs of a request; headers of pictures are read, nothing is decoded.
+    def job(self, wanted: Wanted, ticket: Ticket) -> Job:
+        """Returns a job for `scheduler.submit`. Nothing is decoded but the headers of pictures.
+
+        Args:
+            wanted: what the request asks for; its items are removed, since media are large.
+            ticket: counts the bytes of what is downloaded.
 
         Raises:
-            ApiError: 400, an item cannot be an input; the error names it.
+            ApiError: 400, an item cannot be an input, which the error names; 429, the server is
+                full.
         """
+        encoder, inputs = self.encoder, self._inputs(wanted, ticket)
+        wanted.items.clear()
+        return Job(inputs, wanted.places, wanted.options, encoder.preparer, encoder.dim)
+
+    def _inputs(self, wanted: Wanted, ticket: Ticket) -> list[Input]:
+        media = self._media
+        if self._downloader is not None:
+            most = self.options.max_body_bytes
+            take = lambda size: ticket.take(size=size)  # noqa: E731
+            media = replace(media, downloads=Downloads(self._downloader, most, take))
         inputs = []
         for item, place in zip(wanted.items, wanted.places, strict=True):
             try:
-                inputs.append(item_input(item, self.media))
+                inputs.append(item_input(item, media))
             except InputError as error:
                 raise input_problem(error, place) from None
         return inputs
-
-    def job(self, inputs: list[Input], wanted: Wanted) -> Job:
-        """Returns a job for inputs, which `scheduler.submit` takes."""
-        encoder = self.encoder
-        return Job(inputs, wanted.places, wanted.options, encoder.preparer, encoder.dim)
 
     def check_count(self, wanted: Wanted) -> None:
         """Raises the `ApiError` 400 if a request has too many items."""

@@ -19,6 +19,8 @@ SECONDS = 10.0
 """Longest time of a download, redirects included."""
 MAX_BYTES = 20_000_000
 """Largest file that is downloaded."""
+MAX_SECONDS = 60.0
+"""Longest time of all downloads of one request."""
 MAX_REDIRECTS = 3
 _BLOCK = 1 << 16
 _MOVED = (301, 302, 303, 307, 308)
@@ -64,6 +66,42 @@ class Downloader:
                 return content
             url = urljoin(url, location)
         raise InputError(f"{shown(url)}: more than {MAX_REDIRECTS} redirects")
+
+
+class Downloads:
+    """The downloads of one request, within bounds of their sum.
+
+    Args:
+        downloader: fetches the files.
+        most: bytes of all files.
+        take: called with the size of each file; may refuse it.
+    """
+
+    def __init__(self, downloader: Downloader, most: int, take: Callable[[int], None]) -> None:
+        self._downloader = downloader
+        self._most = self._left = most
+        self._take = take
+        self._end = time.monotonic() + MAX_SECONDS
+
+    def fetch(self, url: str) -> bytes:
+        """Returns the content behind a URL.
+
+        Raises:
+            InputError: as `Downloader.fetch`, or all files together are too large or take too long.
+        """
+        if time.monotonic() > self._end:
+            raise InputError(
+                f"the files of the request took more than {MAX_SECONDS:g} s: send data: URLs"
+            )
+        content = self._downloader.fetch(url)
+        self._left -= len(content)
+        if self._left < 0:
+            raise InputError(
+                f"the files of the request are larger than {self._most / 1e6:,.0f} MB: "
+                "send several requests"
+            )
+        self._take(len(content))
+        return content
 
 
 class _Pinned(http.client.HTTPConnection):

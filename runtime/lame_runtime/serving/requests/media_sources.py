@@ -13,7 +13,7 @@ from lame_runtime.contract.rules import ImageRules
 from lame_runtime.errors import InputError, shown
 from lame_runtime.files.urls import resolved
 from lame_runtime.preparation.decoding_memory import DecodingMemory
-from lame_runtime.serving.remote.download import Downloader
+from lame_runtime.serving.remote.download import Downloads
 
 _DATA_URL = re.compile(
     r"data:(?P<kind>image|video|application/pdf)(?P<subtype>/[\w.+-]+)?(?:;[^,;]*)*,",
@@ -49,13 +49,13 @@ class MediaSources:
         rules: limits on the size of pictures.
         allow_video: whether videos are read.
         memory: shared with the threads that decode; some formats take memory for their header.
-        downloader: fetches URLs; None refuses them.
+        downloads: fetches URLs; None refuses them.
     """
 
     rules: ImageRules
     allow_video: bool
     memory: DecodingMemory
-    downloader: Downloader | None
+    downloads: Downloads | None = None
 
     def picture(self, source: str) -> bytes:
         """Returns the bytes of a picture or PDF page.
@@ -105,12 +105,12 @@ class MediaSources:
                 f"{shown(source)}: `{key}` must be a data: URL (data:image/png;base64,…); "
                 "a name is never a file of the server"
             )
-        if self.downloader is None:
+        if self.downloads is None:
             raise InputError(
                 f"{shown(source)}: URLs are not fetched here: send a data: URL, or ask the "
                 "operator for --allow-urls"
             )
-        return self.downloader.fetch(source)
+        return self.downloads.fetch(source)
 
     def _checked(self, data: bytes) -> bytes:
         # a page has no size before PDFium has read it

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 
 from lame_runtime.batching import prepare
 from lame_runtime.contract.preparer import Preparer
+from lame_runtime.contract.prompts import Input
 from lame_runtime.errors import InputError
 from lame_runtime.preparation.decoding_memory import DecodingMemory
 from lame_runtime.serving.api.api_errors import (
@@ -27,6 +28,7 @@ from lame_runtime.serving.scheduling.jobs import Job, Task
 
 logger = logging.getLogger(__name__)
 
+_EMPTY = Input()
 RETRY_SECONDS = 1.0
 """Time between two probes of a backend that fails."""
 
@@ -157,6 +159,8 @@ class Scheduler:
                 self._queue.release(task)
                 self._fail(job, _preparation_error(error, job.places[task.index]))
             return
+        # the bytes of a picture's file are of no use any more
+        task.item = _EMPTY
         task.since = time.perf_counter()
         seconds = task.since - start
         self._figures.prepare_seconds.observe(seconds)

@@ -47,15 +47,11 @@ async def _embed(service: Service, request: Request, read: Read) -> Response:
         service.check_count(wanted)
         # all of the request or nothing, and before anything is decoded
         ticket.take(items=len(wanted.items))
-        job = await _in_thread(service, _make_job, service, wanted)
+        job = await _in_thread(service, service.job, wanted, ticket)
         vectors = await _outcome(service, job, request, start + service.options.deadline)
         usage = Usage(job.tokens, job.tokens, job.tokens - job.vision_tokens, job.vision_tokens)
         content = await _in_thread(service, wanted.reply, service.encoder, vectors, usage)
     return Response(content, media_type="application/json", headers=_times(job, start))
-
-
-def _make_job(service: Service, wanted: Wanted) -> Job:
-    return service.job(service.inputs(wanted), wanted)
 
 
 async def _in_thread(service: Service, call: Callable[..., Any], *arguments: Any) -> Any:
