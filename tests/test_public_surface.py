@@ -106,8 +106,7 @@ METHODS = {
     "modalities": "property",
     "prompts": "property",
     "finish": (
-        "(self, vectors: 'npt.NDArray[np.float32]', options: 'EncodeOptions') "
-        "-> 'npt.NDArray[Any]'"
+        "(self, vectors: 'npt.NDArray[np.float32]', options: 'EncodeOptions') -> 'npt.NDArray[Any]'"
     ),
     "similarity": (
         "(self, embeddings1: 'npt.ArrayLike', embeddings2: 'npt.ArrayLike') "

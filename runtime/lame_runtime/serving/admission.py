@@ -40,6 +40,7 @@ class Admission:
         Raises:
             ApiError: 429, the server is full.
         """
+        # both under one lock: two requests must not share the last free place
         with self._lock:
             if self.items + items > self._most_items:
                 what = f"{self.items:,} of {self._most_items:,} items are being embedded"
@@ -74,6 +75,7 @@ class Ticket:
 
     def take(self, *, items: int = 0, size: int = 0) -> None:
         """Takes more; raises the `ApiError` 429 if there is not enough."""
+        # the server first: what was refused must not be given back
         self._admission.take(items, size)
         self._items += items
         self._bytes += size

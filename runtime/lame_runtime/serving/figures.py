@@ -24,6 +24,7 @@ class Figures:
     """The figures of one server, in a registry of its own."""
 
     def __init__(self) -> None:
+        # not the registry of the process, to which a program may add its own
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "lame_requests", "Requests by route and status.", ["route", "code"], registry=registry
@@ -64,6 +65,7 @@ class Figures:
     @contextlib.contextmanager
     def measured_run(self, items: Sequence[Prepared]) -> Iterator[None]:
         """Measures the run of a batch, and counts what it held if it succeeds."""
+        # a batch that fails is not counted: its items run again
         start = time.perf_counter()
         yield
         self.run_seconds.observe(time.perf_counter() - start)
@@ -77,6 +79,7 @@ class Figures:
     def count_dropped(self, queue: FairQueue) -> None:
         """Counts the items that a queue has dropped since the last call."""
         self.dropped.inc(queue.dropped)
+        # the queue counts without a lock of Prometheus'; here its count moves on
         queue.dropped = 0
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:

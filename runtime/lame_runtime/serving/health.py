@@ -18,6 +18,7 @@ class Health:
     """
 
     def __init__(self, longest_run: float) -> None:
+        # plain attributes: each is written whole, and a question may see the value before
         self.phase: Phase = "starting"
         self.is_lost = False
         """Whether the backend failed with an input that it can embed, and not yet succeeded."""
@@ -48,6 +49,7 @@ class Health:
     @property
     def problem(self) -> str | None:
         """Why the server is not ready, in one line; None if it is."""
+        # read once, because another thread may set it to None meanwhile
         since = self._running_since
         if self.phase != "serving":
             return f"the server is {self.phase}"
@@ -60,5 +62,6 @@ class Health:
     @property
     def must_probe(self) -> bool:
         """Whether nothing runs, and the last vector is old."""
+        # a run that goes on says enough: the probe would wait for it
         is_old = time.monotonic() - self._last_success > FRESH_SECONDS
         return self.problem is None and self._running_since is None and is_old

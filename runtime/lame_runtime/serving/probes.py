@@ -45,6 +45,7 @@ def warm_up(encoder: Encoder) -> Probe:
     if encoder.bundle is None:
         raise UsageError("a server needs an encoder of a bundle; use `Encoder.load`")
     golden = encoder.bundle.golden()
+    # the loop ends at the first wrong vector: one is enough not to serve
     probes = []
     for modality, number in _first_of_each_kind(golden).items():
         prepared = golden.inputs[number].prepare(encoder.preparer)
@@ -56,6 +57,7 @@ def warm_up(encoder: Encoder) -> Probe:
                 f"input ({modality}); run `lame-runtime verify` on this device"
             )
         probes.append(probe)
+    # the shortest, since it runs again and again on a server without traffic
     return min(probes, key=lambda probe: (len(probe.prepared.visuals), len(probe.prepared.ids)))
 
 
@@ -67,5 +69,6 @@ def _first_of_each_kind(golden: Golden) -> dict[str, int]:
 
 def _gate(graph: str) -> float:
     """Returns the least cosine with PyTorch's vector; a graph without a gate must only run."""
+    # the bound of the certificate, which the same graph has met before
     bound = GRAPH_VS_PYTORCH.get(graph, {}).get("min_cosine")
     return -1.0 if bound is None else float(bound[1])

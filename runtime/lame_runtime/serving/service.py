@@ -54,9 +54,11 @@ class Service:
         health: Health,
         figures: Figures,
     ) -> None:
+        # before any thread starts, as nothing can be served if it fails
         probe = warm_up(encoder)
         health.succeeded()
         workers = default_workers()
+        # one for all threads of the server, whatever they read
         memory = DecodingMemory()
         rules = encoder.preparer.contract.images
         self.encoder = encoder
@@ -77,6 +79,7 @@ class Service:
             memory,
             health,
             figures,
+            # what fits in memory, also if the operator asks for more
             batch_tokens=min(options.batch_tokens, encoder.max_tokens),
             workers=workers,
         )
@@ -148,6 +151,7 @@ class Service:
 
     def close(self) -> None:
         """Ends the threads and releases the graphs."""
+        # the threads first: they use the graphs
         self.scheduler.close()
         self.readers.shutdown(wait=True, cancel_futures=True)
         self.encoder.close()

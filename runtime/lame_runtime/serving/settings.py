@@ -67,6 +67,7 @@ class ServeOptions:
             raise UsageError(
                 "`api_key` must be printable ASCII characters without spaces, and not empty"
             )
+        # a URL instead of a host would never match, and allow nothing
         for host in self.allow_urls:
             if not host or not host.isascii() or set(host) & set("/@\\ ?#*"):
                 raise UsageError(

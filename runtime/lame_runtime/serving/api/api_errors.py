@@ -23,6 +23,7 @@ _TYPES = {
     429: "rate_limit_error",
 }
 _CODES = {400: "invalid_request", 401: "invalid_api_key", 404: "not_found"}
+# a message may repeat keys of the client, which have any length
 _MOST_CHARACTERS = 400
 _INDEX = re.compile(r"input \d+: ")
 # these messages quote another library in parentheses
@@ -65,6 +66,7 @@ class ApiError(Exception):
         self.message = printable(message)[:_MOST_CHARACTERS]
         self.code = code or _CODES.get(status, "server_error")
         self.param = param
+        # a copy, because the next line may add to it
         self.headers = dict(headers or {})
         if retry_after is not None:
             self.headers["retry-after"] = str(retry_after)
@@ -72,6 +74,7 @@ class ApiError(Exception):
     @property
     def body(self) -> dict[str, Any]:
         """The JSON object of the error."""
+        # clients choose what to try again by the status; the type is for people
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         return {
             "error": {
@@ -91,7 +94,9 @@ class ApiError(Exception):
 def input_problem(error: InputError | UsageError, param: str | None) -> ApiError:
     """Returns the 400 for an input that cannot be embedded, without what other libraries said."""
     message = _INDEX.sub("", str(error), count=1)
+    # our messages quote other libraries for people at the machine, not for strangers
     message = _FOREIGN.sub(r"\1", message)
+    # a second net, for texts that the first does not know
     message = _ADDRESS.sub("…", message)
     for advice, ours in _ADVICE.items():
         message = message.replace(advice, ours)

@@ -31,6 +31,7 @@ _ERRORS = {
 def openapi_page() -> dict[str, Any]:
     """Returns the OpenAPI 3.1 page as a JSON object."""
     types = (EmbeddingsRequest, EmbeddingsReply, CohereRequest, CohereReply, ErrorReply)
+    # one definition for the check and for the page, so that they cannot differ
     references, components = msgspec.json.schema_components(
         types, ref_template="#/components/schemas/{name}"
     )
@@ -38,6 +39,7 @@ def openapi_page() -> dict[str, Any]:
     openai = _post(
         "Embed texts and pictures (OpenAI's shape).", embeddings, embeddings_reply, error
     )
+    # two paths of one route are described by one object
     ready = _get("Whether vectors come out.", {"503": "The server is not ready."})
     paths = {
         "/v1/embeddings": openai,

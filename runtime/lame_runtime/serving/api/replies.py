@@ -39,6 +39,7 @@ def openai_reply(
     """
 
     def reply(encoder: Encoder, vectors: Floats, usage: Usage) -> bytes:
+        # the last step runs here and not with the batch, whose items may ask for other types
         rows = _rows(encoder.finish(vectors, options), is_base64=is_base64)
         data = [Embedding(index, row) for index, row in enumerate(rows)]
         return msgspec.json.encode(EmbeddingsReply(data, name, usage))
@@ -57,6 +58,7 @@ def cohere_reply(
     """
 
     def reply(encoder: Encoder, vectors: Floats, usage: Usage) -> bytes:
+        # from the same vectors: nothing runs twice for several types
         embeddings = {
             kind: _rows(encoder.finish(vectors, options), is_base64=kind == "base64")
             for kind, options in steps.items()

@@ -37,6 +37,7 @@ def read_cohere(body: bytes, encoder: Encoder, name: str) -> Wanted:
 
 
 def _items(raw: dict[str, Any]) -> tuple[list[Any], list[str]]:
+    # an empty list counts as none, as in Cohere's own client
     keys = [key for key in ("texts", "images", "inputs") if raw.get(key)]
     if len(keys) != 1:
         raise ApiError(400, "send one of `texts`, `images` and `inputs`, and not empty")

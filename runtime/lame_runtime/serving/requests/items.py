@@ -36,6 +36,7 @@ def item_input(item: Any, media: MediaSources) -> Input:
         return _conversation(item, media)
     if item.get("content") is None:
         return as_input(_object(item, media))
+    # null counts as a key that was left out, since typed clients send all keys
     content = item["content"]
     given = {key for key, value in item.items() if value is not None}
     if extra := given - {"content", "instruction"}:
@@ -49,6 +50,7 @@ def _of_parts(parts: list[dict[str, Any]], instruction: str | None) -> Input:
 
 def _conversation(messages: list[dict[str, Any]], media: MediaSources) -> Input:
     """Returns the input of a chat: the system's text is the instruction, the user's are parts."""
+    # several messages of the system are one instruction, in their order
     instructions: list[str] = []
     parts: list[dict[str, Any]] = []
     for message in messages:
@@ -56,6 +58,7 @@ def _conversation(messages: list[dict[str, Any]], media: MediaSources) -> Input:
         if message["role"] == "user":
             parts += _parts(content or [], media)
         elif message["role"] == "system":
+            # joined later, since an empty instruction differs from none
             instructions += _texts(content)
         # templates end with an empty answer, which the model's own tokens stand for
         elif "".join(_texts(content)):
@@ -67,6 +70,7 @@ def _texts(content: Any) -> list[str]:
     """Returns the texts of a message that may hold nothing else."""
     if content is None or isinstance(content, str):
         return [content or ""]
+    # a picture in an instruction would be lost without a word
     texts = [part if isinstance(part, str) else part.get("text") for part in content]
     if not all(isinstance(text, str) for text in texts):
         raise InputError("pictures and videos belong in a message of the user")
@@ -90,6 +94,7 @@ def _part(entry: Any, media: MediaSources) -> dict[str, Any]:
 
 def _object(entry: dict[str, Any], media: MediaSources) -> dict[str, Any]:
     """Returns an object with LaME's own keys, in their order, and bytes as media."""
+    # a type without its key is a mistake that would give the vector of nothing
     kind = entry.get("type")
     if kind is not None and entry.get(kind) is None:
         raise InputError(f"a part of the type {kind} needs the key `{kind}`")
@@ -97,6 +102,7 @@ def _object(entry: dict[str, Any], media: MediaSources) -> dict[str, Any]:
     for key, value in entry.items():
         if key == "type" or value is None:
             continue
+        # the order of the keys is kept: it is that of the parts for some contracts
         name = _ALIASES.get(key, key)
         if name in converted:
             raise InputError(f"`{key}` and another key both give the {name}: send one of them")
@@ -115,6 +121,7 @@ def _media(key: str, value: Any, media: MediaSources) -> Any:
             if isinstance(value, list)
             else (media.picture(value))
         )
+    # frames are pictures, but the model reads them as a video
     if key == "video" and isinstance(value, list):
         media.require_video()
         return [media.picture(frame) for frame in value]

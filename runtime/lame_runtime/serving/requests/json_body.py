@@ -43,11 +43,13 @@ def parse(body: bytes, shape: type[ShapeT]) -> tuple[ShapeT, dict[str, Any]]:
     """
     _require_few_values(body)
     try:
+        # the raw values go on, because structs do not keep the order of keys
         raw = msgspec.json.decode(body)
         return msgspec.convert(raw, shape), raw
     except msgspec.ValidationError as error:
         raise _mismatch(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
+        # its own words may repeat bytes of the body
         raise ApiError(400, "the body is not valid JSON in UTF-8", "invalid_json") from None
     except RecursionError:
         raise ApiError(400, "the JSON is nested too deeply", "invalid_json") from None
@@ -66,6 +68,7 @@ def _marks(text: bytes) -> int:
 
 def _mismatch(text: str) -> ApiError:
     """Returns our own words for what msgspec found."""
+    # by patterns: the exception has no attributes for its parts
     match = _PLACE.search(text)
     place = match["place"] if match else ""
     subject = f"`{shown(place)}`" if place else "the body"
@@ -77,12 +80,14 @@ def _mismatch(text: str) -> ApiError:
         return ApiError(400, f"{subject} lacks `{missing['key']}`", param=place or missing["key"])
     types = _TYPES.match(text)
     if types is None:
+        # msgspec does not say which words there are
         # of a list of words, or out of range
         return ApiError(
             400, f"{subject} has a value that is not allowed: see /openapi.json", param=place
         )
     if types["actual"] in ("int", "float") and place.startswith("input["):
         param = place[: place.index("]") + 1]
+        # numbers inside of objects are mistakes of another kind
         if place.count("[") <= 2 and "." not in place:
             return ApiError(400, TOKEN_IDS, "token_ids", param=param)
     expected = " or ".join(_WORDS.get(word, word) for word in types["expected"].split(" | "))

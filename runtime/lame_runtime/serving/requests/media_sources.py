@@ -21,6 +21,7 @@ _DATA_URL = re.compile(
 )
 _MEANT_AS_DATA = re.compile(r"\s*data:(?:image|video|application)/", re.IGNORECASE)
 _URL = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+# patterns look at no more, so that a long text costs no time
 _LONGEST_HEADER = 1_000
 
 
@@ -31,6 +32,7 @@ def data_kind(text: str) -> Literal["image", "video"] | None:
         InputError: it begins as the `data:` URL of a picture or video and is none. As a text, it
             would get a vector that has nothing to do with the picture.
     """
+    # case does not matter in schemes and media types
     if match := _DATA_URL.match(text[:_LONGEST_HEADER]):
         return "video" if match["kind"].lower() == "video" else "image"
     if _MEANT_AS_DATA.match(text[:_LONGEST_HEADER]):
@@ -67,6 +69,7 @@ class MediaSources:
 
     def picture_base64(self, text: str) -> bytes:
         """Returns the bytes of a picture given as base64, or as a `data:` URL."""
+        # clients take the one for the other; a `data:` URL is never base64 by itself
         is_url = text[:5].lower() == "data:"
         return self.picture(text if is_url else f"data:image/png;base64,{text}")
 

@@ -35,6 +35,7 @@ def asked_role(
     Raises:
         ApiError: 404, another model; 400, no such role, or two roles.
     """
+    # first the name: a wrong model makes every other mistake irrelevant
     suffixed = _suffix_role(model, name)
     if input_type is None:
         role, param = suffixed, "model"
@@ -47,6 +48,7 @@ def asked_role(
                 f"{suffixed}: send one of them",
                 param="input_type",
             )
+    # contracts without instructions know the roles, and give them none
     if role is not None and role not in known:
         words = [word for word, ours in _ROLES.items() if ours in known]
         words += sorted(set(known) - set(words))
@@ -65,6 +67,7 @@ def _suffix_role(model: str | None, name: str) -> str | None:
     for suffix, role in _SUFFIXES.items():
         if model == name + suffix:
             return role
+    # vectors of another model would be taken for those of the one that was meant
     names = ", ".join(name + suffix for suffix in ("", *_SUFFIXES))
     raise ApiError(
         404, f"the model {shown(model)} is not served here: use {names}", "model_not_found",

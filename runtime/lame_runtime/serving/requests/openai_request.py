@@ -31,6 +31,7 @@ def read_openai(body: bytes, encoder: Encoder, name: str) -> Wanted:
         ApiError: 400 or 404, the request cannot be answered; nothing has been decoded.
     """
     request, raw = parse(body, EmbeddingsRequest)
+    # all that can be refused is refused before an item is looked at
     role = asked_role(request.model, request.input_type, name, encoder.prompts)
     options = EncodeOptions(role=role, truncate=truncates(request.truncate))
     kept = checked_dimensions(request.dimensions, encoder.dim, "dimensions")
@@ -43,6 +44,7 @@ def read_openai(body: bytes, encoder: Encoder, name: str) -> Wanted:
 def _items(raw: dict[str, Any]) -> tuple[list[Any], list[str]]:
     """Returns the items and their places."""
     single, messages = raw.get("input"), raw.get("messages")
+    # vLLM has both keys, and one of them only in a request
     if (single is None) == (messages is None):
         raise ApiError(400, "send either `input` or `messages`", param="input")
     if messages is not None:
@@ -56,6 +58,7 @@ def _items(raw: dict[str, Any]) -> tuple[list[Any], list[str]]:
 
 def _conversations(messages: list[Any]) -> tuple[list[Any], list[str]]:
     """Returns one conversation, or the conversations of a list of them."""
+    # the lists decide: a message is an object, a conversation a list
     are_lists = [isinstance(entry, list) for entry in messages]
     if messages and all(are_lists):
         return messages, [f"messages[{index}]" for index in range(len(messages))]

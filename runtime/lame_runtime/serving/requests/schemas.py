@@ -20,6 +20,7 @@ Truncation = Literal["NONE", "END", "START"]
 Dimensions = Annotated[int, Meta(ge=1, description="Number of leading values to keep.")]
 
 
+# `detail` is accepted because OpenAI's clients send it; the contract sets the size
 class MediaUrl(Struct, forbid_unknown_fields=True):
     """A URL in an object, as in OpenAI's chat messages."""
 
@@ -55,6 +56,7 @@ class Message(Struct, forbid_unknown_fields=True):
     content: str | list[str | Part] | None = None
 
 
+# null is accepted everywhere: clients send null for what was not set
 class EmbeddingsRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     """The body of `POST /v1/embeddings`."""
 
@@ -75,6 +77,7 @@ class CohereInput(Struct, forbid_unknown_fields=True):
     content: list[Part]
 
 
+# without `max_tokens` and `priority`, which could not be kept
 class CohereRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     """The body of `POST /v2/embed`."""
 

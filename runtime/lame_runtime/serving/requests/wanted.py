@@ -48,6 +48,7 @@ def truncates(truncate: str | None) -> bool:
 
 def checked_dimensions(dimensions: int | None, dim: int, param: str) -> int | None:
     """Returns the number of values to keep; raises the `ApiError` 400 for more than there are."""
+    # the schema has refused what is below 1
     if dimensions is not None and dimensions > dim:
         raise ApiError(
             400, f"`{param}` is {dimensions}: use 1 to {dim}, the length of the vectors",

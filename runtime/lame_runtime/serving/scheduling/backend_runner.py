@@ -41,11 +41,13 @@ class BackendRunner:
 
         If nothing succeeds, the probe decides whether the backend fails; `Health.is_lost` tells.
         """
+        # the usual case: one run, and nothing to do again
         vectors = self._try(items)
         # once more and alone, so that one bad item fails alone
         for row, vector in enumerate(vectors):
             if vector is None:
                 vectors[row] = self._try([items[row]])[0]
+        # an input that nothing can embed and a lost device look the same until then
         if all(vector is None for vector in vectors):
             self.probe()
         return vectors
@@ -76,6 +78,7 @@ class BackendRunner:
         with np.errstate(all="ignore"):
             # NaN and infinity make the length so, and one bad row must not fail the others
             lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        # as `finish` would find, but by row
         good = np.isfinite(lengths) & (lengths >= _SHORTEST)
         if good.any():
             self._health.succeeded()

@@ -28,9 +28,11 @@ def form_batch(candidates: Iterable[Task], batch_tokens: int) -> list[Task]:
         assert task.prepared is not None
         window.append(task)
         prepared.append(task.prepared)
+        # without padding, which is known only when the batches are
         tokens += len(task.prepared.ids)
         if tokens >= WINDOW_BATCHES * batch_tokens or len(window) >= WINDOW_BATCHES * MAX_ITEMS:
             break
+    # longest first; a candidate that fits badly has a small batch of its own
     plan = plan_batches(
         prepared,
         MAX_ITEMS,

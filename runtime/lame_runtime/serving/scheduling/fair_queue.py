@@ -40,6 +40,7 @@ class FairQueue:
 
     def next_unprepared(self) -> Task | None:
         """Returns the item to prepare next; None if there is none, or no memory for it."""
+        # once around: whoever has no room keeps the turn for later
         for _ in range(len(self._preparing)):
             job = self._preparing.popleft()
             if job.is_over:
@@ -48,6 +49,7 @@ class FairQueue:
                 task = job.waiting.popleft()
                 if job.waiting:
                     self._preparing.append(job)
+                # the most that it can take, until it is known
                 self.held += task.size
                 return task
             else:
@@ -80,16 +82,19 @@ class FairQueue:
         for job in [job for job in self._runnable if job.is_over]:
             self._runnable.remove(job)
             self._drop(job)
+        # a batch is planned from these, so that the first item of each job comes first
         lists = [job.ready.values() for job in self._runnable]
         for turn in zip_longest(*lists):
             yield from (task for task in turn if task is not None)
 
     def take(self, tasks: Iterable[Task]) -> None:
         """Removes items that are about to run; the turns of their jobs are over."""
+        # a dict keeps the order, which is that of the turns
         served = dict.fromkeys(task.job for task in tasks)
         for task in tasks:
             del task.job.ready[task.index]
             self.release(task)
+        # those that got nothing go first next time
         waiting = [job for job in self._runnable if job not in served]
         self._runnable = deque([*waiting, *(job for job in served if job.ready)])
 

@@ -71,10 +71,12 @@ class Job:
         """Prepared items that no batch has yet, by index."""
         self.times = Times()
         self.tokens = self.vision_tokens = 0
+        # filled as batches come, in any order
         self._vectors = np.empty((len(items), dim), dtype=np.float32)
         self._left = len(items)
         for index, item in enumerate(items):
             visual = any(not isinstance(part, str) for part in item.parts)
+            # texts count for nothing: they are small, and must never wait for memory
             size = most_prepared_bytes(item, preparer.contract) if visual else 0
             self.waiting.append(Task(self, index, item, size))
 
@@ -102,5 +104,6 @@ class Job:
     def count(self, prepared: Prepared, merge_size: int) -> None:
         """Counts the tokens of an item."""
         self.tokens += len(prepared.ids)
+        # as many patches become one vision token
         patches = sum(visual.n_patches for visual in prepared.visuals)
         self.vision_tokens += patches // merge_size**2

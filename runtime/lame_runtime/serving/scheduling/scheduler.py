@@ -64,6 +64,7 @@ class Scheduler:
         self._figures = figures
         self._batch_tokens = batch_tokens
         self._lock = threading.Lock()
+        # one lock and two conditions: a thread wakes only for work of its kind
         self._to_prepare = threading.Condition(self._lock)
         self._to_run = threading.Condition(self._lock)
         self._queue = FairQueue()
@@ -89,6 +90,7 @@ class Scheduler:
         with self._lock:
             if self._is_closing:
                 raise unavailable("the server is about to end", "draining")
+            # checked under the lock, as the thread that loses the backend fails all jobs under it
             if self._health.is_lost:
                 raise lost_backend()
             self._jobs.add(job)
@@ -98,6 +100,7 @@ class Scheduler:
     def cancel(self, job: Job) -> None:
         """Forgets what is left of a job that nobody waits for."""
         with self._lock:
+            # this comes after every request, in the loop of events
             # most jobs are answered, and nothing is left of them
             if job in self._jobs:
                 job.outcome.cancel()
@@ -156,6 +159,7 @@ class Scheduler:
                 item = prepare(task.item, task.index, self._preparer, job.options, reserve)
         except Exception as error:  # also a fault of a decoder: the thread has to outlive it
             with self._lock:
+                # its request fails as a whole, as with OpenAI: the rest is not embedded
                 self._queue.release(task)
                 self._fail(job, _preparation_error(error, job.places[task.index]))
             return
@@ -176,6 +180,7 @@ class Scheduler:
             with self._lock:
                 tasks: list[Task] = []
                 while not self._is_closing and self._probe is None and not self._health.is_lost:
+                    # formed now, from all that has become ready while the last batch ran
                     tasks = form_batch(self._queue.candidates(), self._batch_tokens)
                     if tasks:
                         break
@@ -198,6 +203,7 @@ class Scheduler:
         vectors = self._runner.run([task.prepared for task in tasks if task.prepared is not None])
         seconds = time.perf_counter() - start
         with self._lock:
+            # those that wait too: they would wait for their deadline
             if self._health.is_lost:
                 self._fail_all(lost_backend())
                 return

@@ -57,6 +57,7 @@ def make_application(state: ServerState, lifespan: Lifespan | None = None) -> St
         "/metrics": metrics_route(state),
         "/openapi.json": openapi_route(state),
     }
+    # every route by itself, because Starlette would raise an unknown error once more
     routes = [
         Route(path, _safe(state, endpoint), methods=["POST"]) for path, endpoint in posts.items()
     ]

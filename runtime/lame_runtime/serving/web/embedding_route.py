@@ -41,8 +41,10 @@ def embedding_route(state: ServerState, read: Read) -> Callable[[Request], Await
 async def _embed(service: Service, request: Request, read: Read) -> Response:
     start = time.perf_counter()
     with service.admission.ticket() as ticket:
+        # counted before it is read, or bodies would fill the memory
         body = await read_body(request, service.options.max_body_bytes, ticket)
         wanted = await _in_thread(service, read, body, service.encoder, service.name)
+        # media are copied once more on their way; what is not needed goes
         del body
         service.check_count(wanted)
         # all of the request or nothing, and before anything is decoded
@@ -71,6 +73,7 @@ async def _outcome(service: Service, job: Job, request: Request, end: float) -> 
     future = asyncio.wrap_future(job.outcome)
     gone = asyncio.ensure_future(_until_gone(request))
     try:
+        # reading counts too: a client waits from its first byte
         left = max(0.0, end - time.perf_counter())
         either: set[asyncio.Future[Any]] = {future, gone}
         await asyncio.wait(either, timeout=left, return_when=asyncio.FIRST_COMPLETED)

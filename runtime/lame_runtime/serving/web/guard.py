@@ -47,6 +47,7 @@ class Guard:
             await send(message)
 
         try:
+            # the whole path: a prefix would open routes that begin like one
             if scope["path"] in OPEN_ROUTES or self._accepts(scope):
                 await self._app(scope, receive, counted)
             else:

@@ -134,14 +134,17 @@ class HttpServer(uvicorn.Server):
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         if threading.current_thread() is threading.main_thread() and os.name == "posix":
+            # not the handlers of the command line, which would raise in the middle of a request
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.drain)
+        # not awaited: health has to be answered meanwhile
         self._loading = asyncio.ensure_future(self._load())
         try:
             yield
         finally:
             self._loading.cancel()
+            # in a thread, because it waits for others
             await asyncio.to_thread(self.state.close)
 
     async def _load(self) -> None:

@@ -47,6 +47,7 @@ async def _read(
 ) -> None:
     size = 0
     async for chunk in request.stream():
+        # a client may send more than it announced, or announce nothing
         size += len(chunk)
         if size > most:
             raise _too_large(most)

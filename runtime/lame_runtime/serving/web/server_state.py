@@ -57,6 +57,7 @@ class ServerState:
 
     def require_service(self) -> Service:
         """Returns the service; raises the `ApiError` 503 if it cannot embed now."""
+        # first of all, also while the bundle is loaded
         if self.health.phase == "draining":
             raise unavailable("the server is about to end", "draining", 5)
         if self.service is None:
@@ -67,6 +68,7 @@ class ServerState:
 
     async def problem(self) -> str | None:
         """Returns why the server is not ready; runs the probe if no vector came out lately."""
+        # nobody asks a server without traffic, except for this
         if self.service is not None and self.health.must_probe:
             probe = asyncio.wrap_future(self.service.scheduler.probe())
             # one that takes longer shows in the time of the run

@@ -43,6 +43,7 @@ def models_route(state: ServerState) -> Endpoint:
 
     async def models(_: Request) -> Response:
         service = state.service
+        # an empty list while the bundle is loaded, as there is no model yet
         data = [] if service is None else [service.facts()]
         return _json({"object": "list", "data": data})
 
@@ -61,6 +62,7 @@ def metrics_route(state: ServerState) -> Endpoint:
 
 def openapi_route(_: ServerState) -> Endpoint:
     """Returns the endpoint with the description of all routes."""
+    # made once: it does not depend on the bundle
     page = msgspec.json.encode(openapi_page())
 
     async def openapi(_: Request) -> Response:
