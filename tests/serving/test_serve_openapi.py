@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from running_server import RunningServer
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -37,11 +39,8 @@ def page(server: RunningServer) -> dict[str, Any]:
     return body
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_requests_made_from_the_page_are_answered_as_it_says(
-    name: str, page: dict[str, Any], server: RunningServer
-) -> None:
-    """No request ends in a 5xx, and each answer has a status and a body that the page names."""
+def hold(page: dict[str, Any], name: str, server: RunningServer) -> None:
+    """Sends requests made from a page, and compares the answers with it."""
     method, route = name.split()
     operation = schemathesis.openapi.from_dict(page)[route][method]
 
@@ -56,6 +55,28 @@ def test_requests_made_from_the_page_are_answered_as_it_says(
         case.call_and_validate(base_url=server.url, checks=CHECKS)
 
     answered()
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_requests_made_from_the_page_are_answered_as_it_says(
+    name: str, page: dict[str, Any], server: RunningServer
+) -> None:
+    """No request ends in a 5xx, and each answer has a status and a body that the page names."""
+    hold(page, name, server)
+
+
+def test_a_page_that_says_something_else_is_seen(
+    page: dict[str, Any], server: RunningServer
+) -> None:
+    """The control: without the status of mistakes, and with another reply."""
+    for change in ("status", "reply"):
+        other = copy.deepcopy(page)
+        if change == "status":
+            del other["paths"]["/v1/embeddings"]["post"]["responses"]["400"]
+        else:
+            other["components"]["schemas"]["ErrorReply"]["required"] = ["detail"]
+        with pytest.raises(FailureGroup):
+            hold(other, "POST /v1/embeddings", server)
 
 
 def test_the_page_lists_every_route(page: dict[str, Any], server: RunningServer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
@@ -14,6 +15,7 @@ from lame_runtime import Encoder
 from lame_runtime.bundle.golden import GoldenInput
 from lame_runtime.contract.prompts import Picture, Video
 from running_server import TINY, RunningServer, as_bytes, data_url, picture
+from samples import write_video
 
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 
@@ -110,6 +112,23 @@ def test_formats_of_pictures_and_a_page(server: RunningServer, encoder: Encoder)
         media_type = "application/pdf" if kind == "PDF" else "image/jpeg"
         expected = as_bytes(encoder.encode([{"image": data}]))
         assert server.vectors(input=data_url(data, media_type)) == expected, kind
+
+
+def test_video_files(video_server: RunningServer, encoder: Encoder, tmp_path: Path) -> None:
+    """As a string, a dict, and content parts of two kinds."""
+    write_video(tmp_path / "clip.mp4", 12)
+    data = (tmp_path / "clip.mp4").read_bytes()
+    url = data_url(data, "video/mp4")
+    items: list[Any] = [
+        url,
+        {"video": url},
+        {"type": "video_url", "video_url": {"url": url}},
+        {"type": "video_base64", "video_base64": base64.b64encode(data).decode()},
+    ]
+    expected = as_bytes(encoder.encode([{"video": data}]))
+    assert video_server.vectors(input=items, user="somebody") == expected * 4
+    error = video_server.error(400, input=["a", data_url(data[:500], "video/mp4")])
+    assert error["param"] == "input[1]"
 
 
 def test_the_openai_client_with_its_defaults(server: RunningServer, encoder: Encoder) -> None:
