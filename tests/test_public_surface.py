@@ -22,7 +22,8 @@ SURFACE = {
         "EncodeOptions": (
             "(*, role: 'str | None' = None, instruction: 'str | None' = None, "
             "prompt_name: 'str | None' = None, prompt: 'str | None' = None, "
-            "batch_size: 'int' = 32, truncate_dim: 'int | None' = None, "
+            "batch_size: 'int' = 32, batch_tokens: 'int | None' = None, "
+            "truncate_dim: 'int | None' = None, "
             "normalize_embeddings: 'bool' = True, truncate: 'bool' = False, "
             "max_pixels: 'int | None' = None, max_frames: 'int | None' = None, "
             "fps: 'float | None' = None, max_input_pixels: 'int | None' = None, "
@@ -104,6 +105,9 @@ METHODS = {
     "load": ("(bundle: 'str | os.PathLike[str]', **options: 'Unpack[LoadKeywords]') -> 'Self'"),
     "modalities": "property",
     "prompts": "property",
+    "finish": (
+        "(self, vectors: 'npt.NDArray[np.float32]', options: 'EncodeOptions') -> 'npt.NDArray[Any]'"
+    ),
     "similarity": (
         "(self, embeddings1: 'npt.ArrayLike', embeddings2: 'npt.ArrayLike') "
         "-> 'npt.NDArray[np.float32]'"

@@ -24,6 +24,11 @@ MAX_TOKENS = 1 << 14
 parameters takes 36 KB, of which a few are held at a time.
 """
 
+PATCHES_PER_TOKEN = 2
+"""Patches that a batch may hold for each token of a budget of tokens. Four patches make a vision
+token, so vision tokens take twice the room of others: the vision tower has run over them as well.
+"""
+
 
 def count_of(inputs: Any) -> int | None:
     """Returns the number of inputs; None if it is known only at their end."""
@@ -124,12 +129,31 @@ def _parsed(item: InputLike, index: int) -> Input:
         raise InputError(f"input {index}: {error}") from None
 
 
+def plan_window(
+    window: Sequence[Prepared], options: EncodeOptions, max_tokens: int
+) -> list[list[int]]:
+    """Returns the indices of the inputs of each batch of one call.
+
+    Args:
+        window: prepared inputs.
+        options: `batch_size`, `batch_tokens` and `sort`.
+        max_tokens: tokens that fit in memory, padding included.
+    """
+    size, sort, tokens = options.batch_size, options.sort, options.batch_tokens
+    if tokens is None:
+        return plan_batches(window, size, sort=sort, max_tokens=max_tokens)
+    patches = PATCHES_PER_TOKEN * tokens
+    tokens = min(tokens, max_tokens)
+    return plan_batches(window, size, sort=sort, max_tokens=tokens, max_patches=patches)
+
+
 def plan_batches(
     items: Sequence[Prepared],
     batch_size: int,
     *,
     sort: bool = True,
     max_tokens: int | None = None,
+    max_patches: int | None = None,
 ) -> list[list[int]]:
     """Returns the indices of the inputs of each batch.
 
@@ -139,22 +163,33 @@ def plan_batches(
         sort: group inputs of similar length and patch grids; otherwise they keep their order.
         max_tokens: maximum number of tokens in a batch, padding included; None for no limit. A
             longer input is a batch by itself.
+        max_patches: maximum number of patches of pictures and videos in a batch; as `max_tokens`.
     """
     order = list(range(len(items)))
     if sort:
         # longest first, so that the first batch needs the most memory
         order.sort(key=lambda index: _cost(items[index]), reverse=True)
     batches: list[list[int]] = []
-    longest = 0
+    longest = patches = 0
     for index in order:
         longest = max(longest, len(items[index].ids))
+        patches += patch_count(items[index])
         size = len(batches[-1]) + 1 if batches else 0
-        is_full = size > batch_size or (max_tokens is not None and size * longest > max_tokens)
+        is_full = (
+            size > batch_size
+            or (max_tokens is not None and size * longest > max_tokens)
+            or (max_patches is not None and patches > max_patches)
+        )
         if not batches or is_full:
             batches.append([])
-            longest = len(items[index].ids)
+            longest, patches = len(items[index].ids), patch_count(items[index])
         batches[-1].append(index)
     return batches
+
+
+def patch_count(item: Prepared) -> int:
+    """Returns the number of patches of an input's pictures and videos."""
+    return sum(visual.n_patches for visual in item.visuals)
 
 
 def _cost(item: Prepared) -> tuple[int, list[tuple[int, int, int]]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from lame_runtime.arguments import folder_path, switch
 from lame_runtime.backends.base import Backend
 from lame_runtime.backends.tensorrt.plans import Build
-from lame_runtime.batching import MAX_TOKENS, count_of, input_iterator, is_one, plan_batches
+from lame_runtime.batching import MAX_TOKENS, count_of, input_iterator, is_one, plan_window
 from lame_runtime.bundle.bundle import Bundle
 from lame_runtime.contract.batch import assemble
 from lame_runtime.contract.fields.roles import require_role
@@ -117,8 +116,7 @@ class Encoder:
             inputs: texts, paths, PIL pictures or dicts (see `lame_runtime.inputs.InputLike`); one
                 input counts as a list of one.
             show_progress_bar: show progress on stderr, as plain lines if it is no terminal.
-            options: fields of `EncodeOptions`, such as `batch_size`, `role`, `truncate_dim`,
-                `precision`.
+            options: fields of `EncodeOptions`, such as `role`, `truncate_dim` and `precision`.
 
         Returns:
             Array (n, dim) of the precision's type, float32 by default, or (n, ⌈dim/8⌉) for bits;
@@ -147,7 +145,7 @@ class Encoder:
         rows = list(vectors)  # the length of a generator is known only at its end
         if not rows:
             # with width and type, so that it can be concatenated
-            return self._finish(np.empty((0, self.dim), dtype=np.float32), parsed)
+            return self.finish(np.empty((0, self.dim), dtype=np.float32), parsed)
         return np.stack(rows)
 
     def encode_query(
@@ -216,13 +214,36 @@ class Encoder:
         """
         return cosines(embeddings1, embeddings2)
 
+    def finish(self, vectors: npt.NDArray[np.float32], options: EncodeOptions) -> npt.NDArray[Any]:
+        """Cuts, normalizes and quantizes what the backend returned: the last step of `encode`.
+
+        Args:
+            vectors: float32 (n, P).
+            options: `truncate_dim`, `normalize_embeddings` and `precision`.
+
+        Returns:
+            As `encode`.
+
+        Raises:
+            BackendError: a value is not finite, or a row has no length.
+            UsageError: 8 bits without a bundle, which gives their range.
+        """
+        unit = options.normalize_embeddings
+        vectors = finish(vectors, truncate_dim=options.truncate_dim, normalize=unit)
+        largest = 1.0  # bits store only signs, which need no range
+        if options.precision in ("int8", "uint8"):
+            if self.bundle is None:
+                raise UsageError("the range of 8-bit vectors is a bundle's; use `Encoder.load`")
+            largest = self.bundle.largest_value(vectors.shape[1])
+        return quantize(vectors, options.precision, largest)
+
     def with_backend(self, backend: Backend) -> Self:
         """Returns a copy with another backend, such as a view of one TensorRT profile."""
         return replace(self, backend=backend)
 
     def close(self) -> None:
         """Releases the graphs; the encoder cannot embed afterward."""
-        # a forked process would wait for threads that it does not have
+        # a forked process has no threads to wait for
         if self.backend.in_own_process:
             self.backend.close()
 
@@ -260,26 +281,12 @@ class Encoder:
                     return
                 vectors = np.empty((len(window), self.dim), dtype=np.float32)
                 # `rows` puts the vectors of a sorted batch back in input order
-                for rows in plan_batches(
-                    window, options.batch_size, sort=options.sort, max_tokens=self.max_tokens
-                ):
+                for rows in plan_window(window, options, self.max_tokens):
                     reader.read_ahead(len(rows))
                     batch = assemble([window[row] for row in rows], self.preparer.contract)
                     vectors[rows] = self.backend.run(batch)
                 del window, batch  # the caller may take long
-                yield from self._finish(vectors, options)
-
-    def _finish(self, vectors: npt.NDArray[np.float32], options: EncodeOptions) -> npt.NDArray[Any]:
-        """Cuts, normalizes and quantizes vectors: (n, dim) of the precision's type."""
-        kept, unit = options.truncate_dim, options.normalize_embeddings
-        vectors = finish(vectors, truncate_dim=kept, normalize=unit)
-        if options.precision == "float32":
-            return vectors
-        largest = 1.0  # bits store only signs, which need no range
-        if options.precision in ("int8", "uint8"):
-            golden = finish(self._golden_embeddings, truncate_dim=vectors.shape[1])
-            largest = float(np.abs(golden).max())
-        return quantize(vectors, options.precision, largest)
+                yield from self.finish(vectors, options)
 
     def __reduce__(self) -> NoReturn:
         # also called by `copy.deepcopy`
@@ -291,10 +298,3 @@ class Encoder:
     def __copy__(self) -> Self:
         """Returns the encoder itself, which is immutable."""
         return self
-
-    @cached_property
-    def _golden_embeddings(self) -> npt.NDArray[np.float32]:
-        # a fixed range, because vectors of two calls with different ranges could not be compared
-        if self.bundle is None:
-            raise UsageError("the range of 8-bit vectors is that of a bundle; use `Encoder.load`")
-        return self.bundle.golden_embeddings()

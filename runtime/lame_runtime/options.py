@@ -35,6 +35,7 @@ BACKENDS: tuple[BackendName, ...] = (
     "tensorrt-rtx",
 )
 MAX_BATCH = 65_536
+MAX_TOKENS = 1 << 30
 MAX_DIM = 65_536
 MAX_WORKERS = 64
 MAX_GPUS = 1024
@@ -136,6 +137,7 @@ class EncodeKeywords(TypedDict, total=False):
     prompt_name: str | None
     prompt: str | None
     batch_size: int
+    batch_tokens: int | None
     truncate_dim: int | None
     normalize_embeddings: bool
     truncate: bool
@@ -159,6 +161,8 @@ class EncodeOptions:
         prompt_name: the name of `role` in Sentence Transformers.
         prompt: the name of `instruction` in Sentence Transformers.
         batch_size: inputs per run of the graph.
+        batch_tokens: tokens per run, padding included, and two patches for each; a run ends at
+            whichever limit comes first. None for what fits in memory.
         truncate_dim: number of leading values to keep, or None for all.
         normalize_embeddings: scale the vectors to unit length.
         truncate: cut texts that are too long instead of refusing them.
@@ -186,6 +190,7 @@ class EncodeOptions:
     prompt_name: str | None = None
     prompt: str | None = None
     batch_size: int = 32
+    batch_tokens: int | None = None
     truncate_dim: int | None = None
     normalize_embeddings: bool = True
     truncate: bool = False
@@ -211,6 +216,8 @@ class EncodeOptions:
             most = MAX_DIM if name == "truncate_dim" else MAX_PIXELS
             value = getattr(self, name)
             converted[name] = None if value is None else integer(name, value, 1, most)
+        if self.batch_tokens is not None:
+            converted["batch_tokens"] = integer("batch_tokens", self.batch_tokens, 1, MAX_TOKENS)
         if self.workers is not None:
             converted["workers"] = integer("workers", self.workers, 0, MAX_WORKERS)
         if self.fps is not None:

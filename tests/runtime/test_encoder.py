@@ -181,6 +181,34 @@ def test_a_batch_has_a_limited_number_of_tokens(sort: bool, preparer: Preparer) 
     assert any(len(rows) * max(lengths[row] for row in rows) > limit for rows in unlimited)
 
 
+def test_a_batch_has_a_limited_number_of_patches(preparer: Preparer) -> None:
+    """Pictures end a batch of few tokens; one with more patches than the limit runs alone."""
+    sizes = (56, 56, 112, 56, 280)
+    items = [preparer(Input(image=Image.new("RGB", (size, 56)))) for size in sizes]
+    patches = [item.visuals[0].n_patches for item in items]
+    limit = patches[0] + patches[2]
+    plan = plan_batches(items, 9, max_patches=limit)
+    assert sorted(row for rows in plan for row in rows) == list(range(5))
+    assert all(len(rows) == 1 or sum(patches[row] for row in rows) <= limit for rows in plan)
+    assert [4] in plan
+    assert max(map(len, plan)) > 1
+    # the control has no limit
+    assert plan_batches(items, 9) == [[4, 2, 0, 1, 3]]
+
+
+def test_batch_tokens_limits_the_tokens_of_a_run(preparer: Preparer) -> None:
+    """More and shorter runs, the same vectors; the limit of the memory holds beside it."""
+    backend = FakeBackend()
+    encoder = Encoder(preparer, backend)
+    texts = ["word " * number for number in range(1, 30)]
+    expected = encoder.encode(texts)
+    runs = len(backend.lengths)
+    assert np.array_equal(encoder.encode(texts, batch_tokens=100), expected)
+    assert len(backend.lengths) - runs > 5 * runs
+    with pytest.raises(UsageError, match="`batch_tokens` is 0"):
+        encoder.encode(texts, batch_tokens=0)
+
+
 @pytest.mark.parametrize(
     "item", [None, 5, b"bytes", [5], [{"text": 0}], [{"text": "a", "image": 3}], [Input(text=5)]]
 )  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from lame_runtime.bundle.members import COPY_AGAIN, open_member, read_member
 from lame_runtime.bundle.vector_file import read_vectors
 from lame_runtime.contract.fields.vocabulary import check_vocabulary
 from lame_runtime.contract.preparer import Preparer
+from lame_runtime.contract.vectors import finish
 from lame_runtime.errors import BundleError, UsageError, shown
 from lame_runtime.files.graphs.onnx_graph import data_names
 from lame_runtime.files.json_file import MAX_JSON_BYTES
@@ -173,6 +175,21 @@ class Bundle:
             )
         vectors = read_vectors(self.folder, GOLDEN_VECTORS, sha256)
         return self._of_this_model(Golden([], vectors)).embeddings
+
+    def largest_value(self, width: int) -> float:
+        """Returns the largest absolute value in the golden vectors, cut to unit rows of a width.
+
+        It is what the largest integer of 8-bit vectors stands for: fixed, because vectors of two
+        calls with different ranges could not be compared.
+
+        Raises:
+            BundleError: the golden vectors cannot be read.
+        """
+        return float(np.abs(finish(self._golden_embeddings, truncate_dim=width)).max())
+
+    @cached_property
+    def _golden_embeddings(self) -> npt.NDArray[np.float32]:
+        return self.golden_embeddings()
 
     def check_all(self) -> int:
         """Checks the hash of every listed file and returns the number of files.

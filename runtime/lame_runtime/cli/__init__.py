@@ -9,5 +9,6 @@ verify_command    the certificate repeated on this device
 bench_command     latency and throughput
 benchmark         the measurement behind `bench`
 sources           inputs named on a command line: files, folders, JSONL, stdin
+server/           the HTTP server
 system/           signals, standard streams, and outputs that would replace an input
 """

@@ -60,6 +60,11 @@ def _add_encoding(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--instruction", help="instruction for every input that brings none")
     group.add_argument("--batch-size", type=whole, default=32, help="inputs per run of the graph")
     group.add_argument(
+        "--batch-tokens",
+        type=whole,
+        help="tokens per run of the graph, padding included (default: what fits in memory)",
+    )
+    group.add_argument(
         "--truncate",
         action="store_true",
         help="cut texts that are too long instead of refusing them",
@@ -158,6 +163,7 @@ def _encoding_options(options: argparse.Namespace) -> EncodeKeywords:
         "role": options.role,
         "instruction": options.instruction,
         "batch_size": options.batch_size,
+        "batch_tokens": options.batch_tokens,
         "truncate_dim": options.truncate_dim,
         "truncate": options.truncate,
         "max_pixels": options.max_pixels,
