@@ -43,8 +43,8 @@ def payloads(folder: Path) -> dict[str, list[dict[str, Any]]]:
         for item in works["photos, batches of 8"]
     ]
     return {
-        "a short text": [{"model": "m", "input": [text]} for text in texts],
-        "a photo": [{"model": "m", "input": [photo]} for photo in photos],
+        "a short text": [{"model": "bundle", "input": [text]} for text in texts],
+        "a photo": [{"model": "bundle", "input": [photo]} for photo in photos],
     }
 
 
@@ -74,7 +74,7 @@ def server(side: str, folder: Path) -> Iterator[str]:
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
     """Waits until a server answers."""
     end = time.monotonic() + START_SECONDS
-    body = json.dumps({"model": "m", "input": ["ready"]}).encode()
+    body = json.dumps({"model": "bundle", "input": ["ready"]}).encode()
     while time.monotonic() < end and process.poll() is None:
         try:
             request = Request(url, body, {"Content-Type": "application/json"})
