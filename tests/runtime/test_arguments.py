@@ -126,6 +126,7 @@ def test_what_is_no_path_of_a_folder_is_refused(value: Any) -> None:
 
 OPTIONS: dict[str, list[Any]] = {
     "batch_size": [0, True, "2", 10**400, None],
+    "batch_tokens": [0, -5, "2", 1.5, True],
     "truncate_dim": [64.0, 0, 17, True, [4]],
     "max_pixels": [10**400, 1, float("nan"), "big"],
     "max_frames": [0, 2.5, np.array([4])],
