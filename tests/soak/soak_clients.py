@@ -14,7 +14,7 @@ from soak.mixed_requests import MixedRequest
 
 @dataclass
 class Seen:
-    """What became of the requests.
+    """Counts what became of the requests.
 
     Attributes:
         outcomes: number of requests by outcome.
