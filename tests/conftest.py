@@ -32,6 +32,7 @@ from lame_runtime.contract.tokens import TextTokenizer
 # For `samples`, `oracle`, `floor` and `published_folders`, which tests in every folder import.
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import ONNX Runtime themselves
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # else it writes to the home folder
 import oracle
 
 # Before any test imports transformers, whose video processors need the torchvision it sets up.
