@@ -17,6 +17,7 @@ import pytest
 from lame_runtime import Encoder, InputError, UsageError
 from lame_runtime.serving.api.api_errors import input_problem
 from lame_runtime.serving.requests import json_body
+from lame_runtime.serving.requests.media_sources import MediaSources
 from lame_runtime.serving.settings import ServeOptions
 from running_server import (
     RunningServer,
@@ -55,6 +56,32 @@ BROKEN: dict[str, Any] = {
     "a URL": {"type": "image_url", "image_url": {"url": "http://169.254.169.254/latest"}},
 }
 """Twelve ways in which an item can be bad."""
+
+
+def test_a_string_that_never_ends_is_refused_at_once(server: RunningServer) -> None:
+    """Looking for its end takes time that grows with its length, not with the square of it."""
+    values = json_body.MAX_VALUES + 1
+    body = b'{"input":[' + b"1," * values + b'"' + b'\\"' * 200_000
+    response = server.client.post("/v1/embeddings", content=body)
+    assert response.status_code == 413
+    assert error_of(response)["code"] == "too_many_values"
+
+
+def test_too_many_pictures_are_counted_before_any_is_looked_at(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a list, in parts and in a conversation; the limit of an input is that of the contract."""
+    looked: list[object] = []
+    monkeypatch.setattr(MediaSources, "_checked", lambda _, data: looked.append(data) or data)
+    url = data_url(picture())
+    part = {"type": "image_url", "image_url": {"url": url}}
+    most = server.service.encoder.preparer.contract.limits.visuals
+    turn = {"role": "user", "content": [part] * (most + 1)}
+    for item in ({"image": [url] * (most + 1)}, {"content": [part] * (most + 1)}, [turn]):
+        error = server.error(400, input=["seven", item])
+        assert error["param"] == "input[1]"
+        assert f"holds {most + 1} pictures" in error["message"]
+    assert not looked
 
 
 def test_bad_items_fail_alone(server: RunningServer, encoder: Encoder) -> None:

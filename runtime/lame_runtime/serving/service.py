@@ -18,7 +18,7 @@ from lame_runtime.serving.figures import Figures
 from lame_runtime.serving.health import Health
 from lame_runtime.serving.probes import warm_up
 from lame_runtime.serving.remote.download import Downloader, Downloads
-from lame_runtime.serving.requests.items import item_input
+from lame_runtime.serving.requests.items import item_input, require_few_media
 from lame_runtime.serving.requests.media_sources import MediaSources
 from lame_runtime.serving.requests.wanted import Wanted
 from lame_runtime.serving.scheduling.backend_runner import BackendRunner
@@ -108,6 +108,7 @@ class Service:
         inputs = []
         for item, place in zip(wanted.items, wanted.places, strict=True):
             try:
+                require_few_media(item, self.encoder.preparer.contract.limits.visuals)
                 inputs.append(item_input(item, media))
             except InputError as error:
                 raise input_problem(error, place) from None

@@ -44,6 +44,28 @@ def item_input(item: Any, media: MediaSources) -> Input:
     return _of_parts(_parts(content, media), item.get("instruction"))
 
 
+def require_few_media(item: Any, most: int) -> None:
+    """Raises `InputError` if an item has too many pictures and videos, before any is looked at."""
+    if (count := _media_count(item)) > most:
+        raise InputError(
+            f"the input holds {count} pictures and videos, the limit is {most}; leave some out"
+        )
+
+
+def _media_count(entry: Any) -> int:
+    """Returns the number of pictures and videos of an item, a message or a part."""
+    if entry is None or isinstance(entry, str):
+        return entry is not None and data_kind(entry) is not None
+    if isinstance(entry, list):
+        return sum(map(_media_count, entry))
+    if entry.get("content") is not None:
+        return _media_count(entry["content"])
+    given = {_ALIASES.get(key, key): value for key, value in entry.items() if value is not None}
+    image = given.get("image", [])
+    # frames make one video
+    return (len(image) if isinstance(image, list) else 1) + ("video" in given)
+
+
 def _of_parts(parts: list[dict[str, Any]], instruction: str | None) -> Input:
     return as_input({"content": parts, "instruction": instruction})
 

@@ -19,7 +19,8 @@ TOKEN_IDS = (
 MAX_VALUES = 1 << 18
 """Most values in a request. Three bytes of JSON become hundreds in memory: a body of 64 MB could
 hold 20 million empty objects."""
-_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# the last quote may be missing: a string that never ends would be searched from each quote in it
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _PLACE = re.compile(r" - at `(?:key in )?\$\.?(?P<place>[^`]*)`$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<key>.*?)`", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<key>\w+)`")
