@@ -6,5 +6,6 @@ embedding_route  what happens to a request for vectors, step by step
 status_routes    health, models, figures, the OpenAPI page
 request_body     a request's bytes, within bounds of size and time
 guard            the key, and what is counted of every request
+page/            the page at `/` for a person
 http_server      the socket, signals, and the end of accepted work
 """

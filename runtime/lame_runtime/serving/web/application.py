@@ -19,6 +19,7 @@ from lame_runtime.serving.requests.cohere_request import read_cohere
 from lame_runtime.serving.requests.openai_request import read_openai
 from lame_runtime.serving.web.embedding_route import embedding_route
 from lame_runtime.serving.web.guard import Guard
+from lame_runtime.serving.web.page.page_route import page_route
 from lame_runtime.serving.web.server_state import ServerState
 from lame_runtime.serving.web.status_routes import (
     Endpoint,
@@ -50,6 +51,7 @@ def make_application(state: ServerState, lifespan: Lifespan | None = None) -> St
         "/v2/embed": cohere,
     }
     gets: dict[str, Endpoint] = {
+        "/": page_route(),
         "/health": ready,
         "/v1/health/live": live_route(state),
         "/v1/health/ready": ready,

@@ -11,8 +11,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lame_runtime.serving.api.api_errors import ApiError
 from lame_runtime.serving.figures import Figures
 
-OPEN_ROUTES = ("/v1/health/live", "/v1/health/ready")
-"""Routes without a key, for orchestrators; all others need one, also those that do not exist."""
+OPEN_ROUTES = ("/", "/v1/health/live", "/v1/health/ready")
+"""Routes without a key: the page, which asks for it, and those for orchestrators.
+
+All others need one, also those that do not exist.
+"""
 
 
 class Guard:

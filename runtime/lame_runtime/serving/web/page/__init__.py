@@ -1,0 +1,5 @@
+"""The page at `/` for a person: one HTML file without anything from elsewhere.
+
+index.html  the page, its style and its script
+page_route  sends it, with a policy that lets nothing but its own style and script run
+"""
