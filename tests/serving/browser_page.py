@@ -56,7 +56,7 @@ class OpenPage:
         self.requests: list[Request] = []
         self.tab.on("console", self._logged)
         self.tab.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.tab.on("request", lambda request: self.requests.append(request))
+        self.tab.on("request", self._asked)
         self.url = url
 
     def open(self) -> OpenPage:
@@ -127,6 +127,9 @@ class OpenPage:
             }""",
             [name, list(data), kind],
         )
+
+    def _asked(self, request: Request) -> None:
+        self.requests.append(request)
 
     def _logged(self, message: ConsoleMessage) -> None:
         # Chromium logs every answer of 4xx and 5xx, also those that the page expects

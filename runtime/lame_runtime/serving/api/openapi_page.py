@@ -42,7 +42,9 @@ def openapi_page() -> dict[str, Any]:
     # two paths of one route are described by one object
     ready = _get("Whether vectors come out.", {"503": "The server is not ready."})
     paths = {
-        "/": _get("A page for a person, who may try the model in a browser.", media_type="text/html"),
+        "/": _get(
+            "A page for a person, who may try the model in a browser.", media_type="text/html"
+        ),
         "/v1/embeddings": openai,
         "/embeddings": openai,
         "/v2/embed": _post("Embed (Cohere's shape).", cohere, cohere_reply, error),
