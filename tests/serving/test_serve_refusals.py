@@ -214,7 +214,7 @@ def test_small_bodies_that_are_large_in_memory_are_refused(
 def test_errors_of_the_framework_have_the_same_shape(server: RunningServer) -> None:
     """404, 405 and a model that is not served."""
     for method, route, status in (
-        ("GET", "/", 404),
+        ("GET", "/page", 404),
         ("POST", "/v1/embedding", 404),
         ("POST", "/v1/embeddings/", 404),
         ("GET", "/v1/embeddings", 405),
