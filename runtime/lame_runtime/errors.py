@@ -21,6 +21,11 @@ cuts long values.
 
 from __future__ import annotations
 
+import re
+
+_QUOTES = re.compile(r"(cannot be \w+|are not supported) \(.*\)(?=[;:]|$)")
+"""Messages that quote another library do so in parentheses."""
+
 
 class LameError(Exception):
     """Base class of every error in this module.
@@ -108,6 +113,15 @@ def printable(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def without_quotes(message: str) -> str:
+    """Returns a message without what it quotes of other libraries.
+
+    People at the machine need the quotes, and strangers do not get them: such texts have held paths
+    and addresses of the heap (CVE-2026-22778).
+    """
+    return _QUOTES.sub(r"\1", message)
 
 
 def shown(value: object, most: int = SHOWN_CHARACTERS) -> str:

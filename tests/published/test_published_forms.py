@@ -274,8 +274,12 @@ def test_an_adapter_with_the_config_of_its_base(name: str, folder: Path, tmp_pat
         ("gme", "qwen2_vl", "the `form` gme is ambiguous: .*use gme-sequential"),
         ("e5-v", "qwen2_vl", "unknown `form` 'e5-v': use one of qwen3-vl-embedding, gme-mrope"),
         ("qwen3-vl-embedding", "qwen2_vl", "is a qwen2_vl model; the form .* is of qwen3_vl"),
-        ("qwen3-vl-embedding", "qwen3_vl", "adds '' to texts, .* '<|endoftext|>'"),
-        ("ume-r1", "qwen2_vl", "has no token <disc_emb>"),
+        (
+            "qwen3-vl-embedding",
+            "qwen3_vl",
+            r"adds nothing to a text, but the form .* needs <\|endoftext\|>",
+        ),
+        ("ume-r1", "qwen2_vl", "has no token <disc_emb>; name another form"),
     ],
 )
 def test_what_is_of_another_form_is_refused(

@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from lame_runtime.contract import PromptLayout
 from lame_runtime.errors import BundleError, StorageError
 from lame_runtime.inputs import as_input
 from lame_training.model.torch_backend import load_encoder
 from lame_training.published.import_embedder import import_embedder
 from lame_training.published.writing.latent_tokens import latent_names
+from lame_training.published.writing.layout_template import layout_template
 from lame_training.published.writing.write_folder import write_sentence_transformers
 from lame_training.recipes.catalog import find_recipe
 from lame_training.run.initialization import initialize
@@ -105,3 +108,16 @@ def test_a_missing_reason_token_is_seen(published_backbone: Any, tmp_path: Path)
     with load_encoder(tmp_path / "checkpoint") as encoder:
         reference = load_published(tmp_path / "folder").encode(["a red bicycle"])
         assert cosines(encoder.encode(["a red bicycle"]), reference).max() < LEAST_COSINE
+
+
+def test_a_layout_with_any_text_is_printed_as_it_is() -> None:
+    """Quotes, braces of Jinja, emoji and the names of the template's own variables."""
+    odd = '<|im_start|>it\'s "prefix" {{ suffix }} {% if %} picture \\ 🚲\n'
+    layout = PromptLayout(odd, "<|im_end|>", "\n", {"query": ""}, image_open=odd)
+    turns = [{"role": "system", "content": [{"type": "text", "text": " Find "}]}]
+    turns += [{"role": "user", "content": [{"type": "text", "text": " a "}, {"type": "image"}]}]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    source = layout_template(layout, ["<|reason_a|>", "<|embed|>"])
+    rendered = environment.from_string(source).render(messages=turns)
+    picture = f"{odd}<|image_pad|><|vision_end|>"
+    assert rendered == f"{odd}{picture}Find\na<|im_end|><|reason_a|><|embed|>"

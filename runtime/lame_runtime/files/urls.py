@@ -114,9 +114,7 @@ def _decoded(uri: str, header: re.Match[str]) -> bytes:
         )
     payload, _, fragment = uri[start:].partition("#")
     if fragment.lower().startswith("page="):
-        raise InputError(
-            f"{name}: pages of a data: URI cannot be chosen; write it to a file and give its path"
-        )
+        raise InputError(f"{name}: pages of a data: URI cannot be chosen; give a PDF of one page")
     is_base64 = header["parameters"].replace(" ", "").lower().endswith(";base64")
     try:
         data = unquote_to_bytes(payload) if "%" in payload else payload.encode("ascii")

@@ -18,7 +18,7 @@ from lame_runtime.serving.figures import Figures
 from lame_runtime.serving.health import Health
 from lame_runtime.serving.probes import warm_up
 from lame_runtime.serving.remote.download import Downloader, Downloads
-from lame_runtime.serving.requests.items import item_input, require_few_media
+from lame_runtime.serving.requests.items import holds_media, item_input, require_few_media
 from lame_runtime.serving.requests.media_sources import MediaSources
 from lame_runtime.serving.requests.wanted import Wanted
 from lame_runtime.serving.scheduling.backend_runner import BackendRunner
@@ -69,10 +69,12 @@ class Service:
         self.name = options.name or _folder_name(encoder)
         self._media = MediaSources(rules, options.allow_video, memory)
         self._downloader = Downloader(options.allow_urls) if options.allow_urls else None
-        self.readers = ThreadPoolExecutor(
-            workers if self._downloader is None else _DOWNLOADS, "lame-serve-read"
-        )
+        self.readers = ThreadPoolExecutor(workers, "lame-serve-read")
         """Threads that parse requests and write replies, so that the loop of events goes on."""
+        self.openers = ThreadPoolExecutor(
+            workers if self._downloader is None else _DOWNLOADS, "lame-serve-open"
+        )
+        """Threads that read the headers of pictures, which may wait for memory, and download."""
         self.scheduler = Scheduler(
             BackendRunner(encoder, probe, health, figures),
             encoder.preparer,
@@ -83,6 +85,10 @@ class Service:
             batch_tokens=min(options.batch_tokens, encoder.max_tokens),
             workers=workers,
         )
+
+    def threads_for(self, wanted: Wanted) -> ThreadPoolExecutor:
+        """Returns the threads that make a job: texts do not wait for the pictures of others."""
+        return self.openers if any(map(holds_media, wanted.items)) else self.readers
 
     def job(self, wanted: Wanted, ticket: Ticket) -> Job:
         """Returns a job for `scheduler.submit`. Nothing is decoded but the headers of pictures.
@@ -122,7 +128,8 @@ class Service:
                 f"the request has {count:,} items, the limit is {self.options.max_items:,}: "
                 "send several requests",
                 "too_many_items",
-                param="input",
+                # `input[0]`, or `texts[0]` of Cohere's shape
+                param=wanted.places[0].partition("[")[0],
             )
 
     def facts(self) -> dict[str, Any]:
@@ -154,7 +161,8 @@ class Service:
         """Ends the threads and releases the graphs."""
         # the threads first: they use the graphs
         self.scheduler.close()
-        self.readers.shutdown(wait=True, cancel_futures=True)
+        for threads in (self.readers, self.openers):
+            threads.shutdown(wait=True, cancel_futures=True)
         self.encoder.close()
 
 

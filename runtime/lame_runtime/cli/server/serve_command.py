@@ -102,6 +102,9 @@ def _serve(options: argparse.Namespace) -> int:
             f"set {KEY_VARIABLE}"
         )
     server.serve_until_signal()
+    if server.was_cut_short:
+        print_note("error: a second signal ended the server before it had answered all requests")
+        return 1
     return 0
 
 

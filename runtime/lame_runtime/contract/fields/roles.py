@@ -6,6 +6,15 @@ from lame_runtime.contract.prompts import Input
 from lame_runtime.contract.rules import PromptLayout
 from lame_runtime.errors import UsageError, shown
 
+ROLE_WORDS = {
+    "query": "query",
+    "search_query": "query",
+    "passage": "document",
+    "document": "document",
+    "search_document": "document",
+}
+"""The contract's role for each word of other APIs: NIM, Cohere and Voyage."""
+
 
 def require_role(layout: PromptLayout, role: object) -> None:
     """Checks that the contract knows a role; None is none.

@@ -23,7 +23,7 @@ from typing import Any
 
 from lame_runtime.arguments import described, integer
 from lame_runtime.batching import file_names
-from lame_runtime.contract.fields.roles import role_instruction
+from lame_runtime.contract.fields.roles import ROLE_WORDS, role_instruction
 from lame_runtime.contract.prompts import Input, Video
 from lame_runtime.contract.rules import Contract
 from lame_runtime.errors import InputError, UsageError, shown
@@ -34,14 +34,6 @@ from lame_runtime.inputs import as_input
 TENSORS = ("text", "image", "input_json", "modality", "input_type")
 """Names of the input tensors."""
 PARAMETERS = ("input_type", "modality", "truncate", "dimensions", "embedding_type")
-ROLES = {
-    "query": "query",
-    "search_query": "query",
-    "passage": "document",
-    "document": "document",
-    "search_document": "document",
-}
-"""The contract's role for each `input_type`, as NIM, Cohere and Voyage spell it."""
 _DATA = "data:"
 _ENCODED = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,", re.IGNORECASE | re.ASCII)
 
@@ -172,9 +164,9 @@ def _role(row: Mapping[str, bytes], parameters: Mapping[str, Any]) -> str | None
     if kind is None:
         # the contract may have a default of its own
         return None
-    if not isinstance(kind, str) or kind not in ROLES:
-        raise UsageError(f"`input_type` is {described(kind)}: use {', '.join(ROLES)}")
-    return ROLES[kind]
+    if not isinstance(kind, str) or kind not in ROLE_WORDS:
+        raise UsageError(f"`input_type` is {described(kind)}: use {', '.join(ROLE_WORDS)}")
+    return ROLE_WORDS[kind]
 
 
 def _truncate(parameters: Mapping[str, Any]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from lame_runtime.errors import (
     LameError,
     ProofError,
     UsageError,
+    without_quotes,
 )
 from lame_runtime.integrations.triton.triton_requests import TritonRequest, read_request
 from lame_runtime.parity import gates
@@ -39,8 +39,6 @@ FRESH_SECONDS = 30.0
 """Time for which a batch that went through shows that the next one will."""
 _FAILED = "the model could not embed this; see the log of the server"
 """Message of errors that are not the client's, whose cause may tell about the machine."""
-# what Pillow, PDFium, FFmpeg or tokenizers said, which may hold an address in memory
-_FOREIGN = re.compile(r"(cannot be \w+|are not supported) \(.*\)(?=[;:])")
 
 
 class TritonService:
@@ -198,8 +196,9 @@ class TritonService:
 
 def _for_clients(error: LameError) -> LameError:
     """Returns an error whose message quotes no other library and names the client's options."""
-    message = _FOREIGN.sub(r"\1", str(error))
-    return type(error)(message.replace("pass `truncate=True`", "set `truncate` to END"))
+    return type(error)(
+        without_quotes(str(error)).replace("pass `truncate=True`", "set `truncate` to END")
+    )
 
 
 def _cheapest(encoder: Encoder, golden: Golden) -> Golden:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from lame_runtime.errors import InputError, UsageError, printable
+from lame_runtime.errors import InputError, UsageError, printable, without_quotes
 
 _TYPES = {
     400: "invalid_request_error",
@@ -26,14 +26,13 @@ _CODES = {400: "invalid_request", 401: "invalid_api_key", 404: "not_found"}
 # a message may repeat keys of the client, which have any length
 _MOST_CHARACTERS = 400
 _INDEX = re.compile(r"input \d+: ")
-# these messages quote another library in parentheses
-_FOREIGN = re.compile(r"(cannot be (?:read|decoded|tokenized|opened)|are not supported) \(.*\)")
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+|0x[0-9a-fA-F]{6,}")
 _ADVICE = {
     "pass `truncate=True`": 'send `"truncate": "END"`',
     "also with `truncate=True`": 'also with `"truncate": "END"`',
     "`truncate_dim`": "`dimensions`",
     "write it to a file and give its path": "send a smaller one",
+    "choose one, as in a.pdf#page=1": "send one page",
     "copy the file and try again": "send it again",
 }
 """Advice to Python programs, and what it is for a client."""
@@ -94,8 +93,7 @@ class ApiError(Exception):
 def input_problem(error: InputError | UsageError, param: str | None) -> ApiError:
     """Returns the 400 for an input that cannot be embedded, without what other libraries said."""
     message = _INDEX.sub("", str(error), count=1)
-    # our messages quote other libraries for people at the machine, not for strangers
-    message = _FOREIGN.sub(r"\1", message)
+    message = without_quotes(message)
     # a second net, for texts that the first does not know
     message = _ADDRESS.sub("…", message)
     for advice, ours in _ADVICE.items():

@@ -44,6 +44,14 @@ def item_input(item: Any, media: MediaSources) -> Input:
     return _of_parts(_parts(content, media), item.get("instruction"))
 
 
+def holds_media(item: Any) -> bool:
+    """Returns whether an item holds pictures or videos; a damaged `data:` URL is none."""
+    try:
+        return _media_count(item) > 0
+    except InputError:
+        return False
+
+
 def require_few_media(item: Any, most: int) -> None:
     """Raises `InputError` if an item has too many pictures and videos, before any is looked at."""
     if (count := _media_count(item)) > most:

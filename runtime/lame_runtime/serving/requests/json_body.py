@@ -71,7 +71,8 @@ def _mismatch(text: str) -> ApiError:
     """Returns our own words for what msgspec found."""
     # by patterns: the exception has no attributes for its parts
     match = _PLACE.search(text)
-    place = match["place"] if match else ""
+    # msgspec writes [...] for a key that it cannot name
+    place = match["place"] if match and match["place"] != "[...]" else ""
     subject = f"`{shown(place)}`" if place else "the body"
     if unknown := _UNKNOWN.match(text):
         key = shown(unknown["key"])
@@ -84,7 +85,9 @@ def _mismatch(text: str) -> ApiError:
         # msgspec does not say which words there are
         # of a list of words, or out of range
         return ApiError(
-            400, f"{subject} has a value that is not allowed: see /openapi.json", param=place
+            400,
+            f"{subject} has a value that is not allowed: see /openapi.json",
+            param=place or None,
         )
     if types["actual"] in ("int", "float") and place.startswith("input["):
         param = place[: place.index("]") + 1]

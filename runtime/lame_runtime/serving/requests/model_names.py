@@ -8,16 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from lame_runtime.contract.fields.roles import ROLE_WORDS
 from lame_runtime.errors import shown
 from lame_runtime.serving.api.api_errors import ApiError
 
-_ROLES = {
-    "query": "query",
-    "search_query": "query",
-    "document": "document",
-    "passage": "document",
-    "search_document": "document",
-}
 _SUFFIXES = {"-query": "query", "-passage": "document", "-document": "document"}
 
 
@@ -40,7 +34,7 @@ def asked_role(
     if input_type is None:
         role, param = suffixed, "model"
     else:
-        role, param = _ROLES.get(input_type, input_type), "input_type"
+        role, param = ROLE_WORDS.get(input_type, input_type), "input_type"
         if suffixed not in (None, role):
             raise ApiError(
                 400,
@@ -50,7 +44,7 @@ def asked_role(
             )
     # contracts without instructions know the roles, and give them none
     if role is not None and role not in known:
-        words = [word for word, ours in _ROLES.items() if ours in known]
+        words = [word for word, ours in ROLE_WORDS.items() if ours in known]
         words += sorted(set(known) - set(words))
         raise ApiError(
             400,

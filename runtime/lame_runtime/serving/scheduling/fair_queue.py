@@ -38,23 +38,29 @@ class FairQueue:
         """Adds a job, whose turn comes after those of the others."""
         self._preparing.append(job)
 
-    def next_unprepared(self) -> Task | None:
-        """Returns the item to prepare next; None if there is none, or no memory for it."""
+    def next_unprepared(self, *, texts_only: bool = False) -> Task | None:
+        """Returns the item to prepare next; None if there is none, or no memory for it.
+
+        Args:
+            texts_only: pass over requests whose next item has a picture or video.
+        """
         # once around: whoever has no room keeps the turn for later
-        for _ in range(len(self._preparing)):
+        # those that are passed over keep their turn
+        passed: list[Job] = []
+        task = None
+        while self._preparing and task is None:
             job = self._preparing.popleft()
             if job.is_over:
                 self._drop(job)
-            elif self._has_room(job):
+            elif (texts_only and job.waiting[0].size) or not self._has_room(job):
+                passed.append(job)
+            else:
                 task = job.waiting.popleft()
                 if job.waiting:
                     self._preparing.append(job)
-                # the most that it can take, until it is known
                 self.held += task.size
-                return task
-            else:
-                self._preparing.append(job)
-        return None
+        self._preparing.extendleft(reversed(passed))
+        return task
 
     def add_ready(self, task: Task, prepared: Prepared) -> None:
         """Adds an item that was prepared."""

@@ -71,9 +71,14 @@ class Scheduler:
         self._jobs: set[Job] = set()
         self._probe: Future[bool] | None = None
         self._is_closing = False
+        # one more for texts, which would wait while all others decode large pictures
         self._threads = [
-            threading.Thread(target=self._prepare_items, name=f"lame-serve-prepare-{number}")
-            for number in range(workers)
+            threading.Thread(
+                target=self._prepare_items,
+                args=(number == workers,),
+                name=f"lame-serve-prepare-{number}",
+            )
+            for number in range(workers + 1)
         ]
         self._threads.append(threading.Thread(target=self._run_batches, name="lame-serve-backend"))
         for thread in self._threads:
@@ -95,7 +100,8 @@ class Scheduler:
                 raise lost_backend()
             self._jobs.add(job)
             self._queue.add(job)
-            self._to_prepare.notify(len(job.waiting))
+            # all, because one of the threads takes only texts
+            self._to_prepare.notify_all()
 
     def cancel(self, job: Job) -> None:
         """Forgets what is left of a job that nobody waits for."""
@@ -115,8 +121,8 @@ class Scheduler:
             self._to_run.notify()
             return self._probe
 
-    def close(self) -> None:
-        """Ends the threads; what is left fails with 503."""
+    def abandon(self) -> None:
+        """Lets what is left fail with 503, and the threads end when they are done."""
         with self._lock:
             self._is_closing = True
             self._fail_all(unavailable("the server is about to end", "draining"))
@@ -124,6 +130,10 @@ class Scheduler:
                 self._probe.cancel()
             self._to_prepare.notify_all()
             self._to_run.notify_all()
+
+    def close(self) -> None:
+        """Abandons what is left, and waits for the threads."""
+        self.abandon()
         for thread in self._threads:
             thread.join(RETRY_SECONDS * 10)
         self._memory.close()
@@ -141,12 +151,15 @@ class Scheduler:
         for job in list(self._jobs):
             self._fail(job, error)
 
-    def _prepare_items(self) -> None:
+    def _prepare_items(self, texts_only: bool) -> None:
         """Runs in the threads that prepare."""
         while True:
             with self._lock:
-                while (task := self._queue.next_unprepared()) is None and not self._is_closing:
-                    self._to_prepare.wait()
+                task = None
+                while not self._is_closing and task is None:
+                    task = self._queue.next_unprepared(texts_only=texts_only)
+                    if task is None:
+                        self._to_prepare.wait()
             if task is None or self._is_closing:
                 return
             self._prepare(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lame_runtime.serving.api.api_errors import ApiError
+from lame_runtime.serving.api.api_errors import ApiError, unavailable
 from lame_runtime.serving.requests.cohere_request import read_cohere
 from lame_runtime.serving.requests.openai_request import read_openai
 from lame_runtime.serving.web.embedding_route import embedding_route
@@ -100,6 +101,11 @@ def _safe(state: ServerState, endpoint: Endpoint) -> Endpoint:
             return await endpoint(request)
         except ApiError as error:
             problem = error
+        except asyncio.CancelledError:
+            # uvicorn cancels what is left at its end, and would log a traceback
+            if not state.ending.is_set():
+                raise
+            problem = unavailable("the server has ended", "draining", 5)
         except Exception as error:
             logger.error("a request failed: %s: %s", type(error).__name__, error)
             problem = ApiError(500, "the server failed on this request", "internal_error")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
@@ -33,34 +34,37 @@ def embedding_route(state: ServerState, read: Read) -> Callable[[Request], Await
     """
 
     async def endpoint(request: Request) -> Response:
-        return await _embed(state.require_service(), request, read)
+        return await _embed(state, request, read)
 
     return endpoint
 
 
-async def _embed(service: Service, request: Request, read: Read) -> Response:
-    start = time.perf_counter()
+async def _embed(state: ServerState, request: Request, read: Read) -> Response:
+    start, service = time.perf_counter(), state.require_service()
     with service.admission.ticket() as ticket:
         # counted before it is read, or bodies would fill the memory
-        body = await read_body(request, service.options.max_body_bytes, ticket)
-        wanted = await _in_thread(service, read, body, service.encoder, service.name)
+        body = await read_body(request, service.options.max_body_bytes, ticket, state.ending)
+        readers = service.readers
+        wanted = await _in_thread(service, readers, read, body, service.encoder, service.name)
         # media are copied once more on their way; what is not needed goes
         del body
         service.check_count(wanted)
         # all of the request or nothing, and before anything is decoded
         ticket.take(items=len(wanted.items))
-        job = await _in_thread(service, service.job, wanted, ticket)
+        job = await _in_thread(service, service.threads_for(wanted), service.job, wanted, ticket)
         vectors = await _outcome(service, job, request, start + service.options.deadline)
         usage = Usage(job.tokens, job.tokens, job.tokens - job.vision_tokens, job.vision_tokens)
-        content = await _in_thread(service, wanted.reply, service.encoder, vectors, usage)
+        content = await _in_thread(service, readers, wanted.reply, service.encoder, vectors, usage)
     return Response(content, media_type="application/json", headers=_times(job, start))
 
 
-async def _in_thread(service: Service, call: Callable[..., Any], *arguments: Any) -> Any:
+async def _in_thread(
+    service: Service, threads: Executor, call: Callable[..., Any], *arguments: Any
+) -> Any:
     """Calls a function in a thread, because large requests would hold up all others."""
     loop = asyncio.get_running_loop()
     try:
-        return await loop.run_in_executor(service.readers, partial(call, *arguments))
+        return await loop.run_in_executor(threads, partial(call, *arguments))
     except RuntimeError:  # the threads have ended
         if service.health.phase == "serving":
             raise

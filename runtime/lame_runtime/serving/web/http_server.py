@@ -19,6 +19,7 @@ from lame_runtime.encoder import Encoder
 from lame_runtime.errors import UsageError, shown
 from lame_runtime.serving.settings import ServeOptions
 from lame_runtime.serving.web.application import make_application
+from lame_runtime.serving.web.http_protocol import HttpProtocol
 from lame_runtime.serving.web.server_state import ServerState
 
 _TICK = 0.02
@@ -75,6 +76,8 @@ class HttpServer(uvicorn.Server):
         announce: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.state = ServerState(options, load)
+        self.was_cut_short = False
+        """Whether a second signal ended the server before accepted work was answered."""
         self._listener = bind(options.host, options.port)
         self._announce = announce
         self._loading: asyncio.Task[None] | None = None
@@ -85,7 +88,7 @@ class HttpServer(uvicorn.Server):
             log_config=None,
             log_level=logging.WARNING,
             access_log=False,
-            http="h11",
+            http=HttpProtocol,
             ws="none",
             lifespan="on",
             # headers that a client could set
@@ -118,11 +121,19 @@ class HttpServer(uvicorn.Server):
         yield
 
     def drain(self) -> None:
-        """Ends the server once it has answered what it accepted; a second call ends it at once."""
+        """Ends the server once it has answered what it accepted.
+
+        A second call refuses what is left, and a third leaves it without an answer.
+        """
         if self._draining is not None:
-            self.force_exit = self.should_exit = True
+            self.force_exit = self.should_exit
+            self.was_cut_short = self.was_cut_short or bool(self.state.admission.requests)
+            if self.state.service is not None:
+                self.state.service.scheduler.abandon()
+            self.should_exit = True
             return
         self.state.health.phase = "draining"
+        self.state.ending.set()
         self._draining = asyncio.ensure_future(self._drained())
 
     async def _drained(self) -> None:

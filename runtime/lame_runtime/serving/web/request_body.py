@@ -3,58 +3,60 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
 from lame_runtime.serving.admission import Ticket
-from lame_runtime.serving.api.api_errors import ApiError
+from lame_runtime.serving.api.api_errors import ApiError, unavailable
 
 BODY_SECONDS = 60.0
 """Longest time that a client may take to send a request."""
 
 
-async def read_body(request: Request, most: int, ticket: Ticket) -> bytes:
+async def read_body(request: Request, most: int, ticket: Ticket, ending: asyncio.Event) -> bytes:
     """Returns the body of a request.
 
     Args:
         request: the request.
         most: largest size in bytes.
-        ticket: counts the bytes while they are in memory.
+        ticket: counts the bytes as they come; what is only announced takes no memory.
+        ending: set when the server begins to end, which waits for no body.
 
     Raises:
         ApiError: 413, too large, by its header or while it is read; 408, too slow; 429, too many
-            bytes are in memory already.
+            bytes are in memory already; 503, the server is about to end.
     """
-    length = _announced(request)
-    if length > most:
+    if _announced(request) > most:
         raise _too_large(most)
-    # all at once, so that no two requests wait for each other's rest
-    ticket.take(size=length)
-    chunks: list[bytes] = []
+    reading = asyncio.ensure_future(_read(request, most, ticket))
+    end = asyncio.ensure_future(ending.wait())
     try:
-        await asyncio.wait_for(_read(request, most, length, ticket, chunks), BODY_SECONDS)
-    except asyncio.TimeoutError:
-        raise ApiError(
-            408, f"the request was not complete after {BODY_SECONDS:g} s", "too_slow"
-        ) from None
+        either: set[asyncio.Future[Any]] = {reading, end}
+        await asyncio.wait(either, timeout=BODY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if reading.done():
+            return reading.result()
+        if end.done():
+            raise unavailable("the server is about to end", "draining", 5)
+        raise ApiError(408, f"the request was not complete after {BODY_SECONDS:g} s", "too_slow")
     except ClientDisconnect:
         raise ApiError(400, "the request is incomplete", "incomplete") from None
-    return b"".join(chunks)
+    finally:
+        reading.cancel()
+        end.cancel()
 
 
-async def _read(
-    request: Request, most: int, length: int, ticket: Ticket, chunks: list[bytes]
-) -> None:
+async def _read(request: Request, most: int, ticket: Ticket) -> bytes:
+    chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         # a client may send more than it announced, or announce nothing
         size += len(chunk)
         if size > most:
             raise _too_large(most)
-        if size > length:  # it came in chunks, without a length
-            ticket.take(size=size - length)
-            length = size
+        ticket.take(size=len(chunk))
         chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def _announced(request: Request) -> int:

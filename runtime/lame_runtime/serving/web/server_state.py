@@ -34,6 +34,8 @@ class ServerState:
         self.figures.queue_items.set_function(lambda: self.admission.items)
         self.figures.ready.set_function(lambda: self.health.problem is None)
         self.service: Service | None = None
+        self.ending = asyncio.Event()
+        """Set when the server begins to end."""
         self.failure: BaseException | None = None
         """Why the bundle could not be loaded."""
         self._load = load

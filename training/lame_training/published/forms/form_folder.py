@@ -46,8 +46,8 @@ def read_form(folder: Path, name: str, form: PublishedForm) -> PublishedEmbedder
     before, after = added_tokens(files)
     if before or after != form.added:
         raise BundleError(
-            f"{files / 'tokenizer.json'}: adds {shown(repr(before + after))} to texts, in the form "
-            f"{name} {form.added!r}; copy the model's own tokenizer.json"
+            f"{files / 'tokenizer.json'}: adds {shown(before + after) or 'nothing'} to a text, but "
+            f"the form {name} needs {form.added or 'nothing'}; copy the model's own tokenizer.json"
         )
     return PublishedEmbedder(
         backbone=folder,
@@ -84,7 +84,7 @@ def form_tokenizer(files: Path, form: PublishedForm) -> bytes:
     entries = {entry["content"]: entry for entry in tokenizer["added_tokens"]}
     for token in form.special_tokens:
         if token not in entries:
-            raise BundleError(f"{path}: has no token {token}, so it is of another form")
+            raise BundleError(f"{path}: has no token {token}; name another form with `form`")
         entries[token]["special"] = True
     return json.dumps(tokenizer, ensure_ascii=False).encode("utf-8")
 

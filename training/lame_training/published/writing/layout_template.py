@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from lame_runtime.contract import PromptLayout
 from lame_runtime.contract.prompts import IMAGE_PLACEHOLDER
 
@@ -10,30 +12,30 @@ _TEMPLATE = """\
 {%- for message in messages -%}
 {%- for part in message['content'] if part['type'] == 'text' -%}
 {%- if message['role'] == 'system' -%}
-{%- set ns.instruction = part['text'] | replace(MARK, '') | trim -%}
+{%- set ns.instruction = part['text'] | replace(mark, '') | trim -%}
 {%- else -%}{%- set ns.texts = ns.texts + 1 -%}
 {%- endif -%}
 {%- endfor -%}
 {%- endfor -%}
-{{- PREFIX -}}
+{{- prefix -}}
 {%- for message in messages if message['role'] != 'system' -%}
 {%- for part in message['content'] -%}
-{%- if part['type'] == 'image' -%}{{- IMAGE -}}
-{%- elif part['type'] == 'video' -%}{{- VIDEO -}}
+{%- if part['type'] == 'image' -%}{{- picture -}}
+{%- elif part['type'] == 'video' -%}{{- video -}}
 {%- endif -%}
 {%- endfor -%}
 {%- for part in message['content'] if part['type'] == 'text' -%}
-{%- set text = part['text'] | replace(MARK, '') -%}
+{%- set text = part['text'] | replace(mark, '') -%}
 {%- if ns.texts == 1 -%}{%- set text = text | trim -%}{%- endif -%}
 {%- if text | trim -%}
-{%- if ns.instruction -%}{{- ns.instruction + SEPARATOR -}}{%- set ns.instruction = '' -%}
+{%- if ns.instruction -%}{{- ns.instruction + separator -}}{%- set ns.instruction = '' -%}
 {%- endif -%}
 {{- text -}}
 {%- endif -%}
 {%- endfor -%}
 {%- endfor -%}
 {{- ns.instruction -}}
-{{- SUFFIX -}}
+{{- suffix -}}
 """
 
 
@@ -48,20 +50,16 @@ def layout_template(layout: PromptLayout, latents: list[str]) -> str:
         latents: the tokens that follow the prompt.
     """
     values = {
-        "MARK": IMAGE_PLACEHOLDER,
-        "PREFIX": layout.prefix,
-        "IMAGE": f"{layout.image_open}<|image_pad|>{layout.image_close}",
-        "VIDEO": f"{layout.video_open}<|video_pad|>{layout.video_close}",
-        "SEPARATOR": layout.separator,
-        "SUFFIX": layout.suffix + "".join(latents),
+        "mark": IMAGE_PLACEHOLDER,
+        "prefix": layout.prefix,
+        "picture": f"{layout.image_open}<|image_pad|>{layout.image_close}",
+        "video": f"{layout.video_open}<|video_pad|>{layout.video_close}",
+        "separator": layout.separator,
+        "suffix": layout.suffix + "".join(latents),
     }
-    template = _TEMPLATE
-    for name, value in values.items():
-        template = template.replace(name, _quoted(value))
-    return template
-
-
-def _quoted(text: str) -> str:
-    """Returns a string literal of Jinja."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-    return f"'{escaped}'"
+    # JSON's strings are string literals of Jinja
+    names = [
+        f"{{%- set {name} = {json.dumps(value, ensure_ascii=False)} -%}}\n"
+        for name, value in values.items()
+    ]
+    return "".join(names) + _TEMPLATE
