@@ -37,7 +37,7 @@ demo: $(VENV)/ready  ## digits, training, bundle with certificate, search withou
 	$(BIN)/lame-export demo $(RUN)
 
 test: check  ## run ruff, mypy and pytest
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations=8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=8
 
 check: $(VENV)/ready  ## run ruff and mypy
 	$(BIN)/ruff check .

@@ -56,6 +56,25 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+LONGEST_FILES = (
+    "test_docs.py",
+    "test_family_export.py",
+    "test_plan.py",
+    "test_processes.py",
+    "test_endurance.py",
+    "test_slice.py",
+    "test_embedders_bench.py",
+    "test_gradient.py",
+    "test_demo.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that take longest first, so that no worker waits for another at the end."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
+
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
     """Restores PyTorch's number of threads, which some commands set for the whole process."""
