@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import signal
 import socket
@@ -76,6 +77,12 @@ def test_a_text_does_not_wait_for_pictures_that_are_decoded(
         assert all(reply.result().status_code == 200 for reply in many)
 
 
+def read_all(connection: socket.socket) -> None:
+    """Reads until the other side has ended the connection in order."""
+    while connection.recv(1 << 20):
+        pass
+
+
 def test_what_is_only_announced_takes_no_room() -> None:
     """Clients that send headers alone do not keep others out; what they send is counted."""
     with running(ServeOptions(port=0, max_body_mb=1)) as server:
@@ -104,6 +111,36 @@ def test_a_connection_without_a_request_is_closed(
     request = b"GET /v1/health/live HTTP/1.1\r\nhost: a\r\n\r\n"
     with connected(server.url, request) as connection:
         assert connection.recv(12) == b"HTTP/1.1 200"
+
+
+def test_replies_that_nobody_reads_count_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They fill the same memory as requests; their connections are cut, a slow reader's is not."""
+    monkeypatch.setattr(http_protocol, "UNREAD_SECONDS", 2.0)
+    body = json.dumps({"input": ["seven"] * 2048}).encode()
+    with running(ServeOptions(port=0, max_body_mb=1)) as server:
+        admission = server.server.state.admission
+        unread = []
+        for number in range(1, 4):
+            unread.append(connected(server.url, head(len(body)) + body))
+            # a reply is larger than its request, and eight bodies are the limit
+            wait_for(lambda most=2_500_000 * number: admission.bytes > most)
+        assert admission.items == 0
+        response = server.post(input=["x" * 900_000])
+        assert response.status_code == 429
+        assert error_of(response)["code"] == "queue_full"
+        # one of them begins to read, and gets all of it
+        with unread.pop() as slow:
+            answer = b""
+            while len(answer) < 2_500_000:
+                answer += slow.recv(1 << 16)
+            assert answer.startswith(b"HTTP/1.1 200")
+        wait_for(lambda: admission.requests == 0)
+        assert admission.bytes == 0
+        for connection in unread:
+            # what the kernel holds, then the end
+            with connection, pytest.raises(ConnectionResetError):
+                read_all(connection)
+        assert server.post(input="seven").status_code == 200
 
 
 def test_an_upgrade_is_not_logged(server: RunningServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,51 @@ def test_a_signal_ends_the_server_after_its_answers() -> None:
         assert child.stderr.read() == ""
         with pytest.raises(httpx.ConnectError):
             post()
+
+
+def test_a_killed_server_starts_again_with_the_same_answers() -> None:
+    """SIGKILL under load loses what ran; nothing else remains of it."""
+    texts = [f"a text of some words, number {index}" for index in range(1000)]
+    body = {"input": texts, "encoding_format": "base64"}
+    answers = []
+    with load_tiny() as encoder:
+        expected = [row.tobytes() for row in encoder.encode(texts)]
+    for _ in range(2):
+        with process() as (child, url), ThreadPoolExecutor(4) as threads:
+            post = partial(httpx.post, f"{url}/v1/embeddings", json=body, timeout=60)
+            answers.append(vectors_of(post()))
+            replies = [threads.submit(post) for _ in range(4)]
+            wait_for(lambda url=url: "lame_queue_items 4000" in httpx.get(f"{url}/metrics").text)
+            child.kill()
+            for reply in replies:
+                with pytest.raises(httpx.HTTPError):
+                    reply.result()
+    assert answers == [expected] * 2
+
+
+def test_traces_hold_what_a_request_took() -> None:
+    """OpenTelemetry's own program starts the server; its spans go to the output here."""
+    program = ["-m", "opentelemetry.instrumentation.auto_instrumentation"]
+    program += ["--traces_exporter", "console", "--metrics_exporter", "none"]
+    arguments = [str(Path(sys.executable).parent / "lame-runtime"), "serve", str(TINY)]
+    command = [sys.executable, *program, "--logs_exporter", "none", *arguments, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        url = child.stdout.readline().split()[0]
+        httpx.post(f"{url}/v1/embeddings", json={"input": ["seven", "eight"]}).raise_for_status()
+        child.send_signal(signal.SIGTERM)
+        written = child.stdout.read()
+    assert child.returncode == 0
+    decoder, spans = json.JSONDecoder(), []
+    while written := written.lstrip():
+        span, end = decoder.raw_decode(written)
+        spans.append(span)
+        written = written[end:]
+    (span,) = [span for span in spans if "lame.items" in span["attributes"]]
+    assert span["name"] == "POST /v1/embeddings"
+    assert span["attributes"]["lame.items"] == 2
+    assert span["attributes"]["lame.tokens"] > 2
+    assert span["attributes"]["lame.inference_seconds"] > 0
 
 
 def test_a_server_that_drains_is_not_ready() -> None:

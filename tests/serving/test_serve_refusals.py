@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import json
-import random
 import re
 import struct
 import zlib
@@ -14,20 +11,19 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
-from lame_runtime import Encoder, InputError, UsageError
+from lame_runtime import InputError, UsageError
+from lame_runtime.errors import shown
 from lame_runtime.serving.api.api_errors import input_problem
 from lame_runtime.serving.requests import json_body
 from lame_runtime.serving.requests.media_sources import MediaSources
 from lame_runtime.serving.settings import ServeOptions
 from running_server import (
     RunningServer,
-    as_bytes,
     data_url,
     error_of,
     load_tiny,
     picture,
     running,
-    vectors_of,
 )
 
 FOREIGN = re.compile(r"0x[0-9a-f]{6}|Traceback|BytesIO|PIL|Errno|lame_runtime|site-packages")
@@ -84,52 +80,6 @@ def test_too_many_pictures_are_counted_before_any_is_looked_at(
     assert not looked
 
 
-def test_bad_items_fail_alone(server: RunningServer, encoder: Encoder) -> None:
-    """200 requests share batches, a tenth of them broken in twelve ways.
-
-    Each bad one is a 400 that names its item; each good one has the bytes of its items alone.
-    """
-    chance = random.Random(0)
-    good: list[Any] = [f"digits that add up to {number}" for number in range(40)]
-    good += [data_url(picture(number, 30 + number, 50)) for number in range(12)]
-    alone = []
-    for item in good:
-        is_url = item.startswith("data:")
-        data = {"image": base64.b64decode(item.partition(",")[2])} if is_url else item
-        alone += as_bytes(encoder.encode([data]))
-    requests: list[tuple[list[int], str, int]] = []
-    broken = list(BROKEN) * 2
-    for number in range(200):
-        rows = chance.choices(range(len(good)), k=chance.randint(1, 5))
-        bad = broken[number // 10] if number % 10 == 0 else ""
-        requests.append((rows, bad, chance.randrange(len(rows))))
-
-    async def send_all() -> list[httpx.Response]:
-        limits = httpx.Limits(max_connections=32)
-        async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=60) as client:
-
-            def send(rows: list[int], bad: str, place: int) -> Any:
-                items = [good[row] for row in rows]
-                if bad:
-                    items[place] = BROKEN[bad]
-                body = {"input": items, "encoding_format": "base64"}
-                return client.post("/v1/embeddings", json=body)
-
-            return await asyncio.gather(*(send(*request) for request in requests))
-
-    batches = server.figure("lame_batch_items_count")
-    for (rows, bad, place), response in zip(requests, asyncio.run(send_all()), strict=True):
-        if bad:
-            assert response.status_code == 400, (bad, response.text)
-            assert error_of(response)["param"].startswith(f"input[{place}]"), (bad, response.text)
-            assert not FOREIGN.search(response.text), response.text
-        else:
-            assert vectors_of(response) == [alone[row] for row in rows]
-    # they did share batches, else this would show nothing
-    assert server.figure("lame_batch_items_count") - batches < 180
-    assert server.client.get("/v1/health/ready").status_code == 200
-
-
 @pytest.mark.parametrize("ids", [[1, 2, 3], [[1, 2], [3]], ["a", 5], [1.5]])
 def test_token_ids_are_refused_with_the_remedy(ids: Any, server: RunningServer) -> None:
     """They are those of another tokenizer; LangChain sends them by default."""
@@ -176,6 +126,16 @@ def test_mistakes_are_named(
     error = server.error(400, **body)
     assert error["param"] == param
     assert words in error["message"]
+
+
+@pytest.mark.parametrize("key", ["x` - at `$.input[7]", "x`", "`", "[...]", "a\nb", "k" * 5000])
+def test_the_name_of_a_key_does_not_change_the_place(key: str, server: RunningServer) -> None:
+    """A key of the request is its own place; one of an item has the item's."""
+    error = server.error(400, **{"input": "a", key: 1})
+    assert error["code"] == "unknown_key"
+    assert error["param"] == shown(key)
+    nested = server.error(400, input=["a", {"text": "b", key: 1}])
+    assert (nested["code"], nested["param"]) == ("unknown_key", "input[1]")
 
 
 @pytest.mark.parametrize(

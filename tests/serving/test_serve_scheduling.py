@@ -147,10 +147,10 @@ def test_a_query_beside_a_long_list_waits_for_two_batches_at_most(encoder: Encod
     url = data_url(picture())
     with gated(ServeOptions(port=0, batch_tokens=256)) as (server, gate):
         with ThreadPoolExecutor(2) as threads:
-            many = threads.submit(server.post, input=[url] * 300)
+            many = threads.submit(server.post, input=[url] * 2048)
             wait_for(gate.arrived.is_set)
             query = threads.submit(server.post, input=TEXT)
-            wait_for(lambda: server.server.state.admission.items == 301)
+            wait_for(lambda: server.server.state.admission.items == 2049)
             # prepared, and not only accepted
             wait_for(lambda: server.figure("lame_prepare_seconds_count") > 20)
             begun = len(gate.batches)

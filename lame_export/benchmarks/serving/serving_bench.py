@@ -4,7 +4,7 @@
 
 The folder is one that `make bench` wrote: `bundle` and `sentence-transformers` hold the same model.
 Sides run one after the other, in several rounds. Writes `serving.json`, `serving.md` and
-`serving.png` into it.
+`serving.png` into it. The peers have to be importable: `make bench-serving` installs them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ from load_clients import request_bytes, run_load
 
 HERE = Path(__file__).parent
 CLIENTS = (1, 8, 64)
-SIDES = ("LaME, fp32-cpu", "LaME, int8-cpu", "Sentence Transformers, FastAPI")
+PEERS = {
+    "Sentence Transformers, FastAPI": "sentence_transformers_server.py",
+    "infinity-emb": "infinity_server.py",
+}
+SIDES = ("LaME, fp32-cpu", "LaME, int8-cpu", *PEERS)
+TEXTS_ONLY = ("infinity-emb",)
+"""Servers that take no pictures for a model of Sentence Transformers."""
 START_SECONDS = 300
 
 
@@ -59,8 +65,7 @@ def server(side: str, folder: Path) -> Iterator[str]:
         command = ["-m", "lame_runtime", "serve", str(folder / "bundle"), "--port", port]
         command += ["--graph", graph, "--threads", "2"]
     else:
-        script = HERE / "sentence_transformers_server.py"
-        command = [str(script), str(folder / "sentence-transformers"), port]
+        command = [str(HERE / PEERS[side]), str(folder / "sentence-transformers"), port]
     process = subprocess.Popen([sys.executable, *command])
     url = f"http://127.0.0.1:{port}/v1/embeddings"
     try:
@@ -109,11 +114,16 @@ def in_process(folder: Path, graph: str) -> dict[str, float]:
 def measure(folder: Path, sides: list[str], seconds: float, rounds: int) -> dict[str, Any]:
     """Returns rates and percentiles by workload, side, number of clients and round."""
     works = payloads(folder)
-    figures: dict[str, Any] = {name: {side: {} for side in sides} for name in works}
+    figures: dict[str, Any] = {
+        name: {side: {} for side in sides if name == "a short text" or side not in TEXTS_ONLY}
+        for name in works
+    }
     for _ in range(rounds):
         for side in sides:
             with server(side, folder) as url:
                 for name, requests in works.items():
+                    if side not in figures[name]:
+                        continue
                     wire = [request_bytes(url, payload) for payload in requests]
                     for clients in CLIENTS:
                         load = run_load(url, wire, clients, seconds)
@@ -160,7 +170,7 @@ def plot(figures: dict[str, Any], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    colors = dict(zip(SIDES, ("#2f7fb8", "#0b4f7d", "#8a8f98"), strict=True))
+    colors = dict(zip(SIDES, ("#2f7fb8", "#0b4f7d", "#8a8f98", "#c2813a"), strict=True))
     drawing, axes = plt.subplots(1, len(figures), figsize=(10, 4.2), constrained_layout=True)
     for axis, (name, sides) in zip(axes, figures.items(), strict=True):
         for side, counts in sides.items():

@@ -80,6 +80,14 @@ class Ticket:
         self._items += items
         self._bytes += size
 
+    def exchange(self, size: int) -> None:
+        """Gives back what the request took, and counts a reply of `size` bytes, if room or not.
+
+        The work is done and the reply is in memory; the next requests find less room.
+        """
+        self._admission.give_back(self._items, self._bytes - size)
+        self._items, self._bytes = 0, size
+
     def __enter__(self) -> Self:
         self._admission.change_requests(1)
         return self

@@ -46,6 +46,7 @@ def parse(body: bytes, shape: type[ShapeT]) -> tuple[ShapeT, dict[str, Any]]:
     try:
         # the raw values go on, because structs do not keep the order of keys
         raw = msgspec.json.decode(body)
+        _require_known_keys(raw, shape)
         return msgspec.convert(raw, shape), raw
     except msgspec.ValidationError as error:
         raise _mismatch(str(error)) from None
@@ -54,6 +55,19 @@ def parse(body: bytes, shape: type[ShapeT]) -> tuple[ShapeT, dict[str, Any]]:
         raise ApiError(400, "the body is not valid JSON in UTF-8", "invalid_json") from None
     except RecursionError:
         raise ApiError(400, "the JSON is nested too deeply", "invalid_json") from None
+
+
+def _require_known_keys(raw: Any, shape: type[msgspec.Struct]) -> None:
+    # of the request itself, whose message from msgspec ends with the key: a key could hold
+    # anything, and also what looks like the place of an item
+    if isinstance(raw, dict):
+        for key in raw.keys() - set(shape.__struct_encode_fields__):
+            raise _unknown_key("the body", key, key)
+
+
+def _unknown_key(subject: str, key: str, place: str) -> ApiError:
+    message = f"{subject} has the unknown key `{shown(key)}`: see /openapi.json for those there are"
+    return ApiError(400, message, "unknown_key", param=shown(place))
 
 
 def _require_few_values(body: bytes) -> None:
@@ -75,9 +89,7 @@ def _mismatch(text: str) -> ApiError:
     place = match["place"] if match and match["place"] != "[...]" else ""
     subject = f"`{shown(place)}`" if place else "the body"
     if unknown := _UNKNOWN.match(text):
-        key = shown(unknown["key"])
-        message = f"{subject} has the unknown key `{key}`: see /openapi.json for those there are"
-        return ApiError(400, message, "unknown_key", param=place or key)
+        return _unknown_key(subject, unknown["key"], place)
     if missing := _MISSING.match(text):
         return ApiError(400, f"{subject} lacks `{missing['key']}`", param=place or missing["key"])
     types = _TYPES.match(text)

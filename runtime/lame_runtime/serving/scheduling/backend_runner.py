@@ -35,6 +35,8 @@ class BackendRunner:
         self._probe = probe
         self._health = health
         self._figures = figures
+        self.is_ending = False
+        """Whether nobody waits for vectors any more, so that failures say nothing."""
 
     def run(self, items: Sequence[Prepared]) -> list[Floats | None]:
         """Returns the vector (P,) of each item, or None if it fails alone as well.
@@ -45,10 +47,10 @@ class BackendRunner:
         vectors = self._try(items)
         # once more and alone, so that one bad item fails alone
         for row, vector in enumerate(vectors):
-            if vector is None:
+            if vector is None and not self.is_ending:
                 vectors[row] = self._try([items[row]])[0]
         # an input that nothing can embed and a lost device look the same until then
-        if all(vector is None for vector in vectors):
+        if all(vector is None for vector in vectors) and not self.is_ending:
             self.probe()
         return vectors
 
@@ -71,7 +73,9 @@ class BackendRunner:
                 vectors = self._encoder.backend.run(batch)
         # whatever a backend raises: the thread has to outlive it
         except Exception as error:
-            logger.warning("a batch of %d inputs failed: %s", len(items), error)
+            # a long run outlives the graphs that it uses
+            if not self.is_ending:
+                logger.warning("a batch of %d inputs failed: %s", len(items), error)
             return [None] * len(items)
         finally:
             self._health.end()

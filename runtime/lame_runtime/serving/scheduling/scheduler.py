@@ -124,7 +124,7 @@ class Scheduler:
     def abandon(self) -> None:
         """Lets what is left fail with 503, and the threads end when they are done."""
         with self._lock:
-            self._is_closing = True
+            self._is_closing = self._runner.is_ending = True
             self._fail_all(unavailable("the server is about to end", "draining"))
             if self._probe is not None:
                 self._probe.cancel()

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -15,10 +16,12 @@ from starlette.responses import Response
 from lame_runtime.contract.batch import Floats
 from lame_runtime.encoder import Encoder
 from lame_runtime.serving.api.api_errors import ApiError, unavailable
+from lame_runtime.serving.api.held_reply import HeldReply
 from lame_runtime.serving.requests.schemas import Usage
 from lame_runtime.serving.requests.wanted import Wanted
 from lame_runtime.serving.scheduling.jobs import Job
 from lame_runtime.serving.service import Service
+from lame_runtime.serving.tracing import describe_request
 from lame_runtime.serving.web.request_body import read_body
 from lame_runtime.serving.web.server_state import ServerState
 
@@ -41,7 +44,8 @@ def embedding_route(state: ServerState, read: Read) -> Callable[[Request], Await
 
 async def _embed(state: ServerState, request: Request, read: Read) -> Response:
     start, service = time.perf_counter(), state.require_service()
-    with service.admission.ticket() as ticket:
+    with ExitStack() as held:
+        ticket = held.enter_context(service.admission.ticket())
         # counted before it is read, or bodies would fill the memory
         body = await read_body(request, service.options.max_body_bytes, ticket, state.ending)
         readers = service.readers
@@ -55,7 +59,10 @@ async def _embed(state: ServerState, request: Request, read: Read) -> Response:
         vectors = await _outcome(service, job, request, start + service.options.deadline)
         usage = Usage(job.tokens, job.tokens, job.tokens - job.vision_tokens, job.vision_tokens)
         content = await _in_thread(service, readers, wanted.reply, service.encoder, vectors, usage)
-    return Response(content, media_type="application/json", headers=_times(job, start))
+        describe_request(job, len(wanted.places))
+        # a client that does not read keeps the reply in memory
+        ticket.exchange(len(content))
+        return HeldReply(content, _times(job, start), held.pop_all())
 
 
 async def _in_thread(
