@@ -24,7 +24,7 @@ from lame_export.forward.layers import (
 
 
 class EncoderBlock(nn.Module):
-    """One block of the language model: causal grouped-query attention, and a gated MLP or experts."""
+    """A block of the language model: causal grouped-query attention; a gated MLP or experts."""
 
     def __init__(self, layer: Any, config: Any) -> None:
         super().__init__()

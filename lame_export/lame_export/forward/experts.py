@@ -7,9 +7,12 @@ zeros. The sum over experts is then part of the last product:
     x (…, D) ─┬ gate (D, E I), up (D, E I) ─ act(gate) · up (…, E I) ─ · routing ─ down (E I, D) ─ y
               └ router (D, E) ─ softmax ─ k largest ─ divided by their sum (…, E) ───┘
 
-The layers are ordinary linear ones to every rewrite. It takes E / k times the arithmetic of the k
-experts, which is what a graph without data-dependent shapes costs; for CPUs, `rewrites.fuse_experts`
-puts ONNX Runtime's operator in its place, which computes the k experts alone.
+The layers are ordinary linear ones to every rewrite. They take E / k times the arithmetic of the k
+experts: the price of a graph whose shapes do not depend on data. For CPUs `rewrites.fuse_experts`
+puts ONNX Runtime's operator in their place, which computes the k experts alone. Measured on 2 cores
+with E = 32, k = 4, D = 512, I = 256 and 512 tokens: one MLP per expert 270 ms, this form 161 ms,
+tokens sorted into blocks whose weights are gathered 76 ms (32 ms instead of 2 for one token, and no
+INT8, which TensorRT 10.3 cannot gather), the operator 16 ms.
 
 Axes, besides the package's: E experts, I width of an expert.
 """

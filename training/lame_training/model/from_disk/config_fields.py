@@ -118,7 +118,7 @@ TEXT: dict[str, tuple[str, Check]] = {
     "moe_intermediate_size": _whole(1, 1 << 20),
     "decoder_sparse_step": BLOCKS,
     "mlp_only_layers": _numbers(1023),
-    # transformers computes it in no other way
+    # transformers divides by the sum of the experts' shares in any case
     "norm_topk_prob": _one_of(True),
 }
 VISION: dict[str, tuple[str, Check]] = {
