@@ -238,7 +238,7 @@ def unevenness(scan: Scan) -> float:
     return float(np.mean(logarithms))
 
 
-@pytest.mark.parametrize("graph", ["fp32", "int8-cpu"])
+@pytest.mark.parametrize("graph", ["fp32", "fp32-cpu", "int8-cpu"])
 def test_graphs_run_on_the_oldest_onnx_runtime(graph: str, made: Made, data: Path) -> None:
     """The extras promise it: every operator has a kernel there that computes the same."""
     picture = str(data / "images/eval/3-00001.png")

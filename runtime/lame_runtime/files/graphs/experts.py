@@ -27,11 +27,11 @@ def require_experts(
         tensors: the fields of the graph's initializers by name.
 
     Raises:
-        ValueError: one takes more experts than its weights are for, or none, or its weights are
-            no initializer.
+        ValueError: one takes more experts than it has weights of, or these are no initializer.
     """
     for operands, taken in mixtures:
         name = operands[WEIGHTS] if len(operands) > WEIGHTS else ""
         sizes = list(integers(tensors.get(name, {}).get("dims", []), _MAX_RANK))
-        if not sizes or not 0 < taken <= sizes[0]:
-            raise ValueError(f"takes {taken} of {sizes[0] if sizes else 0} experts")
+        if not sizes or taken > sizes[0]:
+            count = sizes[0] if sizes else "an unknown number of"
+            raise ValueError(f"has a token take {taken} of {count} experts")

@@ -193,20 +193,20 @@ class _GraphReader:
             raise ValueError(f"its nodes have more than {MAX_OPERANDS:,} inputs and outputs")
         if operator in DIVISIONS:
             self._divisions.append((operator, operands))
-        taken = 1  # the default of `k`
+        k = 1  # experts that a token takes
         for data in node.get("attribute", []):
             attribute = self._read(data, "AttributeProto", ATTRIBUTE)
             values = [*attribute.get("i", []), *attribute.get("ints", [])]
             for value in integers(values, MAX_ATTRIBUTE_INTEGERS):
                 if abs(value) > MAX_ATTRIBUTE:
                     raise ValueError(f"has a {operator} with the attribute {value}, out of range")
-            taken = integer_of(attribute, "i") if string_of(attribute, "name") == "k" else taken
+            k = max(k, integer_of(attribute, "i") if string_of(attribute, "name") == "k" else 1)
             for tensor in attribute.get("t", []):
                 content = self._read(tensor, "TensorProto", TENSOR)
                 if self._initializer(content)[1] is not None:
                     raise ValueError(f"has a {shown(operator)} whose value is in another file")
         if operator in EXPERTS:
-            self._mixtures.append((operands, taken))
+            self._mixtures.append((operands, k))
 
     def _inner_types(self, graph: Message) -> Iterator[tuple[str, int]]:
         """Yields names and element types that the graph declares for the outputs of nodes."""
