@@ -42,7 +42,7 @@ def test_routers_and_experts_are_trained_and_resumed(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_experts_per_tok": 9}, r"num_experts_per_tok 9 is more than num_experts 8"),
+        ({"num_experts_per_tok": 17}, r"experts_per_tok 17 is more than num_experts 16"),
         ({"moe_intermediate_size": 32}, r"make weights of experts square, whose layout is not kn"),
         ({"norm_topk_prob": False}, r"norm_topk_prob is False; expected True"),
         ({"num_experts_per_tok": 0}, r"num_experts_per_tok is 0"),
