@@ -13,6 +13,7 @@ import pytest
 import torch
 from lame_export.forward.experts import Experts
 from lame_export.forward.trace import trace
+from lame_export.model_facts import model_widths
 from lame_export.parity.traced_backend import TracedBackend
 from lame_export.quantization.calibration import scan_batches
 from lame_export.quantization.cpu_int8 import quantize_cpu
@@ -100,6 +101,7 @@ class Traced:
     reference: Encoder
     backend: TracedBackend
     graphs: dict[str, ir.Model]
+    widths: dict[str, dict[str, int]]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,8 @@ def traced(backbones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     initialize(find_recipe("digits-tiny"), folder, backbones[FAMILY])
     reference, model = load_encoder_and_model(folder)
     contract = reference.preparer.contract
-    return Traced(reference, TracedBackend(model, contract), trace(model, contract))
+    backend = TracedBackend(model, contract)
+    return Traced(reference, backend, trace(model, contract), model_widths(model))
 
 
 def embedded(traced: Traced, encoder: ir.Model) -> np.ndarray:
@@ -120,6 +123,7 @@ def embedded(traced: Traced, encoder: ir.Model) -> np.ndarray:
 def test_every_form_gives_the_vectors_of_pytorch(traced: Traced) -> None:
     """FP32 forms to the last bits, QMoE to INT8's; the control takes one expert too few."""
     expected = traced.reference.encode(TEXTS)
+    assert traced.widths["encoder"]["mlp"] == 16 * 48
     assert np.abs(embedded(traced, traced.graphs["encoder"]) - expected).max() < 1e-6
     fused = copy_of(traced.graphs["encoder"])
     assert fuse(fused)["MoE"] == 2  # the third block has a plain MLP

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,10 @@ from lame_runtime.errors import BundleError
 from lame_training import train
 from lame_training.model.backbones import load_backbone
 from lame_training.model.checkpoint import load_model
+from lame_training.model.lame import LaMEModel
 from lame_training.recipes.catalog import find_recipe
+from lame_training.run.dry_run.memory_estimate import activations
+from peft import LoraConfig, get_peft_model
 
 FAMILY = "qwen3_vl_moe"
 
@@ -59,3 +63,56 @@ def test_settings_of_experts_that_cannot_be_used_are_named(
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(BundleError, match=message):
         load_backbone(folder, "auto")
+
+
+# what PEFT says about patterns that match nothing, and about a tied table
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::RuntimeWarning", "ignore::FutureWarning:transformers"
+)
+def test_an_adapter_of_experts_is_refused_and_one_of_attention_merged(
+    backbones: dict[str, Path], tmp_path: Path
+) -> None:
+    """Experts are tensors of three dimensions, which our merge does not know."""
+    for name, options in {
+        "experts": {"target_parameters": ["mlp.experts.down_proj"], "target_modules": []},
+        "attention": {"target_modules": ["q_proj"]},
+    }.items():
+        base = load_backbone(backbones[FAMILY], "auto")
+        adapted = get_peft_model(base, LoraConfig(r=2, init_lora_weights=False, **options))
+        adapted.peft_config["default"].base_model_name_or_path = str(backbones[FAMILY])
+        adapted.save_pretrained(tmp_path / name)
+    with pytest.raises(BundleError, match=r"adapts experts .*, which is not supported"):
+        load_backbone(tmp_path / "experts", "auto")
+    merged, plain = (
+        load_backbone(folder, "auto").get_parameter(
+            "language_model.layers.0.self_attn.q_proj.weight"
+        )
+        for folder in (tmp_path / "attention", backbones[FAMILY])
+    )
+    assert not torch.equal(merged, plain)
+
+
+def test_activations_are_estimated_for_the_experts_that_are_taken(
+    backbones: dict[str, Path],
+) -> None:
+    """The estimate is near what autograd keeps; with all experts it would be far above it."""
+    model = LaMEModel(load_backbone(backbones[FAMILY], torch.float32), None, 8, 64).train()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def save(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor)  # or its memory would be given to another one
+        return tensor
+
+    held: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        rows = torch.randn(4, 96, 64, requires_grad=True)
+        model.backbone.language_model(inputs_embeds=rows, use_cache=False)
+    recipe = dataclasses.replace(find_recipe("digits-tiny"), gradient_checkpointing=False)
+    share = activations(recipe, model, 4, 96) / sum(kept.values())
+    assert 0.67 < share < 1.5
+    model.backbone.config.text_config.num_experts_per_tok = 16
+    assert activations(recipe, model, 4, 96) / sum(kept.values()) > 1.5

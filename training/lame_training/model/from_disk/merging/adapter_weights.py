@@ -142,6 +142,10 @@ def _added(value: Tensor, suffix: str, layer_name: str, name: str, weights: Adap
 
 
 def _unknown(key: str, path: Path) -> BundleError:
+    if ".experts." in key:
+        return BundleError(
+            f"{path}: adapts experts ({shown(key)}), which is not supported; merge it with PEFT"
+        )
     return BundleError(
         f"{path}: holds the unknown weight {shown(key)}; check base_model_name_or_path"
     )
