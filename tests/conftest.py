@@ -38,7 +38,7 @@ import oracle
 # Before any test imports transformers, whose video processors need the torchvision it sets up.
 oracle.prepare()
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 TOKENIZER_TEXTS = [
     "digits that add up to fifteen",
     "What do the digits add up to?",

@@ -68,9 +68,11 @@ class Oracle:
             "qwen2_vl": Qwen2VLProcessor,
             "qwen2_5_vl": Qwen2_5_VLProcessor,
             "qwen3_vl": Qwen3VLProcessor,
+            "qwen3_vl_moe": Qwen3VLProcessor,
         }[family]
         # Qwen2.5-VL has a processor, but no video processor of its own
-        video_class = Qwen3VLVideoProcessor if family == "qwen3_vl" else Qwen2VLVideoProcessor
+        is_third = family.startswith("qwen3_vl")
+        video_class = Qwen3VLVideoProcessor if is_third else Qwen2VLVideoProcessor
         self.video = video_class(
             # despite their names these are numbers of pixels
             size={"shortest_edge": videos.min_pixels, "longest_edge": videos.max_pixels},

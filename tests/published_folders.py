@@ -80,14 +80,16 @@ def write_backbone(family: str, folder: Path, *, end_token: bool) -> None:
         tokenizer.save(path)
     fast = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token=END)
     names = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
-    videos = "Qwen3VL" if family == "qwen3_vl" else "Qwen2VL"
+    names["qwen3_vl_moe"] = names["qwen3_vl"]
+    is_third = family.startswith("qwen3_vl")
+    videos = "Qwen3VL" if is_third else "Qwen2VL"
     image_processor = transformers.Qwen2VLImageProcessor.from_pretrained(folder, size=PIXELS)
     video_processor = getattr(transformers, f"{videos}VideoProcessor").from_pretrained(folder)
     processor = getattr(transformers, f"{names[family]}Processor")(
         image_processor=image_processor,
         video_processor=video_processor,
         tokenizer=fast,
-        chat_template=TEMPLATE.replace("DEFAULT", str(family != "qwen3_vl").lower()),
+        chat_template=TEMPLATE.replace("DEFAULT", str(not is_third).lower()),
     )
     processor.save_pretrained(folder)
 

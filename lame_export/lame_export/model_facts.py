@@ -61,7 +61,10 @@ def _part_widths(model: LaMEModel) -> dict[str, PartWidths]:
     # Qwen2-VL alone names the tower's width embed_dim and gives the width of its MLP as a ratio
     hidden = getattr(vision, "embed_dim", None) or vision.hidden_size
     mlp = getattr(vision, "intermediate_size", None) or int(hidden * vision.mlp_ratio)
+    # experts stand side by side as one wide MLP, see `forward.experts`
+    experts = getattr(text, "num_experts", 0) * getattr(text, "moe_intermediate_size", 0)
+    widest = max(text.intermediate_size, experts)
     return {
-        "encoder": PartWidths(text.hidden_size, text.intermediate_size, text.num_attention_heads),
+        "encoder": PartWidths(text.hidden_size, widest, text.num_attention_heads),
         "vision": PartWidths(hidden, mlp, vision.num_heads),
     }

@@ -19,7 +19,7 @@ from lame_training.contract_from.budget import Budget
 from oracle import FOLDER, Oracle
 from PIL import Image
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 CASES = 110
 """Generated inputs per family, so more than 300 in all."""
 needs_torchvision = pytest.mark.skipif(

@@ -161,6 +161,8 @@ SMOOTHED = {
     "qwen2_5_vl": {"vision": 12, "encoder": 12},
     # the deepstack mergers norm merged patches, right in front of their first layer
     "qwen3_vl": {"vision": 10, "encoder": 12},
+    # of the wide layers of experts, `up` takes the factors of `down`, too
+    "qwen3_vl_moe": {"vision": 10, "encoder": 12},
 }
 """Activations smoothed: two norms a block, and `o` and `down` if a layer takes their factors."""
 IN_THE_ENCODER = {
@@ -187,6 +189,7 @@ FUSED = {
         "SkipSimplifiedLayerNormalization": 0,
     },
 }
+FUSED["qwen3_vl_moe"] = FUSED["qwen3_vl"]
 """Operators added to the vision tower."""
 
 
@@ -209,7 +212,12 @@ def test_smoothed_and_fused_graphs_compute_the_same(made: Made) -> None:
     assert all(unevenness(flat[part]) < unevenness(scans[part]) - 0.05 for part in PARTS)
     fused = {part: copy_of(model) for part, model in smoothed.items()}
     operators = {part: fuse(model) for part, model in fused.items()}
-    assert operators == {"vision": FUSED[made.family], "encoder": IN_THE_ENCODER}
+    # two of its three blocks have experts
+    mixtures = {"MoE": 2 if made.family == "qwen3_vl_moe" else 0}
+    assert operators == {
+        "vision": {**FUSED[made.family], "MoE": 0},
+        "encoder": {**IN_THE_ENCODER, **mixtures},
+    }
     for changed in (smoothed, fused):
         assert np.abs(embedded(preparer, changed, items) - plain).max() < 1e-6
 
@@ -230,7 +238,7 @@ def unevenness(scan: Scan) -> float:
     return float(np.mean(logarithms))
 
 
-@pytest.mark.parametrize("graph", ["fp32", "int8-cpu"])
+@pytest.mark.parametrize("graph", ["fp32", "fp32-cpu", "int8-cpu"])
 def test_graphs_run_on_the_oldest_onnx_runtime(graph: str, made: Made, data: Path) -> None:
     """The extras promise it: every operator has a kernel there that computes the same."""
     picture = str(data / "images/eval/3-00001.png")
@@ -324,10 +332,10 @@ CONTROLS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], tuple[str, ...],
             "interpolation_weight",
             lambda t: {"interpolation_weight": np.full_like(t["interpolation_weight"], 0.25)},
         ),
-        ("qwen3_vl",),
+        ("qwen3_vl", "qwen3_vl_moe"),
         "image",
     ),
-    "the deepstack": (no_deepstack, ("qwen3_vl",), "image"),
+    "the deepstack": (no_deepstack, ("qwen3_vl", "qwen3_vl_moe"), "image"),
 }
 
 
@@ -353,7 +361,9 @@ def test_the_scan_protects_an_outlier_that_overflows_half(
         export_with(blind, folders, ("fp16",), **few)
     export_with(planted, (made.checkpoint, tmp_path / "seen", data), ("fp16",), **few)
     islands = json.loads((tmp_path / "seen/parity.json").read_text())["fp16_islands"]
-    assert {"blocks.0.up/MatMul", "blocks.0.down/MatMul"} <= {island["node"] for island in islands}
+    stem = "blocks.0.experts" if made.family == "qwen3_vl_moe" else "blocks.0"
+    expected = {f"{stem}.{name}/MatMul" for name in ("up", "down")}
+    assert expected <= {island["node"] for island in islands}
 
 
 TINY = {"encoder": Widths(64, 128, 2), "vision": Widths(64, 128, 2)}

@@ -200,7 +200,9 @@ def plant_overflow(state: ExportState) -> None:
     exceeds the FP16 range.
     """
     initializers = state.traced["encoder"].graph.initializers
-    up, down = (initializers[f"blocks.0.{name}.weight_io"] for name in ("up", "down"))
+    # experts are a module of their own inside of the block
+    stem = "blocks.0.experts" if "blocks.0.experts.up.weight_io" in initializers else "blocks.0"
+    up, down = (initializers[f"{stem}.{name}.weight_io"] for name in ("up", "down"))
     assert up.const_value is not None
     gain = np.float32(30_000) / np.abs(up.const_value.numpy()).max()
     for value, factor in ((up, gain), (down, 1 / gain)):

@@ -195,6 +195,22 @@ def with_settings(model: onnx.ModelProto) -> None:
     model.metadata_props.add(key="ort_config", value='{"session_options": {}}')
 
 
+def with_experts(taken: int, *, stored: bool = True) -> Change:
+    """Returns a change that adds a mixture of four experts, of which a token takes some."""
+
+    def change(model: onnx.ModelProto) -> None:
+        if stored:
+            model.graph.initializer.append(
+                numpy_helper.from_array(np.zeros((4, 8, 8), np.float32), "experts")
+            )
+        inputs = ["features", "features", "experts", "", "experts"]
+        model.graph.node.append(
+            helper.make_node("MoE", inputs, ["mixed"], domain="com.microsoft", k=taken)
+        )
+
+    return change
+
+
 BODY = helper.make_graph([], "body", [], [])
 CHANGES: dict[str, tuple[Change, str]] = {
     "a path upward": (located("../../secret"), "has its data in ../../secret"),
@@ -233,6 +249,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a division by minus one": (with_division(integers("d", 4, -1)), "a Div of integers by d"),
     "a division by zero": (with_division(integers("d", 0)), "a Div of integers by d"),
     "a remainder": (with_division(None, operator="Mod"), "a Mod of integers by negative"),
+    "more experts than there are": (with_experts(5), "take 5 of 4 experts"),
+    "experts computed by the graph": (with_experts(1, stored=False), "take 1 of an unknown"),
     "many nodes": (with_many("node", 10_000), "GraphProto.node has more than 10,000"),
     "many tensors": (with_many("initializer", 5_000), "GraphProto.initializer has more than"),
     "many declarations": (with_many("value_info", 50_000), "GraphProto.value_info has more"),
@@ -297,6 +315,13 @@ def test_what_is_declared_a_float_is_one_to_onnx_runtime(
     monkeypatch.undo()
     with pytest.raises(BackendError, match=r"Type Error.*negative"):
         open_encoder(bundle)
+
+
+def test_as_many_experts_as_there_are_are_read() -> None:
+    """The other side of the bound: four of four experts."""
+    model = example_encoder()
+    with_experts(4)(model)
+    assert facts_of(model).inputs == facts_of(example_encoder()).inputs
 
 
 @pytest.mark.parametrize("operator", ["Div", "Mod"])

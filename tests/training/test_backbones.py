@@ -67,7 +67,15 @@ def as_published(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     # safetensors refuses two names for one tensor
     head = weights["language_model.embed_tokens.weight"].clone()
-    if config["model_type"] == "qwen3_vl":
+    if config["model_type"] == "qwen3_vl_moe":
+        # experts are (in, out) there, and the router says what transformers no longer asks
+        text = config["text_config"]
+        text |= {"num_experts": text.pop("num_local_experts"), "norm_topk_prob": True}
+        weights = {
+            name: value.transpose(1, 2).contiguous() if ".experts." in name else value
+            for name, value in weights.items()
+        }
+    if config["model_type"].startswith("qwen3_vl"):
         renamed = {f"model.{name}": value for name, value in weights.items()}
     else:
         renamed = {

@@ -5,7 +5,8 @@ and attention as plain MatMul → Softmax → MatMul, which TensorRT fuses. Test
 it against the forward of transformers.
 
     layers    linear layers, norms, rotary embedding, activations, attention
-    vision    the vision towers of the three families
+    vision    the vision towers of the families
+    experts   a mixture of experts as one wide MLP
     encoder   the language model over prompt and latent rows
     trace     traces both to FP32 graphs
 

@@ -10,6 +10,7 @@ from lame_training.model.components import DenseHead
 from lame_training.model.lame import LaMEModel
 from torch import Tensor, nn
 
+from lame_export.forward.experts import Experts
 from lame_export.forward.layers import (
     Affine,
     Angles,
@@ -23,7 +24,7 @@ from lame_export.forward.layers import (
 
 
 class EncoderBlock(nn.Module):
-    """One block of the language model: causal grouped-query attention and a gated MLP."""
+    """A block of the language model: causal grouped-query attention; a gated MLP or experts."""
 
     def __init__(self, layer: Any, config: Any) -> None:
         super().__init__()
@@ -37,9 +38,11 @@ class EncoderBlock(nn.Module):
         has_norms = hasattr(attention, "q_norm")  # Qwen3-VL
         self.q_norm: nn.Module = RMSNorm(attention.q_norm) if has_norms else nn.Identity()
         self.k_norm: nn.Module = RMSNorm(attention.k_norm) if has_norms else nn.Identity()
-        self.gate = Affine.of(mlp.gate_proj)
-        self.up = Affine.of(mlp.up_proj)
-        self.down = Affine.of(mlp.down_proj)
+        self.experts = Experts(mlp, config) if hasattr(mlp, "experts") else None
+        if self.experts is None:
+            self.gate = Affine.of(mlp.gate_proj)
+            self.up = Affine.of(mlp.up_proj)
+            self.down = Affine.of(mlp.down_proj)
         self.act = activation(config.hidden_act)
         self.rotary = Rotary()
         self.heads: int = config.num_attention_heads
@@ -80,6 +83,9 @@ class EncoderBlock(nn.Module):
         out_BHLd = attend(q_BHLd, self._repeat(k_BGLd), self._repeat(v_BGLd), visible)
         x_BLD = x_BLD + self.o(out_BHLd.transpose(1, 2).reshape(b, rows, self.heads * self.width))
         normed_BLD = self.norm2(x_BLD)
+        if self.experts is not None:
+            mixed_BLD: Tensor = self.experts(normed_BLD)
+            return x_BLD + mixed_BLD
         return x_BLD + self.down(self.act(self.gate(normed_BLD)) * self.up(normed_BLD))
 
     def _repeat(self, x_BGLd: Tensor) -> Tensor:
@@ -214,7 +220,7 @@ def axis_frequencies(rotary: Any, config: Any) -> Tensor:
     """
     frequencies, section = rotary.inv_freq.float(), list(rotary.mrope_section)
     axis = torch.zeros(len(frequencies), dtype=torch.int64)
-    if config.model_type == "qwen3_vl_text":
+    if config.model_type.startswith("qwen3_vl"):
         # pairs 1, 4, 7, … turn along rows and 2, 5, 8, … along columns, as many as the section
         # says; all others turn along time
         for number in (1, 2):

@@ -8,6 +8,7 @@ in FP32, and only the MatMuls of `Affine` are quantized.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,6 +31,11 @@ def frozen(weight: Tensor) -> nn.Parameter:
     """Makes a parameter without gradient over the same memory."""
     # a parameter of its own: `trace` replaces its data, and the model's must stay
     return nn.Parameter(weight.detach(), requires_grad=False)
+
+
+def without_memory(shape: Sequence[int]) -> Tensor:
+    """Makes a tensor of this shape that holds a single zero, seen at every place."""
+    return torch.zeros(1).expand(tuple(shape))
 
 
 class Affine(nn.Module):

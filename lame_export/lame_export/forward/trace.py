@@ -11,7 +11,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -25,6 +25,8 @@ from torch.export import Dim
 
 from lame_export.forward import SinglePassEncoder, Vision
 from lame_export.forward.encoder import token_table
+from lame_export.forward.experts import WideAffine
+from lame_export.forward.layers import without_memory
 from lame_export.rewrites.scopes import keep_scopes
 
 OPSET = 20
@@ -123,18 +125,12 @@ def _encoder_request(model: LaMEModel) -> Request:
         "position_ids": {1: batch, 2: length},
         "embed_index": {0: batch},
     }
-    return Request(
-        SinglePassEncoder(model, _without_memory((table_V, width_D))),
-        inputs,
-        dynamic,
-        "sentence_embedding",
-        {"table_VD": lambda: token_table(model)},
-    )
-
-
-def _without_memory(shape: Sequence[int]) -> Tensor:
-    """Makes a tensor of this shape that holds a single zero, seen at every place."""
-    return torch.zeros(1).expand(tuple(shape))
+    encoder = SinglePassEncoder(model, without_memory((table_V, width_D)))
+    computed: dict[str, Weight] = {"table_VD": lambda: token_table(model)}
+    for path, module in encoder.named_modules():
+        if isinstance(module, WideAffine):
+            computed[f"{path}.weight_io"] = module.take_weight()
+    return Request(encoder, inputs, dynamic, "sentence_embedding", computed)
 
 
 def _trace(request: Request) -> ir.Model:
@@ -163,9 +159,9 @@ def _take_weights(request: Request) -> dict[str, Weight]:
     weights: dict[str, Weight] = {}
     for name, parameter in request.module.named_parameters():
         stored = parameter.detach()
-        if stored.numel() > SMALL:
+        if stored.numel() > SMALL or name in request.computed:
             weights[name] = request.computed.get(name, _returning(stored))
-            parameter.data = _without_memory(stored.shape)
+            parameter.data = without_memory(stored.shape)
         else:
             # in the graph's type, to which large weights are converted as they are read
             parameter.data = stored.float()

@@ -33,7 +33,9 @@ CONTRIBUTED = frozenset(
     {
         *(set(CPU_PRODUCTS.values()) - {"MatMul"}),
         "GroupQueryAttention",
+        "MoE",
         "MultiHeadAttention",
+        "QMoE",
         "QuantizeLinear",
         "SkipSimplifiedLayerNormalization",
     }

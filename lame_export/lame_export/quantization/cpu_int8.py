@@ -32,6 +32,7 @@ from lame_export.quantization.static_int8 import (
     weight_scales,
     weight_steps,
 )
+from lame_export.rewrites.fuse_experts import quantize_experts
 from lame_export.rewrites.nodes import (
     CONTRIB,
     add_initializer,
@@ -71,7 +72,8 @@ def quantize_cpu(model: ir.Model, ranges: Mapping[str, float], static: Collectio
     """Replaces every linear layer by an integer product, in place.
 
     Requires: an FP32 graph that went through `keep_scopes`, fused or not.
-    Changes: the MatMuls of linear layers, and the biases of static ones, which the product adds.
+    Changes: the MatMuls of linear layers, and the biases of static ones, which the product adds;
+    fused experts, whose activations stay FP32 (see `rewrites.fuse_experts`).
     Leaves alone: names of the values that layers read and give, and all that is no linear layer.
 
     Args:
@@ -104,6 +106,7 @@ def quantize_cpu(model: ir.Model, ranges: Mapping[str, float], static: Collectio
             _replace_static(graph, layer, quantized[key], zero)
         else:
             _replace_dynamic(graph, layer, quantized[key], one, zero)
+    quantize_experts(graph, 8)
     drop_dead(model)  # FP32 weights, too, with the MatMuls that read them
     model.opset_imports[CONTRIB] = 1
     return len(layers)

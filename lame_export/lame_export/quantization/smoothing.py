@@ -29,7 +29,7 @@ import onnx_ir as ir
 from lame_runtime.contract.batch import Floats
 
 from lame_export.rewrites.nodes import add_initializer, drop_unused_initializers, width_of
-from lame_export.rewrites.scopes import SCALED, linear_layers, module_of, path_of
+from lame_export.rewrites.scopes import SCALED, module_of, path_of, weight_products
 
 Doubles = npt.NDArray[np.float64]
 NORMS = frozenset({"RMSNorm", "LayerNorm"})
@@ -123,7 +123,7 @@ def _factors(reached: Doubles, rows: Doubles, strength: float) -> Floats:
 
 def _groups(graph: ir.Graph) -> list[Group]:
     """Finds all activations that have a maker, those made by linear layers first."""
-    layers = {path_of(node): node for node in linear_layers(graph)}
+    layers = {path_of(node): node for node in weight_products(graph)}
     last = {path_of(node): node for node in graph}
     groups: list[Group] = []
     readers_of: dict[ir.Node, list[ir.Node]] = defaultdict(list)

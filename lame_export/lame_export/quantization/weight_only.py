@@ -21,6 +21,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from lame_runtime.contract.batch import Floats
 
+from lame_export.rewrites.fuse_experts import quantize_experts
 from lame_export.rewrites.nodes import (
     CONTRIB,
     add_initializer,
@@ -52,7 +53,7 @@ def quantize_weights(model: ir.Model, bits: int) -> int:
     """Quantizes the weights of every linear layer, and the token table, in place.
 
     Requires: an FP32 graph that went through `keep_scopes`, fused or not.
-    Changes: the MatMuls of linear layers and the lookup of the token table.
+    Changes: the MatMuls of linear layers, fused experts, and the lookup of the token table.
     Leaves alone: biases, names of the values that layers read and give, and all other nodes.
 
     Args:
@@ -70,6 +71,7 @@ def quantize_weights(model: ir.Model, bits: int) -> int:
         take_over(layer.outputs[0], product.outputs[0])
     if TABLE in graph.initializers:  # the vision graph has none
         _quantize_table(graph, graph.initializers[TABLE])
+    quantize_experts(graph, bits)
     drop_dead(model)
     model.opset_imports[CONTRIB] = 1
     return len(layers)

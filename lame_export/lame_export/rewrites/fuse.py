@@ -1,16 +1,17 @@
 """Fused operators for ONNX Runtime's CPU provider: one kernel in place of a dozen small nodes.
 
 Rotary embedding, masking, softmax and transposes take a third of the time of an INT8 encoder if
-they run one by one. Three patterns are replaced:
+they run one by one. Four patterns are replaced:
 
     causal attention of the language model     → RotaryEmbedding, GroupQueryAttention (ONNX Runtime)
     attention over whole pictures              → RotaryEmbedding, MultiHeadAttention (ONNX Runtime)
+    a router and its experts                   → MoE (ONNX Runtime)
     an addition and the RMS norm that reads it → SkipSimplifiedLayerNormalization (ONNX Runtime)
 
-The first two are in `fuse_attention`; every function draws its pattern. Attention that has no
-fused form stays as it is: the windows of Qwen2.5-VL's tower, and the last block of the language
-model, whose queries are rows taken from the others. The result is the same, but the graph is for
-ONNX Runtime (1.23 and later) alone.
+The first two are in `fuse_attention`, the third in `fuse_experts`; each function draws its pattern.
+Attention that has no fused form stays as it is: the windows of Qwen2.5-VL's tower, and the last
+block of the language model, whose queries are rows taken from the others. The result is the same,
+but the graph is for ONNX Runtime (1.23 and later) alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from lame_export.rewrites.fuse_attention import (
     fuse_picture_attentions,
     half_tables,
 )
+from lame_export.rewrites.fuse_experts import fuse_experts
 from lame_export.rewrites.nodes import CONTRIB, drop_dead, new_value, take_over
 from lame_export.rewrites.scopes import module_of, modules_of
 
@@ -30,12 +32,12 @@ OPSET = 23
 
 
 def fuse(model: ir.Model) -> dict[str, int]:
-    """Replaces attention, rotary embedding and RMS norms by fused operators, in place.
+    """Replaces attention, rotary embedding, experts and RMS norms by fused operators, in place.
 
     Requires: an FP32 graph of `forward.trace` that went through `keep_scopes`, smoothed or not.
     Changes: the patterns above, the opset, and the imported domains.
-    Leaves alone: linear layers, the names of the values they read and give (calibration knows
-    ranges by these names), graph inputs and outputs.
+    Leaves alone: linear layers other than experts', the names of the values they read and give
+    (calibration knows ranges by these names), graph inputs and outputs.
 
     Returns:
         The number of operators added, by name; a RotaryEmbedding belongs to its attention.
@@ -46,6 +48,7 @@ def fuse(model: ir.Model) -> dict[str, int]:
     counts = {
         "GroupQueryAttention": fuse_causal_attentions(graph, modules, tables),
         "MultiHeadAttention": fuse_picture_attentions(graph, modules, tables),
+        "MoE": fuse_experts(graph, modules),
     }
     drop_dead(model)
     counts["SkipSimplifiedLayerNormalization"] = _fuse_norms(graph)

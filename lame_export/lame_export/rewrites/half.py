@@ -21,7 +21,9 @@ from lame_export.rewrites.scopes import module_of
 
 HALF, FULL = ir.DataType.FLOAT16, ir.DataType.FLOAT
 FLOATS = frozenset({FULL, HALF})
-FP32_MODULES = frozenset({"RMSNorm", "LayerNorm", "Rotary", "Angles", "Interpolation", "UnitNorm"})
+FP32_MODULES = frozenset(
+    {"RMSNorm", "LayerNorm", "Rotary", "Angles", "Interpolation", "UnitNorm", "Router"}
+)
 """Modules of `lame_export.forward` whose arithmetic loses too much in half."""
 LIMIT = 65504 / 4
 """Largest absolute value on the calibration inputs that may still be half.

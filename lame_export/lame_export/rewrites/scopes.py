@@ -100,14 +100,27 @@ def layer_name(node: ir.Node) -> str:
     return path_of(node).rsplit(".", 1)[-1]
 
 
+AFFINE = frozenset({"Affine", "WideAffine"})
+"""Modules that are linear layers, which are quantized."""
+
+
 def linear_layers(graph: ir.Graph) -> list[ir.Node]:
-    """Returns the MatMuls of `Affine` modules: an activation times a constant (in, out) weight."""
+    """Returns the MatMuls of linear layers: an activation times a constant (in, out) weight."""
+    return _products(graph, AFFINE)
+
+
+def weight_products(graph: ir.Graph) -> list[ir.Node]:
+    """Returns all MatMuls with a constant weight: linear layers, and routers of experts."""
+    return _products(graph, AFFINE | {"Router"})
+
+
+def _products(graph: ir.Graph, modules: frozenset[str]) -> list[ir.Node]:
     # the MatMuls of attention belong to a block and multiply two activations
     return [
         node
         for node in graph
         if node.op_type == "MatMul"
-        and module_of(node) == "Affine"
+        and module_of(node) in modules
         and node.inputs[1] is not None
         and node.inputs[1].is_initializer()
     ]

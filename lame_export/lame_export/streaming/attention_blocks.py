@@ -73,7 +73,9 @@ def _scores_of(softmax: ir.Node) -> ir.Node | None:
     while node is not None and node.op_type != "MatMul":
         value = node.inputs[1 if node.op_type == "Where" else 0]
         node = None if value is None else value.producer()
-    return node
+    # a router's scores are no attention: they are a product with a weight
+    is_router = node is not None and node.inputs[1] is not None and node.inputs[1].is_initializer()
+    return None if is_router else node
 
 
 def _between(scores: ir.Node) -> tuple[set[ir.Node], ir.Node]:

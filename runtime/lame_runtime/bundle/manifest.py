@@ -53,7 +53,7 @@ class ModelFacts:
     """Holds facts about the exported model."""
 
     family: Name
-    """"qwen2_vl", "qwen2_5_vl" or "qwen3_vl"."""
+    """"qwen2_vl", "qwen2_5_vl", "qwen3_vl" or "qwen3_vl_moe"."""
     dim: Annotated[int, Between(1, 65_536)]
     """Length P of the vectors."""
     n_reason: Annotated[int, Between(0, 4096)]

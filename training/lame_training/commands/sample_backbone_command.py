@@ -24,7 +24,9 @@ def add(commands: Any) -> None:
         EXAMPLE,
     )
     parser.add_argument(
-        "family", choices=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"], help="family of the backbone"
+        "family",
+        choices=["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"],
+        help="family of the backbone",
     )
     parser.add_argument("folder", type=path, help="folder to write; it must be empty or missing")
     parser.add_argument(

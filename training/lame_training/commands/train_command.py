@@ -62,7 +62,7 @@ def add(commands: Any) -> None:
         "--backbone",
         type=path,
         metavar="DIR",
-        help="local save_pretrained folder of Qwen2-VL, Qwen2.5-VL or Qwen3-VL, "
+        help="local save_pretrained folder of Qwen2-VL, Qwen2.5-VL, Qwen3-VL or Qwen3-VL-MoE, "
         "or a PEFT adapter of one (default: random weights, if the recipe has a shape for them)",
     )
     parser.add_argument(

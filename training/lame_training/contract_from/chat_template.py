@@ -36,6 +36,7 @@ PUBLISHED = {
     "qwen2_vl": ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n", _TURNS),
     "qwen2_5_vl": ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n", _TURNS),
     "qwen3_vl": ("", _TURNS),
+    "qwen3_vl_moe": ("", _TURNS),
 }
 """The rendering of each family's published template: the system turn, then the user's turn with the
 opening of the answer. `{}` stands for the input."""

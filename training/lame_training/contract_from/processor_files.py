@@ -132,7 +132,7 @@ def check_numbers(images: ImageRules, videos: VideoRules) -> None:
 def _pixels(raw: dict[str, Any], defaults: ImageRules | VideoRules) -> dict[str, Any]:
     """Returns the pixel limits of a processor file."""
     size = raw.get("size") or {}
-    # height and width ask for a fixed size, which none of the three families resizes to
+    # height and width ask for a fixed size, which no family resizes to
     if size and not {"shortest_edge", "longest_edge", "min_pixels", "max_pixels"} & set(size):
         raise ValueError(f"size {shown(size)} is not a pixel budget")
     # Despite their names the two edges are numbers of pixels, as in transformers' own processors.
@@ -175,8 +175,8 @@ def _geometry(raw: dict[str, Any], defaults: ImageRules) -> dict[str, Any]:
 def _check_processing(raw: dict[str, Any], folder: Path, kind: str) -> None:
     """Raises `BundleError` if a processor file switches off or changes a step of preprocessing.
 
-    The contract has no switches for these steps: all published processors of the three families
-    resize (bicubic), rescale to 0..1 and normalize.
+    The contract has no switches for these steps: all published processors resize (bicubic),
+    rescale to 0..1 and normalize.
     """
     for key, expected in (
         ("do_resize", True),

@@ -17,7 +17,7 @@ QWEN3_MEAN = QWEN3_STD = (0.5, 0.5, 0.5)
 
 def published_images(family: str) -> ImageRules:
     """Returns the picture rules of the family's published `preprocessor_config.json`."""
-    if family == "qwen3_vl":
+    if family.startswith("qwen3_vl"):
         return ImageRules(
             patch_size=16,
             temporal_patch_size=2,
@@ -51,7 +51,7 @@ def published_videos(family: str) -> VideoRules:
         "cap_pixels_per_frame": True,
         "tokens_per_second": 0.0,
     }
-    if family == "qwen3_vl":
+    if family.startswith("qwen3_vl"):
         return VideoRules(
             sampling="linspace",
             pixels_of="clip",

@@ -26,6 +26,8 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3VLConfig,
     Qwen3VLModel,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeModel,
 )
 from transformers.utils import logging
 
@@ -49,6 +51,7 @@ FAMILIES = {
     "qwen2_vl": Family(Qwen2VLConfig, Qwen2VLModel),
     "qwen2_5_vl": Family(Qwen2_5_VLConfig, Qwen2_5_VLModel),
     "qwen3_vl": Family(Qwen3VLConfig, Qwen3VLModel),
+    "qwen3_vl_moe": Family(Qwen3VLMoeConfig, Qwen3VLMoeModel),
 }
 HEADS = ("lm_head.",)
 """Prefixes of weights that published folders hold and that an embedder does not need."""

@@ -42,7 +42,7 @@ def write_sample_embedder(
     """Writes a Sentence Transformers folder of a Qwen-VL embedder.
 
     Args:
-        family: "qwen2_vl", "qwen2_5_vl" or "qwen3_vl".
+        family: a key of `backbones.FAMILIES`.
         folder: the folder to write; it must not exist.
         size: "tiny", or a size of the family, see `sample_backbone`.
         dtype: the type of the weights.

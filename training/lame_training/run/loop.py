@@ -29,6 +29,8 @@ REMEDY = (
     "with lower rates in the recipe or another `seed`"
 )
 """Advice in the message about a loss or gradient that is not finite."""
+ALIGNMENT = 64
+"""Bytes; every weight that is trained begins at a multiple of it, as PyTorch's own memory does."""
 
 
 @dataclass(frozen=True)
@@ -232,4 +234,9 @@ def place(
         for name, parameter in model.named_parameters():
             if name not in trained:
                 parameter.data = parameter.data.to(torch.bfloat16)
+    for parameter in model.parameters():
+        # PyTorch's product of experts rounds differently where a weight lies at an odd place, as in
+        # a file that is mapped; a resumed run would then not repeat an uninterrupted one
+        if parameter.data_ptr() % ALIGNMENT:
+            parameter.data = parameter.data.clone()
     model.to(processes.device)

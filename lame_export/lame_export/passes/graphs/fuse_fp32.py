@@ -14,7 +14,10 @@ from lame_export.streaming.pieces import copy_of
 
 
 class FuseFp32(Pass):
-    """Fuses copies of the FP32 graphs; a bundle with both forms stores the weights only once."""
+    """Fuses copies of the FP32 graphs; a bundle with both forms stores the weights only once.
+
+    Experts are the exception.
+    """
 
     name = "fp32-cpu"
     reads = ("traced",)
@@ -41,5 +44,8 @@ class FuseFp32(Pass):
             # loaded from disk, the model's weights are references into the data file, and the fused
             # copy keeps them
             model = ir.load(state.path(part, "fp32"))
-            fuse(model)
-            ir.save(model, state.path(part, "fp32-cpu"))
+            if fuse(model)["MoE"]:
+                # experts are stored in another order there
+                state.save(model, part, "fp32-cpu")
+            else:
+                ir.save(model, state.path(part, "fp32-cpu"))

@@ -1,4 +1,4 @@
-"""Picture → RGB → resized → patches, by the rules that all three families share.
+"""Picture → RGB → resized → patches, by the rules that all families share.
 
 The resize rule, the patch order and the arithmetic of the normalization follow transformers'
 `Qwen2VLImageProcessorPil`; tests hold the patches exactly equal to its. A video's frames become

@@ -58,7 +58,7 @@ Reshape RotaryEmbedding Round ScatterElements ScatterND Shape Sigmoid Sign Sin S
 Sqrt Squeeze Sub Sum Tanh Tile TopK Transpose Unsqueeze Where Xor
 """
 _CONTRIBUTED = """
-GroupQueryAttention MatMulIntegerToFloat MatMulNBits MultiHeadAttention QuantizeLinear
+GroupQueryAttention MatMulIntegerToFloat MatMulNBits MoE MultiHeadAttention QMoE QuantizeLinear
 SkipSimplifiedLayerNormalization
 """
 OPERATORS: Mapping[str, frozenset[str]] = {

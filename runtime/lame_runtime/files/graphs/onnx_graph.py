@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from lame_runtime.errors import shown
 from lame_runtime.files.graphs.divisions import DIVISIONS, require_safe
+from lame_runtime.files.graphs.experts import EXPERTS, require_experts
 from lame_runtime.files.graphs.onnx_fields import (
     ATTRIBUTE,
     DIM,
@@ -34,6 +35,7 @@ from lame_runtime.files.graphs.protobuf import (
     Message,
     Reader,
     as_text,
+    decimal,
     integer_of,
     integers,
     string_of,
@@ -130,6 +132,7 @@ class _GraphReader:
         self._data_names = data_names
         self._operands_left = MAX_OPERANDS
         self._divisions: list[tuple[str, list[str]]] = []
+        self._mixtures: list[tuple[list[str], int]] = []
 
     def model(self, data: memoryview) -> GraphFacts:
         model = self._reader.read(data, "ModelProto", MODEL)
@@ -156,6 +159,7 @@ class _GraphReader:
             if types.setdefault(name, element) != element:
                 raise ValueError(f"declares two types for {shown(name)}")
         require_safe(self._divisions, types, tensors)
+        require_experts(self._mixtures, tensors)
         return GraphFacts(inputs, outputs, weights, self._data_names[0])
 
     def _tensors(self, graph: Message) -> tuple[dict[str, Message], tuple[Weight, ...]]:
@@ -183,22 +187,26 @@ class _GraphReader:
         if operator not in OPERATORS.get(domain, ()):
             name = f"{domain}::{operator}" if domain else operator
             raise ValueError(f"has the operator {shown(name)}, which no exported graph has")
-        operands = node.get("input", [])
+        operands = [as_text(operand) for operand in node.get("input", [])]
         self._operands_left -= len(operands) + len(node.get("output", []))
         if self._operands_left < 0:
             raise ValueError(f"its nodes have more than {MAX_OPERANDS:,} inputs and outputs")
         if operator in DIVISIONS:
-            self._divisions.append((operator, [as_text(operand) for operand in operands]))
+            self._divisions.append((operator, operands))
+        k = 1  # experts that a token takes
         for data in node.get("attribute", []):
             attribute = self._read(data, "AttributeProto", ATTRIBUTE)
             values = [*attribute.get("i", []), *attribute.get("ints", [])]
             for value in integers(values, MAX_ATTRIBUTE_INTEGERS):
                 if abs(value) > MAX_ATTRIBUTE:
                     raise ValueError(f"has a {operator} with the attribute {value}, out of range")
+            k = max(k, integer_of(attribute, "i") if string_of(attribute, "name") == "k" else 1)
             for tensor in attribute.get("t", []):
                 content = self._read(tensor, "TensorProto", TENSOR)
                 if self._initializer(content)[1] is not None:
                     raise ValueError(f"has a {shown(operator)} whose value is in another file")
+        if operator in EXPERTS:
+            self._mixtures.append((operands, k))
 
     def _inner_types(self, graph: Message) -> Iterator[tuple[str, int]]:
         """Yields names and element types that the graph declares for the outputs of nodes."""
@@ -240,10 +248,9 @@ class _GraphReader:
         size: int,
         entries: list[tuple[str, str]],
     ) -> Weight:
-        keys = [key for key, _ in entries]
-        if len(set(keys)) < len(keys) or not set(keys) <= {"location", "offset", "length"}:
-            raise ValueError(f"tensor {shown(name)} has the keys {shown(', '.join(keys))}")
         values = dict(entries)
+        if len(values) < len(entries) or not set(values) <= {"location", "offset", "length"}:
+            raise ValueError(f"tensor {shown(name)} has the keys and values {shown(entries)}")
         if (location := values.get("location")) not in self._data_names:
             raise ValueError(
                 f"tensor {shown(name)} has its data in {shown(location)}, "
@@ -252,7 +259,7 @@ class _GraphReader:
         # the first tensor decides for all others
         self._data_names = [location]
         offset, length = (
-            _decimal(values.get(key, str(default)))
+            decimal(values.get(key, str(default)))
             for key, default in (("offset", 0), ("length", size))
         )
         if length != size or offset % ITEM_SIZES[data_type]:
@@ -291,10 +298,3 @@ class _GraphReader:
             fixed = integer_of(dim, "dim_value") if "dim_value" in dim else None
             dims.append(fixed if fixed is not None else string_of(dim, "dim_param") or None)
         return element, tuple(dims)
-
-
-def _decimal(digits: str) -> int:
-    # not `int` alone, which takes signs, spaces, underscores and digits of other scripts
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
-        raise ValueError(f"{shown(digits)} is not a number of bytes")
-    return int(digits)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lame_runtime.errors import shown
+
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """The wire types; groups (3 and 4) are refused."""
 MAX_FIELDS = 1_000_000
@@ -155,3 +157,11 @@ def integer_of(message: Message, name: str) -> int:
 def as_text(value: Value) -> str:
     """Returns a value as text, empty if it is a number; `ValueError` if it is not UTF-8."""
     return str(value, "utf-8") if isinstance(value, memoryview) else ""
+
+
+def decimal(digits: str) -> int:
+    """Returns a number of bytes that is written in decimal digits; raises `ValueError`."""
+    # not `int` alone, which takes signs, spaces, underscores and digits of other scripts
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
+        raise ValueError(f"{shown(digits)} is not a number of bytes")
+    return int(digits)

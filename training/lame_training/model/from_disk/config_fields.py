@@ -98,7 +98,7 @@ TEXT: dict[str, tuple[str, Check]] = {
     "rms_norm_eps": _number(1e-15, 1),
     "attention_bias": SWITCH,
     "attention_dropout": _number(0, 1),
-    # the three families attend to everything; windows of the language model are not exported
+    # the families attend to everything; windows of the language model are not exported
     "use_sliding_window": _one_of(False),
     # nor is attention in both directions, which transformers has since 5.2
     "is_causal": _one_of(True),
@@ -111,6 +111,15 @@ TEXT: dict[str, tuple[str, Check]] = {
     "tie_word_embeddings": SWITCH,
     "bos_token_id": TOKEN,
     "pad_token_id": TOKEN,
+    # a mixture of experts; hub files say num_experts, transformers writes num_local_experts
+    "num_experts": BLOCKS,
+    "num_local_experts": BLOCKS,
+    "num_experts_per_tok": BLOCKS,
+    "moe_intermediate_size": _whole(1, 1 << 20),
+    "decoder_sparse_step": BLOCKS,
+    "mlp_only_layers": _numbers(1023),
+    # transformers divides by the sum of the experts' shares in any case
+    "norm_topk_prob": _one_of(True),
 }
 VISION: dict[str, tuple[str, Check]] = {
     **COMMON,

@@ -19,11 +19,19 @@ def check_model(config: Any, where: str) -> None:
     for fault in (
         *_text_faults(text, "text_config."),
         *_mrope_faults(text),
+        *_expert_faults(text),
         *_vision_faults(vision, text),
         *_level_faults(vision),
         *_token_faults(config, text),
     ):
         raise BundleError(f"{where}: {fault}; its config.json belongs to another model")
+    # transformers tells the two layouts of published experts, (in, out) and (out, in), by shape
+    width, experts = text.hidden_size, getattr(text, "moe_intermediate_size", None)
+    if experts is not None and width in (experts, 2 * experts):
+        raise BundleError(
+            f"{where}: text_config.moe_intermediate_size {experts} and hidden_size {width} make "
+            "weights of experts square, whose layout is not known; use a model of another shape"
+        )
 
 
 def check_text(config: Any, where: str) -> None:
@@ -71,8 +79,19 @@ def _mrope_faults(text: Any) -> Iterator[str]:
         return
     if sum(section) != pairs:
         yield f"{name} {section} does not add up to half of a head, {pairs}"
-    elif text.model_type == "qwen3_vl_text" and 3 * max(section[1:]) > pairs + 2:
+    elif text.model_type.startswith("qwen3_vl") and 3 * max(section[1:]) > pairs + 2:
         yield f"{name} {section} does not fit {pairs} pairs in turn"
+
+
+def _expert_faults(text: Any) -> Iterator[str]:
+    experts = getattr(text, "num_experts", None)
+    if experts is None:
+        return
+    if text.num_experts_per_tok > experts:
+        yield (
+            f"text_config.num_experts_per_tok {text.num_experts_per_tok} is more than "
+            f"num_experts {experts}"
+        )
 
 
 def _vision_faults(vision: Any, text: Any) -> Iterator[str]:

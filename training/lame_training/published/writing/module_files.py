@@ -8,7 +8,12 @@ from typing import Any
 
 from lame_training.published.folder_kind import MODULES
 
-_PROCESSORS = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
+_PROCESSORS = {
+    "qwen2_vl": "Qwen2VL",
+    "qwen2_5_vl": "Qwen2_5_VL",
+    "qwen3_vl": "Qwen3VL",
+    "qwen3_vl_moe": "Qwen3VL",
+}
 _PACKAGE = "sentence_transformers"
 _TRANSFORMER = f"{_PACKAGE}.base.modules.transformer.Transformer"
 _CLASSES = {
@@ -84,7 +89,7 @@ def write_processor(
     """
     name = _PROCESSORS[family]
     # Qwen2.5-VL has no video processor of its own
-    kind = "Qwen3VL" if family == "qwen3_vl" else "Qwen2VL"
+    kind = "Qwen3VL" if name == "Qwen3VL" else "Qwen2VL"
     processor = {
         "processor_class": f"{name}Processor",
         "image_processor": {"image_processor_type": "Qwen2VLImageProcessor", **images},

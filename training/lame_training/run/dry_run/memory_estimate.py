@@ -71,6 +71,10 @@ def activations(
     """
     text = model.backbone.config.text_config
     block = 48 * text.hidden_size + 16 * text.intermediate_size
+    if getattr(text, "num_experts", 0):
+        # of its experts, and per expert the rows that are sorted for it and its output
+        own = 16 * text.moe_intermediate_size + 8 * text.hidden_size
+        block = 48 * text.hidden_size + text.num_experts_per_tok * own
     layers: int = text.num_hidden_layers
     if recipe.gradient_checkpointing:
         # the inputs of all blocks, and one block that is being recomputed

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from lame_runtime.errors import UsageError
 from torch import Tensor, nn
 
 
@@ -153,9 +154,16 @@ class LanguageModel:
         text: `backbone.language_model` of any family. Its projections become views of the joined
             weights; it works as before.
         compiled: run the blocks through `torch.compile`.
+
+    Raises:
+        UsageError: the backbone has a mixture of experts.
     """
 
     def __init__(self, text: Any, *, compiled: bool = False) -> None:
+        if getattr(text.config, "num_experts", None):
+            raise UsageError(
+                "`backbone` has experts, which this comparison does not time: use one without"
+            )
         self.text = text
         self.layers = [_join_layer(block, text.config) for block in text.layers]
         self.norm_D = text.norm.weight

@@ -1,4 +1,4 @@
-"""Merges PEFT adapters, from every class of the three families, into the weights of our model.
+"""Merges PEFT adapters, from every class of each family, into the weights of our model.
 
 adapter_settings  the settings of `adapter_config.json` that change what a merge gives
 adapter_weights   an adapter's weights by the layer of our model that they belong to

@@ -84,6 +84,11 @@ def read_weights(model: nn.Module, folder: Path) -> AdapterWeights:
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     weights = AdapterWeights()
     for key, value in tensors.items():
+        # tensors of three dimensions, which PEFT adapts in a way of its own
+        if ".experts." in key and key.endswith(tuple(FACTORS)):
+            raise BundleError(
+                f"{path}: adapts experts ({shown(key)}), which is not supported; merge it with PEFT"
+            )
         _sort(key, value, weights, modules, parameters, path)
     for name, layer in weights.layers.items():
         _check_pair(name, layer, path)
