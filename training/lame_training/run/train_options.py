@@ -147,7 +147,7 @@ class TrainOptions:
 
     @property
     def start(self) -> Path | KeptEmbedder | None:
-        """What a run starts from: the backbone's folder, or a published embedder."""
+        """The backbone's folder, or the published embedder of which more than weights is kept."""
         folder = self.backbone_folder
         if folder is None or self.prompt == "recipe":
             return folder
