@@ -56,7 +56,7 @@ class KeptEmbedder:
 
 @dataclass(frozen=True)
 class Beginning:
-    """What a run begins with, besides the weights.
+    """Holds contract, tokenizer and pooling that a run begins with, besides the weights.
 
     Attributes:
         folder: the folder that was given.

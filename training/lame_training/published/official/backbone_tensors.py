@@ -93,6 +93,6 @@ def _problem(
             actual = table.shapes.get(prefix + name)
             # another model that shares some names, such as the decoder, differs in the first layer
             if actual != shape and table.shapes[prefix + anchor] == own[anchor]:
-                found = "missing" if actual is None else f"{list(actual)}"
-                return f"{prefix}{name} is {found}, the config says {list(shape)}"
+                size = "missing" if actual is None else f"{list(actual)}"
+                return f"{prefix}{name} is {size}, the config says {list(shape)}"
     return f"no tensors of a {part[:-1]} in the shapes of the config"

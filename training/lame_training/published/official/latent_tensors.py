@@ -18,7 +18,7 @@ _REASON, _EMBED, _PROJECTION = re.compile("reason"), re.compile("emb"), re.compi
 
 @dataclass(frozen=True)
 class LatentPlaces:
-    """Where latent tokens and projection stand in a folder.
+    """Names the places of latent tokens and projection in a folder.
 
     Attributes:
         reason: the tensor of the reason tokens, or their ids in the vocabulary.
@@ -159,7 +159,7 @@ def _vocabulary(
         table.problems.append(f"neither a tensor nor a token of the vocabulary is the {title}")
         return None
     digits = [re.findall(r"\d+", token) for token, _ in named]
-    numbers = [int(found[-1]) if found else -1 for found in digits]
+    numbers = [int(runs[-1]) if runs else -1 for runs in digits]
     # a numbering from 0 or 1 without a gap gives the order
     is_ordered = len(named) == 1 or sorted(numbers) in (
         list(range(len(named))),
