@@ -15,7 +15,7 @@ from running_server import RunningServer, data_url
 
 TEXTS = [f"digits that add up to {total}" for total in range(40)]
 MANY = [f"digits that add up to {total % 97}" for total in range(2048)]
-"""More than one request of LangChain (1,000 texts) and of LlamaIndex (100)."""
+"""More than one request of LangChain (1,000 texts) and of LlamaIndex (10)."""
 
 
 def name_of(server: RunningServer) -> str:
@@ -45,13 +45,13 @@ def test_langchains_token_ids_are_refused(server: RunningServer) -> None:
 
 
 def test_llama_indexs_client_with_its_batches(server: RunningServer, encoder: Encoder) -> None:
-    """2,048 texts in 21 requests of its default size, and a query."""
+    """2,048 texts in 205 requests of its default size, and a query."""
     embedding = OpenAILikeEmbedding(
         model_name=name_of(server), api_base=f"{server.url}/v1", api_key="none"
     )
     before = server.figure("lame_requests_total")
     rows = embedding.get_text_embedding_batch(MANY)
-    assert server.figure("lame_requests_total") - before == 21 + 1
+    assert server.figure("lame_requests_total") - before == 205 + 1
     np.testing.assert_allclose(rows, encoder.encode(MANY), atol=1e-6)
     query = embedding.get_query_embedding(TEXTS[0])
     np.testing.assert_allclose(query, encoder.encode(TEXTS[0])[0], atol=1e-6)

@@ -94,10 +94,10 @@ def test_a_killed_server_starts_again_with_the_same_answers() -> None:
 
 def test_traces_hold_what_a_request_took() -> None:
     """OpenTelemetry's own program starts the server; its spans go to the output here."""
-    program = ["-m", "opentelemetry.instrumentation.auto_instrumentation"]
+    program = [str(Path(sys.executable).parent / "opentelemetry-instrument")]
     program += ["--traces_exporter", "console", "--metrics_exporter", "none"]
     arguments = [str(Path(sys.executable).parent / "lame-runtime"), "serve", str(TINY)]
-    command = [sys.executable, *program, "--logs_exporter", "none", *arguments, "--port", "0"]
+    command = [*program, "--logs_exporter", "none", *arguments, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         url = child.stdout.readline().split()[0]

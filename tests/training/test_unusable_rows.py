@@ -19,7 +19,7 @@ from lame_training.contract_from import tokenizer_training
 from lame_training.contract_from.tokenizer_training import train_tokenizer
 from lame_training.data import DataSet, data_sets, open_rows
 from lame_training.data import rows as rows_module
-from lame_training.run.initialization import training_texts
+from lame_training.data.pairs import training_texts
 from lame_training.run.progress import read_dropped
 from PIL import Image
 

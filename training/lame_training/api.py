@@ -52,9 +52,9 @@ def train(
             files, or a checkout of MMEB-train. None writes the digits data set to `OUTPUT/data`;
             the `digits` recipes train on it.
         output: folder of the checkpoint; it is made if it does not exist.
-        options: fields of `lame_training.run.train_options.TrainOptions`: `backbone`, `decoder`,
-            `mixture`, `allow_outside`, `steps`, `seed`, `matryoshka`, `resume`, `progress`,
-            `save_every`, `keep`, `threads`, `device`, `shard`.
+        options: fields of `lame_training.run.train_options.TrainOptions`: `backbone`, `prompt`,
+            `pooling`, `form`, `decoder`, `mixture`, `allow_outside`, `steps`, `seed`, `matryoshka`,
+            `resume`, `progress`, `save_every`, `keep`, `threads`, `device`, `shard`.
 
     Raises:
         UsageError: there is no such recipe, or the options do not fit it or the run to resume.

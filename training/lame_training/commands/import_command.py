@@ -14,7 +14,10 @@ EXAMPLE = """
 lame-train import Qwen3-VL-Embedding-2B runs/checkpoint
 lame-train import Qwen3-VL-Embedding-2B runs/checkpoint --max-length 2048
 lame-train import VLM2Vec-V2.0 runs/checkpoint --form vlm2vec-v2
+lame-train import LaME-2B runs/checkpoint --form lame-2b
 """
+OFFICIAL = "lame-2b"
+"""The form of the checkpoint that LaME's authors published."""
 
 
 def add(commands: Any) -> None:
@@ -43,7 +46,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--form",
         metavar="NAME",
-        help="form of a folder that is not one of Sentence Transformers: " + ", ".join(FORMS),
+        help="form of a folder that is not one of Sentence Transformers: "
+        + ", ".join([*FORMS, OFFICIAL]),
     )
 
 
@@ -52,11 +56,17 @@ def _import(options: argparse.Namespace) -> int:
     from lame_training.published.folder_kind import folder_kind
     from lame_training.published.import_embedder import ImportLimits, import_embedder
 
+    limits = ImportLimits(options.max_length, options.max_pixels)
+    if options.form == OFFICIAL:
+        from lame_training.published.official.import_official import import_official
+
+        import_official(options.folder, options.checkpoint, limits)
+        print(f"wrote {options.checkpoint}; compare its vectors with the authors' code before use")
+        return 0
     if folder_kind(options.folder, options.form) == "checkpoint":
         raise UsageError(
             f"{options.folder}: is not a Sentence Transformers folder; there is nothing to import"
         )
-    limits = ImportLimits(options.max_length, options.max_pixels)
     contract = import_embedder(options.folder, options.checkpoint, limits, options.form)
     roles = ", ".join(sorted(contract.prompt.roles))
     print(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from lame_runtime.cli.grammar import add_command, add_output, path
 from lame_runtime.errors import UsageError
 
+from lame_training.published.forms.published_forms import FORMS
+
 if TYPE_CHECKING:
     from lame_training.run.train_options import TrainOptions
 
@@ -65,6 +67,7 @@ def add(commands: Any) -> None:
         help="local save_pretrained folder of Qwen2-VL, Qwen2.5-VL, Qwen3-VL or Qwen3-VL-MoE, "
         "or a PEFT adapter of one (default: random weights, if the recipe has a shape for them)",
     )
+    _add_kept(parser)
     parser.add_argument(
         "--decoder",
         type=path,
@@ -95,6 +98,30 @@ def add(commands: Any) -> None:
         help="print what would be trained, how large it is and how much memory it takes",
     )
     _add_execution(parser)
+
+
+def _add_kept(parser: argparse.ArgumentParser) -> None:
+    """Adds the options about what is kept of a published embedder."""
+    parser.add_argument(
+        "--prompt",
+        choices=["recipe", "published"],
+        default="recipe",
+        help="published keeps prompt and instructions of the published embedder in --backbone "
+        "(default: recipe, what its chat template prints)",
+    )
+    parser.add_argument(
+        "--pooling",
+        choices=["recipe", "published"],
+        default="recipe",
+        help="published makes [EMBED] start as the token that the published embedder pools, and "
+        "keeps its head; needs --prompt published (default: recipe)",
+    )
+    parser.add_argument(
+        "--form",
+        metavar="NAME",
+        help="form of a published embedder that is not a Sentence Transformers folder: "
+        + ", ".join(FORMS),
+    )
 
 
 def _add_execution(parser: argparse.ArgumentParser) -> None:
@@ -175,6 +202,9 @@ def _train_options(options: argparse.Namespace) -> TrainOptions:
     # without `progress`: a person at the command line always sees the bar
     return TrainOptions(
         backbone=options.backbone,
+        prompt=options.prompt,
+        pooling=options.pooling,
+        form=options.form,
         decoder=options.decoder,
         mixture=options.mixture,
         allow_outside=options.allow_outside,

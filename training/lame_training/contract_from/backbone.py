@@ -30,8 +30,10 @@ def derive_contract(
     n_reason: int,
     dim: int,
     roles: dict[str, str],
-    published_prompt: PromptLayout | None = None,
+    prompt: PromptLayout | None = None,
     tokenizer_content: bytes | None = None,
+    *,
+    has_embed: bool = True,
 ) -> Contract:
     """Derives the contract of a LaME model on a backbone, or of a published embedder.
 
@@ -41,9 +43,10 @@ def derive_contract(
         n_reason: K, the number of reason tokens.
         dim: P, the length of the embedding.
         roles: default instructions by role.
-        published_prompt: the prompt of a published embedder, which has no [EMBED] after it; None
-            takes that of the folder's chat template.
+        prompt: the prompt of a published embedder; None takes that of the folder's chat template.
         tokenizer_content: what takes the place of the folder's `tokenizer.json`; None reads it.
+        has_embed: whether [EMBED] follows the prompt. A published embedder that is used as it is
+            has none, and keeps its own limits for videos.
 
     Raises:
         BundleError: a file cannot be read or used, or two files contradict each other.
@@ -59,8 +62,7 @@ def derive_contract(
         images = image_rules(folder, config, budget)
         # lower limits would change the vectors that a published model gives; what is too long for
         # the longest prompt is refused
-        is_published = published_prompt is not None
-        videos = video_rules(folder, config, images, None if is_published else budget)
+        videos = video_rules(folder, config, images, budget if has_embed else None)
         check_numbers(images, videos)
     # the files hold arbitrary JSON: a list in place of a number, a missing channel, a zero
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
@@ -68,7 +70,6 @@ def derive_contract(
             f"{folder}: its processor files cannot be used ({shown(first_line(error))}); "
             "copy them again"
         ) from None
-    prompt = published_prompt
     if prompt is None:
         template = read_template(folder, family_of(config))
         prompt = layout_from_template(template, dict(roles), folder)
@@ -81,7 +82,7 @@ def derive_contract(
         first_latent=config.text_config.vocab_size,
         n_reason=n_reason,
         max_length=budget.max_length,
-        has_embed=not is_published,
+        has_embed=has_embed,
     )
     contract = Contract(
         family_of(config),

@@ -6,7 +6,7 @@ its positive, perhaps hard negatives, and the texts that the reconstruction loss
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -159,3 +159,16 @@ def path_below(images: Path, path: str) -> str:
     """Joins a row's path to the folder it is relative to."""
     # An absolute path stays as it is: `SourceCheck` refuses it with the path that the file holds.
     return path if path.startswith("/") else f"{images}/{path}"
+
+
+def training_texts(rows: Iterable[Sequence[Pair]]) -> list[str]:
+    """Returns the texts of all rows, each once, on which a tokenizer is trained."""
+    # sorted: the same rows give the same tokenizer, whatever the order of the data sets
+    return sorted({text for pairs in rows for pair in pairs for text in _texts(pair)})
+
+
+def _texts(pair: Pair) -> Iterator[str]:
+    """Yields every text of a row, including texts that are only decoded."""
+    for item in (pair.query, pair.positive, *pair.negatives):
+        yield from (part for part in item.parts if isinstance(part, str))
+    yield from (text for text in (pair.query_decodes, pair.positive_decodes) if text)

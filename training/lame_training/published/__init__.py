@@ -9,6 +9,8 @@ template_checks         whether the template prints more inputs as that layout s
 adapter_files           whether the files beside an adapter say the same as those of its base
 forms                   what is known of embedders whose folders do not describe themselves
 import_embedder         writes a published embedder as a LaME checkpoint with K = 0
+kept                    what a training run keeps of a published embedder
+official                the checkpoint of LaME's authors, whose layout is not known
 writing                 writes a trained LaME model as a Sentence Transformers folder
 sample_embedder         writes a small one in random weights, to try things with
 

@@ -13,7 +13,6 @@ from lame_runtime.errors import BundleError, UsageError, shown
 from lame_runtime.files.atomic import atomic_folder, require_new
 from lame_runtime.files.json_file import MAX_JSON_BYTES
 from lame_runtime.files.regular import read_regular
-from torch import nn
 from transformers import PreTrainedConfig
 
 from lame_training.contract_from.backbone import derive_contract
@@ -21,12 +20,12 @@ from lame_training.contract_from.budget import Budget
 from lame_training.contract_from.processor_files import image_rules
 from lame_training.model.backbones import config_folder, family_of, load_backbone, read_config
 from lame_training.model.checkpoint import write_imported
-from lame_training.model.components import DenseHead
 from lame_training.model.from_disk.tensors import inside
-from lame_training.model.lame import Head, LaMEModel, Pooling
+from lame_training.model.lame import LaMEModel, Pooling
 from lame_training.published.adapter_files import check_adapter_files
 from lame_training.published.forms.form_folder import form_tokenizer, read_form, with_form
 from lame_training.published.forms.published_forms import PublishedForm, published_form
+from lame_training.published.kept.published_head import fill_head, head_kind
 from lame_training.published.rendered_prompt import published_prompt
 from lame_training.published.sentence_transformers import (
     PublishedEmbedder,
@@ -152,7 +151,9 @@ def read_contract(
     fitting = max(int(PICTURE_SHARE * longest), least) * token_pixels
     pixels = min(fitting, limits.max_pixels or fitting)
     budget = Budget(longest, pixels, max_frames=_NO_LIMIT, visuals=VISUALS)
-    contract = derive_contract(files, budget, 0, dim, facts.roles, prompt, tokenizer)
+    contract = derive_contract(
+        files, budget, 0, dim, facts.roles, prompt, tokenizer, has_embed=False
+    )
     if form is not None:
         return with_form(contract, form, pixels)
     if files != facts.backbone:
@@ -203,18 +204,13 @@ def _longest(facts: PublishedEmbedder, positions: int, limits: ImportLimits, fol
 def _model(facts: PublishedEmbedder, dim: int) -> LaMEModel:
     """Builds the model from the weights of a folder."""
     backbone = load_backbone(facts.backbone, "auto")
-    dense = facts.dense
-    head: Head = "projection" if dense is None else "dense_tanh" if dense.tanh else "dense"
     pooling: Pooling = "mean" if facts.pooling == "mean" else "embed"
+    head = head_kind(facts.dense)
     model = LaMEModel(backbone, None, 0, dim, pooling=pooling, head=head)
+    if facts.dense is not None:
+        model.head.float()
+    fill_head(model.head, facts.dense)
+    # there is no [EMBED] after the prompt, but the graph's table has a row for it
     with torch.no_grad():
-        # there is no [EMBED] after the prompt, but the graph's table has a row for it
         model.embed_1D.zero_()
-        if dense is not None and isinstance(model.head, DenseHead):
-            model.head.float()
-            model.head.linear.weight.copy_(dense.weight[:dim])
-            model.head.linear.bias.copy_(dense.bias[:dim])
-        elif isinstance(model.head, nn.Linear):
-            # the first values of a state, as a matrix
-            model.head.weight.copy_(torch.eye(dim, model.head.in_features))
     return model

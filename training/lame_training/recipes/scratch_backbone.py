@@ -65,3 +65,8 @@ def token_ids(rows: int, tokenizer: TextTokenizer) -> dict[str, Any]:
     """Returns a config's entries about the vocabulary: its `rows` in the table, and special ids."""
     # Qwen's texts have no start token, and end as a turn of a chat does
     return {"vocab_size": rows, "bos_token_id": None, "eos_token_id": tokenizer.special(CHAT_END)}
+
+
+def needs_backbone(recipe: Recipe) -> str:
+    """Returns the message about a recipe that was given no backbone."""
+    return f"recipe {recipe.name} needs a backbone: give the folder of one as `backbone`"

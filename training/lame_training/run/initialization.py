@@ -6,7 +6,7 @@ the run that it resumes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,30 @@ from lame_runtime.contract import Contract, Preparer
 from lame_runtime.contract.tokens import TextTokenizer
 from lame_runtime.errors import BundleError, TrainingError, UsageError, first_line, shown
 from lame_runtime.files.atomic import atomic_path
-from lame_runtime.files.json_file import MAX_JSON_BYTES
-from lame_runtime.files.regular import read_regular
 from transformers import PreTrainedModel
 
-from lame_training.contract_from.backbone import derive_contract
 from lame_training.contract_from.tokenizer_training import CHAT_END, trained_tokenizer
 from lame_training.data import Pair
+from lame_training.data.pairs import training_texts
 from lame_training.distributed.processes import ProcessGroup
 from lame_training.model.adapters import LoRA, add_lora
 from lame_training.model.backbones import FAMILIES, config_folder, load_backbone
 from lame_training.model.checkpoint import described_model, load_preparer, save_model, write_recipe
-from lame_training.model.from_disk.tensors import inside
 from lame_training.model.lame import LaMEModel
+from lame_training.published.kept.starting_contract import (
+    Beginning,
+    KeptEmbedder,
+    check_same_contract,
+    starting_contract,
+)
 from lame_training.recipes.latent_decoder import latent_decoder
 from lame_training.recipes.recipe import Recipe
-from lame_training.recipes.scratch_backbone import FAMILY, scratch_config, scratch_contract
+from lame_training.recipes.scratch_backbone import (
+    FAMILY,
+    needs_backbone,
+    scratch_config,
+    scratch_contract,
+)
 from lame_training.run import run_folder
 from lame_training.run.resume import Moments, complete_states, load_state, step_of
 from lame_training.run.train_options import TrainOptions
@@ -105,7 +113,7 @@ def starting_point(
         data,
         rows,
         output,
-        options.backbone_folder,
+        options.start,
         options.decoder_folder,
         write=processes.is_main_process,
         allow_outside=options.allow_outside,
@@ -137,7 +145,12 @@ def _check_equal_weights(model: LaMEModel, processes: ProcessGroup) -> None:
         )
 
 
-def initialize(recipe: Recipe, output: Path, backbone: Path, decoder: Path | None = None) -> None:
+def initialize(
+    recipe: Recipe,
+    output: Path,
+    backbone: Path | KeptEmbedder,
+    decoder: Path | None = None,
+) -> None:
     """Writes the initialized model on a backbone as a checkpoint, without any data.
 
     The weights keep the type that they have in the backbone's folder.
@@ -145,11 +158,13 @@ def initialize(recipe: Recipe, output: Path, backbone: Path, decoder: Path | Non
     Args:
         recipe: K, dim, budget and switches of the model.
         output: the checkpoint folder.
-        backbone: a local folder that `save_pretrained` wrote, or a PEFT adapter of one.
+        backbone: a local folder that `save_pretrained` wrote, or a PEFT adapter of one; or a
+            published embedder of which more than the weights is kept.
         decoder: a local folder of the latent decoder; None starts it from random weights.
 
     Raises:
         BundleError: a folder cannot be used.
+        UsageError: the recipe cannot keep this.
         StorageError: `output` already holds a run, or cannot be written.
     """
     run_folder.check_folder(recipe, None, output, resume=False)
@@ -163,7 +178,7 @@ def initialize_run(
     data: Path | None,
     rows: Iterable[Sequence[Pair]],
     output: Path,
-    backbone: Path | None,
+    backbone: Path | KeptEmbedder | None,
     decoder: Path | None,
     *,
     write: bool = True,
@@ -178,7 +193,8 @@ def initialize_run(
         data: root of the training data; None if there is nothing to train on.
         rows: rows of the data sets, on which a recipe without a backbone trains its tokenizer.
         output: the output folder.
-        backbone: the backbone's folder; None trains the recipe's own from random weights.
+        backbone: the backbone's folder, or a published embedder; None trains the recipe's own
+            backbone from random weights.
         decoder: the latent decoder's folder; None starts it from random weights.
         write: whether to write; False if another process has already written the folder.
         allow_outside: whether paths and links may lead out of `data`.
@@ -190,6 +206,7 @@ def initialize_run(
     """
     # The order of everything below that draws random numbers (backbone, decoder, head and
     # connector, latent rows, adapters) is part of what a seed means.
+    pooling = None
     if backbone is None:
         # the recipe's own Qwen2-VL; a folder that is given takes its place even if there is one
         scratch = _from_scratch(recipe, rows, output, write=write)
@@ -197,8 +214,10 @@ def initialize_run(
     else:
         # weights that are only initialized keep the folder's type; training holds them in FP32
         dtype = "auto" if data is None else torch.float32
-        contract, tokenizer, content = _from_folder(recipe, backbone, output)
-        vision_language = load_backbone(backbone, dtype)
+        start = _from_folder(recipe, backbone, output)
+        contract, tokenizer, content = start.contract, start.tokenizer, start.content
+        pooling = start.pooling
+        vision_language = load_backbone(start.backbone, dtype)
     model = LaMEModel(
         vision_language,
         latent_decoder(recipe, decoder, vision_language, tokenizer),
@@ -206,10 +225,13 @@ def initialize_run(
         recipe.dim,
         recipe.embed_attends,
         recipe.rec_from,
-        recipe.pooling,
+        recipe.pooling if pooling is None else pooling.pooling,
+        "projection" if pooling is None else pooling.head,
     )
     # after the backbone has its weights: latent rows start at the embedding of the turn's end
     model.initialize_latents(tokenizer.special(CHAT_END))
+    if pooling is not None:
+        pooling.start(model)
     if recipe.lora is not None:
         add_lora(model.backbone, recipe.lora)
     if write:
@@ -243,31 +265,15 @@ def _from_scratch(
     return contract, tokenizer, content, backbone
 
 
-def _from_folder(
-    recipe: Recipe, backbone: Path, output: Path
-) -> tuple[Contract, TextTokenizer, bytes]:
-    """Derives the contract from a backbone's folder; returns its tokenizer and that file, too."""
+def _from_folder(recipe: Recipe, backbone: Path | KeptEmbedder, output: Path) -> Beginning:
+    """Derives the contract from a backbone's folder, which the run must not write to."""
     # before anything is written: the run's files would replace the backbone's
-    if output.resolve() in (backbone.resolve(), config_folder(backbone).resolve()):
+    start = starting_contract(recipe, backbone)
+    folders = {start.folder, start.backbone, config_folder(start.backbone)}
+    if output.resolve() in {folder.resolve() for folder in folders}:
         raise UsageError(f"{output}: is the backbone's own folder; choose another `output`")
-    roles = {"query": "", "document": ""}
-    contract = derive_contract(backbone, recipe.budget, recipe.n_reason, recipe.dim, roles)
-    file = config_folder(backbone) / "tokenizer.json"
-    content = read_regular(inside(file), MAX_JSON_BYTES)
-    return contract, TextTokenizer(file, content=content), content
-
-
-def training_texts(rows: Iterable[Sequence[Pair]]) -> list[str]:
-    """Returns the texts of all rows, each once, on which a tokenizer is trained."""
-    # sorted: the same rows give the same tokenizer, whatever the order of the data sets
-    return sorted({text for pairs in rows for pair in pairs for text in _texts(pair)})
-
-
-def _texts(pair: Pair) -> Iterator[str]:
-    """Yields every text of a row, including texts that are only decoded."""
-    for item in (pair.query, pair.positive, *pair.negatives):
-        yield from (part for part in item.parts if isinstance(part, str))
-    yield from (text for text in (pair.query_decodes, pair.positive_decodes) if text)
+    check_same_contract(output, start.contract)
+    return start
 
 
 def rebuild(architecture: dict[str, Any], lora: LoRA | None, folder: Path) -> LaMEModel:
@@ -292,8 +298,3 @@ def rebuild(architecture: dict[str, Any], lora: LoRA | None, folder: Path) -> La
             f"({shown(first_line(error), 160)}); train again in another folder"
         ) from None
     return model
-
-
-def needs_backbone(recipe: Recipe) -> str:
-    """Returns the message about a recipe that was given no backbone."""
-    return f"recipe {recipe.name} needs a backbone: give the folder of one as `backbone`"

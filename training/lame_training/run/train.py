@@ -21,13 +21,13 @@ from lame_training.model.packed_attention import use_packed_attention
 from lame_training.objective.gradcache import ForwardContext
 from lame_training.recipes.catalog import with_tasks
 from lame_training.recipes.recipe import Recipe
+from lame_training.recipes.scratch_backbone import needs_backbone
 from lame_training.recipes.stages import trained_names
 from lame_training.run.batches import check_shares, open_stage_rows, unusable_rows
 from lame_training.run.environment import write_environment
 from lame_training.run.initialization import (
     StartingPoint,
     initialize,
-    needs_backbone,
     starting_point,
 )
 from lame_training.run.loop import Training, place, train_stages
@@ -95,7 +95,7 @@ def _locked(
     processes: ProcessGroup,
 ) -> dict[str, int]:
     """Trains a recipe in a folder that no other run writes to."""
-    backbone = options.backbone_folder
+    backbone = options.start
     if data is None and options.steps == 0 and backbone is not None:
         # nothing is trained, and the tokenizer is the backbone's: no row is needed
         if processes.is_main_process:  # all processes would write the same files

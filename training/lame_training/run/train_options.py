@@ -12,15 +12,22 @@ from lame_runtime.arguments import integer, switch
 from lame_runtime.errors import UsageError, shown
 
 from lame_training.arguments import optional_path, whole_numbers
+from lame_training.published.forms.published_forms import published_form
+from lame_training.published.kept.starting_contract import KeptEmbedder
 from lame_training.recipes.recipe import Recipe
 
 FolderLike = str | os.PathLike[str]
+KeptOf = Literal["recipe", "published"]
+"""Whose prompt or pooling a run has: the recipe's, or that of a published embedder."""
 
 
 class TrainKeywords(TypedDict, total=False):
     """The keywords of `lame_training.train`; `TrainOptions` documents them."""
 
     backbone: FolderLike | None
+    prompt: KeptOf
+    pooling: KeptOf
+    form: str | None
     decoder: FolderLike | None
     mixture: FolderLike | None
     allow_outside: bool
@@ -43,6 +50,12 @@ class TrainOptions:
     Attributes:
         backbone: a local folder that `save_pretrained` wrote, or a PEFT adapter of one, which takes
             the place of the recipe's own backbone. None trains from random weights.
+        prompt: "published" keeps the prompt of `backbone`, which is then the folder of a published
+            embedder; "recipe" takes what its chat template prints, without instructions.
+        pooling: "published" makes [EMBED] start as the token that the published embedder pools, and
+            the head as its own; it needs the published prompt. "recipe" starts both afresh.
+        form: the form of a published embedder whose folder does not describe itself, as for
+            `lame-train import`.
         decoder: a local folder of the latent decoder, such as Qwen3-0.6B; None starts it from
             random weights.
         mixture: a YAML file that lists the data sets (see `lame_training.data.mixture`); None takes
@@ -68,6 +81,9 @@ class TrainOptions:
     """
 
     backbone: FolderLike | None = None
+    prompt: KeptOf = "recipe"
+    pooling: KeptOf = "recipe"
+    form: str | None = None
     decoder: FolderLike | None = None
     mixture: FolderLike | None = None
     allow_outside: bool = False
@@ -97,6 +113,7 @@ class TrainOptions:
             values[name] = switch(name, getattr(self, name))
         for name in ("backbone", "decoder", "mixture"):
             optional_path(name, getattr(self, name))
+        self._check_kept()
         # the type first, because an array compares with every name at once
         if self.device is not None and not (isinstance(self.device, str) and self.device == "cpu"):
             raise UsageError(
@@ -106,6 +123,35 @@ class TrainOptions:
         # Python's own numbers from here on: a recipe is recorded as JSON
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    def _check_kept(self) -> None:
+        """Raises `UsageError` unless what is kept of a published embedder fits together."""
+        for name in ("prompt", "pooling"):
+            value = getattr(self, name)
+            if not (isinstance(value, str) and value in ("recipe", "published")):
+                raise UsageError(f"`{name}` is {shown(repr(value))}: use 'recipe' or 'published'")
+        if self.form is not None:
+            published_form(self.form)
+        if self.prompt == "published":
+            # a run that is resumed has its weights and its contract
+            if self.backbone is None and not self.resume:
+                raise UsageError(
+                    "`prompt` is 'published': give the folder of a published embedder as `backbone`"
+                )
+            return
+        # the pooled token is a part of the published prompt
+        if self.pooling == "published":
+            raise UsageError("`pooling` is 'published': this needs `prompt` to be 'published', too")
+        if self.form is not None:
+            raise UsageError(f"`form` is {self.form!r}: it needs `prompt` to be 'published'")
+
+    @property
+    def start(self) -> Path | KeptEmbedder | None:
+        """The backbone's folder, or the published embedder of which more than weights is kept."""
+        folder = self.backbone_folder
+        if folder is None or self.prompt == "recipe":
+            return folder
+        return KeptEmbedder(folder, self.pooling == "published", self.form)
 
     @property
     def backbone_folder(self) -> Path | None:

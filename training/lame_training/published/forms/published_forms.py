@@ -161,6 +161,11 @@ def published_form(name: object) -> PublishedForm:
     """
     if isinstance(name, str) and name in FORMS:
         return FORMS[name]
+    if name == "lame-2b":
+        raise UsageError(
+            "the `form` lame-2b is one that `lame-train import` alone reads; import the folder, "
+            "and use the checkpoint"
+        )
     if isinstance(name, str) and name in _AMBIGUOUS:
         raise UsageError(f"the `form` {name} is ambiguous: {_AMBIGUOUS[name]}")
     raise UsageError(f"unknown `form` {shown(repr(name))}: use one of {', '.join(FORMS)}")

@@ -12,6 +12,7 @@ from lame_training.data import open_rows
 from lame_training.model.adapters import is_adapter
 from lame_training.model.components import PARTS
 from lame_training.model.lame import LaMEModel
+from lame_training.published.kept.starting_contract import KeptEmbedder
 from lame_training.recipes.catalog import with_tasks
 from lame_training.recipes.recipe import Recipe
 from lame_training.recipes.stages import WEIGHT_DECAY, Stage, trains
@@ -88,6 +89,9 @@ def _recipe_lines(recipe: Recipe, model: LaMEModel, options: TrainOptions) -> li
     else:
         source = f"the published shape of {' '.join(recipe.published_shape or ())}"
     lines.append(f"  backbone: {model.backbone.config.model_type}, {source}")
+    if isinstance(options.start, KeptEmbedder):
+        pooling = "pooling" if options.start.pooling else "not its pooling"
+        lines.append(f"  kept of the published embedder: weights, prompt, {pooling}")
     if model.decoder is None:
         lines.append("  decoder: none")
     else:
@@ -131,7 +135,7 @@ def _described_rows(
         name: open_rows(data, task, allow_outside=options.allow_outside)
         for name, task in tasks.items()
     }
-    preparer = dry_preparer(recipe, opened.values(), options.backbone_folder)
+    preparer = dry_preparer(recipe, opened.values(), options.start)
     lines = {}
     for name, rows in opened.items():
         remark = "give the backbone to look for damaged pictures and long texts"

@@ -15,34 +15,35 @@ from lame_runtime.contract.tokens import TextTokenizer
 from lame_runtime.errors import InputError
 from lame_runtime.progress import progress_bar
 
-from lame_training.contract_from.backbone import derive_contract
 from lame_training.contract_from.tokenizer_training import trained_tokenizer
 from lame_training.data import Rows
 from lame_training.data.collate import Collator
-from lame_training.model.backbones import config_folder
+from lame_training.data.pairs import training_texts
+from lame_training.published.kept.starting_contract import KeptEmbedder, starting_contract
 from lame_training.recipes.recipe import Recipe
 from lame_training.recipes.scratch_backbone import scratch_contract
-from lame_training.run.initialization import training_texts
 
 MOST_ROWS = 2_000
 """Number of rows of a data set that are prepared; pictures take a few milliseconds each."""
 
 
-def dry_preparer(recipe: Recipe, rows: Iterable[Rows], backbone: Path | None) -> Preparer | None:
+def dry_preparer(
+    recipe: Recipe, rows: Iterable[Rows], backbone: Path | KeptEmbedder | None
+) -> Preparer | None:
     """Returns what prepares the inputs of a run; None if the run has no backbone yet.
 
     Args:
         recipe: the recipe.
         rows: the rows of all data sets, on whose texts a recipe of its own trains its tokenizer.
-        backbone: the backbone's folder.
+        backbone: the backbone's folder, or a published embedder.
 
     Raises:
         BundleError: the backbone's folder cannot be used.
+        UsageError: the recipe cannot keep this.
     """
     if backbone is not None:
-        roles = {"query": "", "document": ""}
-        contract = derive_contract(backbone, recipe.budget, recipe.n_reason, recipe.dim, roles)
-        return Preparer(contract, TextTokenizer(config_folder(backbone) / "tokenizer.json"))
+        start = starting_contract(recipe, backbone)
+        return Preparer(start.contract, start.tokenizer)
     if recipe.scratch is None:
         return None
     content = trained_tokenizer(training_texts(rows), recipe.scratch.vocab_size)

@@ -15,8 +15,7 @@ from lame_training.model.lame import LaMEModel
 from lame_training.model.published_shapes import SHAPES
 from lame_training.recipes.latent_decoder import no_decoder
 from lame_training.recipes.recipe import Recipe
-from lame_training.recipes.scratch_backbone import FAMILY
-from lame_training.run.initialization import needs_backbone
+from lame_training.recipes.scratch_backbone import FAMILY, needs_backbone
 
 
 def weightless_model(recipe: Recipe, backbone: Path | None, decoder: Path | None) -> LaMEModel:
