@@ -13,6 +13,7 @@ storage/       files of an index: columns and arrays
 conditions     conditions such as `label=7`
 scoring        cosines with vectors of any precision
 hamming        counts of differing signs
+thumbnails     small pictures of what the index lists
 nearest        the best rows of a scan
 """
 

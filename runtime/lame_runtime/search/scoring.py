@@ -26,7 +26,8 @@ MARGIN = 32
 def decoded(block: npt.NDArray[Any], facts: VectorFacts) -> Floats:
     """Returns stored vectors as float32 (n, dim): values, integer levels, or signs as -1 and 1."""
     if facts.precision == "float32":
-        return np.asarray(block, dtype=np.float32)
+        values: Floats = np.asarray(block, dtype=np.float32)
+        return values
     if facts.precision in ("binary", "ubinary"):
         # "binary" is "ubinary" - 128, which turns the highest bit of each byte
         packed = block if facts.precision == "ubinary" else block.view(np.uint8) ^ np.uint8(128)
@@ -46,11 +47,11 @@ def scaled(queries: Floats, facts: VectorFacts) -> Floats:
     The scales of the stored values go into the queries, of which there are few.
     """
     if facts.precision in ("binary", "ubinary"):
-        return (queries / np.sqrt(facts.dim)).astype(np.float32)
+        return np.asarray(queries / np.sqrt(facts.dim), dtype=np.float32)
     if facts.range is None:
         return queries
     lowest, highest = np.abs(np.array(facts.range, dtype=np.float64))
-    return (queries * (np.maximum(lowest, highest) / _LEVELS)).astype(np.float32)
+    return np.asarray(queries * (np.maximum(lowest, highest) / _LEVELS), dtype=np.float32)
 
 
 def scan(
