@@ -155,9 +155,11 @@ class Index:
             rescored(self._vectors, query, self.facts.vectors, shortlist, most)
             for query, shortlist in zip(exact, shortlists, strict=True)
         ]
+        # with a shape also if no row meets the conditions
+        shape = len(vectors), most
         return Matches(
-            np.array([numbers for numbers, _ in best], dtype=np.int64).reshape(-1, most),
-            np.array([scores for _, scores in best], dtype=np.float64).reshape(-1, most),
+            np.array([numbers for numbers, _ in best], dtype=np.int64).reshape(shape),
+            np.array([scores for _, scores in best], dtype=np.float64).reshape(shape),
         )
 
     def _query_vectors(self, queries: npt.ArrayLike) -> Floats:

@@ -114,7 +114,8 @@ def _query(options: argparse.Namespace) -> dict[str, Any]:
     from lame_runtime.cli.sources import PICTURE_SUFFIXES
     from lame_runtime.contract.media.pages import is_pdf
 
-    texts, pictures = [], []
+    texts: list[str] = []
+    pictures: list[str] = []
     for part in options.query:
         is_picture = Path(part).suffix.lower() in PICTURE_SUFFIXES or is_pdf(part)
         (pictures if is_picture else texts).append(part)
