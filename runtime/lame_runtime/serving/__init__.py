@@ -12,6 +12,7 @@ web/           routes, the key, sockets, signals
 api/           errors, the OpenAPI page, replies
 requests/      JSON in every shape that clients send → inputs
 scheduling/    who is prepared next, what runs together, the thread of the backend
+retrieval/     search in an index
 remote/        pictures behind URLs, for hosts that the operator allows
 
 This package imports Starlette, uvicorn, msgspec and prometheus-client; no other module does.
