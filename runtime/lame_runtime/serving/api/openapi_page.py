@@ -31,7 +31,13 @@ _ERRORS = {
 
 def openapi_page(*, has_search: bool = False) -> dict[str, Any]:
     """Returns the OpenAPI 3.1 page as a JSON object, with the routes of search if there are any."""
-    types = (EmbeddingsRequest, EmbeddingsReply, CohereRequest, CohereReply, ErrorReply)
+    types: tuple[Any, ...] = (
+        EmbeddingsRequest,
+        EmbeddingsReply,
+        CohereRequest,
+        CohereReply,
+        ErrorReply,
+    )
     types += (SearchRequest, SearchReply) if has_search else ()
     # one definition for the check and for the page, so that they cannot differ
     references, components = msgspec.json.schema_components(
@@ -58,7 +64,8 @@ def openapi_page(*, has_search: bool = False) -> dict[str, Any]:
         "/openapi.json": _get("This page."),
     }
     if search:
-        paths["/v1/search"] = _post("Find the nearest rows of the index.", *search, error)
+        request, reply = search
+        paths["/v1/search"] = _post("Find the nearest rows of the index.", request, reply, error)
         paths["/v1/search/thumbnails/{row}"] = _thumbnails()
     return {
         "openapi": "3.1.0",
