@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lame_runtime.batching import plan_window
-from lame_runtime.bulk.rows import Row
+from lame_runtime.bulk.source.rows import Row
 from lame_runtime.contract.batch import Floats, assemble
 from lame_runtime.contract.fields.roles import require_role
 from lame_runtime.contract.preparer import Prepared
 from lame_runtime.contract.vectors import kept_width
 from lame_runtime.encoder import Encoder
-from lame_runtime.errors import InputError, first_line, without_quotes
+from lame_runtime.errors import InputError, first_line
 from lame_runtime.isolation.batch_isolation import run_apart
 from lame_runtime.isolation.probes import warm_up
 from lame_runtime.options import EncodeOptions
@@ -119,7 +119,7 @@ def _run(
 
 def _message(error: Exception) -> str:
     if isinstance(error, InputError):
-        return without_quotes(_INDEX.sub("", str(error), count=1))
+        return _INDEX.sub("", str(error), count=1)
     if isinstance(error, MemoryError):
         return "there is not enough memory for the input"
     return f"the input cannot be read ({type(error).__name__}: {first_line(error)})"

@@ -39,6 +39,8 @@ class Row:
     item: Input | InputError
     """The input, or why there is none."""
     columns: dict[str, Any] = field(default_factory=dict)
+    is_given: bool = False
+    """Whether the source gave the id."""
 
 
 def make_row(
@@ -57,7 +59,8 @@ def make_row(
     try:
         item = as_input(dict(values), root)
     except InputError as error:
-        return Row(given_id or _hash_of(_plain(values)), error, columns)
+        row_hash = given_id or _hash_of(_plain(values))
+        return Row(row_hash, error, columns, is_given=given_id is not None)
     return identified(item, columns, given_id)
 
 
@@ -67,7 +70,7 @@ def identified(item: Input, columns: dict[str, Any], row_id: str | None = None) 
     A picture is read here once, so that what is embedded is what was hashed.
     """
     if row_id is not None:
-        return Row(row_id, item, columns)
+        return Row(row_id, item, columns, is_given=True)
     try:
         hashes, parts = zip(*map(_hashed, item.parts), strict=True) if item.parts else ((), ())
     # the latter for a name with a null character

@@ -16,8 +16,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from lame_runtime.bulk.arrow_modules import arrow
-from lame_runtime.bulk.columns import ColumnNames, table_rows
-from lame_runtime.bulk.rows import INPUT_KEYS, Row, file_columns, identified, make_row, unreadable
+from lame_runtime.bulk.source.columns import ColumnNames, table_rows
+from lame_runtime.bulk.source.rows import (
+    INPUT_KEYS,
+    Row,
+    file_columns,
+    identified,
+    make_row,
+    unreadable,
+)
 from lame_runtime.contract.media.pages import is_pdf, page_names
 from lame_runtime.contract.prompts import Input, Picture, Video
 from lame_runtime.errors import InputError, StorageError, UsageError, first_line, shown

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lame_runtime.bulk.rows import INPUT_KEYS, PLACE_COLUMNS, Row, make_row
+from lame_runtime.bulk.source.rows import INPUT_KEYS, PLACE_COLUMNS, Row, make_row
 from lame_runtime.bulk.vector_table import RESERVED
 from lame_runtime.errors import InputError, shown
 
