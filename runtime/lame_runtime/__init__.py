@@ -14,6 +14,8 @@ contract/          preprocessing, which training and deployment share exactly
 bundle/            files of a bundle and their hashes
 backends/          ONNX Runtime and TensorRT
 parity/            checks of graphs against PyTorch's vectors
+isolation/         bad inputs told from a failing backend
+bulk/              corpora to tables of vectors, on one machine or many
 cli/               the program `lame-runtime`
 integrations/      adapters for other libraries
 """

@@ -6,7 +6,6 @@ settings       options of the server as values
 service        an encoder with everything that serves it
 admission      how much work is accepted at one time
 health         whether vectors really come out
-probes         golden inputs that go through at the start, and later again
 figures        figures for Prometheus
 web/           routes, the key, sockets, signals
 api/           errors, the OpenAPI page, replies

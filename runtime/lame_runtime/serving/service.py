@@ -11,13 +11,13 @@ from lame_runtime.bundle.certificate import read_certificate
 from lame_runtime.contract.prompts import Input
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import InputError
+from lame_runtime.isolation.probes import warm_up
 from lame_runtime.machine.cores import default_workers
 from lame_runtime.preparation.decoding_memory import DecodingMemory
 from lame_runtime.serving.admission import Admission, Ticket
 from lame_runtime.serving.api.api_errors import ApiError, input_problem
 from lame_runtime.serving.figures import Figures
 from lame_runtime.serving.health import Health
-from lame_runtime.serving.probes import warm_up
 from lame_runtime.serving.remote.download import Downloader, Downloads
 from lame_runtime.serving.requests.items import holds_media, item_input, require_few_media
 from lame_runtime.serving.requests.media_sources import MediaSources
