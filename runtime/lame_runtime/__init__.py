@@ -17,6 +17,7 @@ parity/            checks of graphs against PyTorch's vectors
 isolation/         bad inputs told from a failing backend
 bulk/              corpora to tables of vectors, on one machine or many
 cli/               the program `lame-runtime`
+search/            an index on the disk, and searching it
 integrations/      adapters for other libraries
 """
 
