@@ -22,7 +22,7 @@ from lame_runtime.search.index_facts import IndexFacts, read_index_facts
 from lame_runtime.search.nearest import Nearest, Numbers
 from lame_runtime.search.scoring import MARGIN, Floats, rescored, scaled, scan
 from lame_runtime.search.storage.array_files import map_array
-from lame_runtime.search.storage.columns import Column
+from lame_runtime.search.storage.index_columns import Column
 
 FirstStage = Literal["none", "bits", "prefix"]
 FIRST_STAGES: tuple[FirstStage, ...] = ("none", "bits", "prefix")

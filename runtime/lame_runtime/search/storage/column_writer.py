@@ -11,7 +11,7 @@ import numpy as np
 
 from lame_runtime.search.index_facts import ColumnFacts, ColumnKind
 from lame_runtime.search.storage.array_files import ArrayWriter
-from lame_runtime.search.storage.columns import TYPES, file_names
+from lame_runtime.search.storage.index_columns import TYPES, file_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self
