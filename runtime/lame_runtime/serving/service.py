@@ -69,7 +69,7 @@ class Service:
         self.figures = figures
         self.name = options.name or _folder_name(encoder)
         self.memory = memory
-        """What decoders may take, also for thumbnails."""
+        """Bounds the memory of all decoders, also for thumbnails."""
         self._certificate = _certificate_facts(encoder)
         self._media = MediaSources(rules, options.allow_video, memory)
         self._downloader = Downloader(options.allow_urls) if options.allow_urls else None

@@ -101,11 +101,11 @@ def _search(options: argparse.Namespace) -> int:
             first_stage=options.first_stage,
             candidates=options.candidates,
         )
-        found = _results(index, matches.rows[0].tolist(), matches.scores[0].tolist())
+        results = _results(index, matches.rows[0].tolist(), matches.scores[0].tolist())
         if options.html is not None:
             rules = encoder.preparer.contract.images
-            atomic_text(options.html, result_page(index, _words(query), found, rules))
-    print(json.dumps({"results": found}, ensure_ascii=False) if options.json else _table(found))
+            atomic_text(options.html, result_page(index, _words(query), results, rules))
+    print(json.dumps({"results": results}, ensure_ascii=False) if options.json else _table(results))
     return 0
 
 
