@@ -37,7 +37,7 @@ class IndexFacts:
     """Holds the contents of `index.json`."""
 
     vectors: VectorFacts
-    """Where the vectors come from."""
+    """The origin of the vectors."""
     rows: Rows
     left_out: Annotated[int, Between(0, 1 << 40)]
     """Rows of the source that had no vector."""
