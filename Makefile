@@ -94,7 +94,7 @@ clean:  ## remove .venv, runs, dist and site
 $(VENV)/ready: constraints.txt pyproject.toml runtime/pyproject.toml training/pyproject.toml lame_export/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt pip torch hatchling
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e 'runtime[haystack,langchain,llama-index,onnxruntime,pdf,pytest,serve,video]' -e training -e 'lame_export[graph,tensorrt-rtx]' -e '.[docs,test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e 'runtime[bulk,haystack,langchain,llama-index,onnxruntime,pdf,pytest,serve,video]' -e training -e 'lame_export[graph,tensorrt-rtx]' -e '.[docs,test]'
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt --target $(VENV)/oracle --upgrade torchvision
 	for binding in $(BINDINGS); do $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/bindings/$${binding#*==} --upgrade $$binding || exit 1; done
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/floor --upgrade $(FLOOR)

@@ -65,7 +65,10 @@ def test_imports_follow_the_arrows(package: str) -> None:
 
 
 def test_the_runtime_names_no_heavy_module() -> None:
-    """The runtime imports no heavy package, not even inside a function."""
+    """The runtime imports no heavy package, not even inside a function.
+
+    `lame_runtime.bulk.arrow_modules` imports pyarrow, an extra, by name when it is first used.
+    """
     for path in modules("lame_runtime"):
         assert not imports(path) & HEAVY, path
 

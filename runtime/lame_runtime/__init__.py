@@ -14,7 +14,10 @@ contract/          preprocessing, which training and deployment share exactly
 bundle/            files of a bundle and their hashes
 backends/          ONNX Runtime and TensorRT
 parity/            checks of graphs against PyTorch's vectors
+isolation/         bad inputs told from a failing backend
+bulk/              corpora to tables of vectors, on one machine or many
 cli/               the program `lame-runtime`
+search/            an index on the disk, and searching it
 integrations/      adapters for other libraries
 """
 

@@ -15,6 +15,7 @@ import httpx2 as httpx
 import numpy as np
 import numpy.typing as npt
 from lame_runtime import Encoder
+from lame_runtime.search import Index
 from lame_runtime.serving.service import Service
 from lame_runtime.serving.settings import ServeOptions
 from lame_runtime.serving.web.http_server import HttpServer
@@ -95,10 +96,11 @@ def running(
     load: Callable[[], Encoder] = load_tiny,
     *,
     until_loaded: bool = True,
+    index: Index | None = None,
 ) -> Iterator[RunningServer]:
     """Runs a server; the client sends the first of its keys."""
     options = options or ServeOptions(port=0)
-    server = HttpServer(options, load)
+    server = HttpServer(options, load, index=index)
     thread = threading.Thread(target=server.serve_until_signal)
     thread.start()
     headers = {"authorization": f"Bearer {options.api_keys[0]}"} if options.api_keys else {}

@@ -18,8 +18,8 @@ from lame_runtime import BackendError, DeviceError, Encoder, ProofError
 from lame_runtime.batching import patch_count
 from lame_runtime.contract.batch import assemble
 from lame_runtime.contract.prompts import Input
+from lame_runtime.isolation import probes
 from lame_runtime.options import EncodeOptions
-from lame_runtime.serving import probes
 from lame_runtime.serving.requests import media_sources
 from lame_runtime.serving.scheduling import scheduler as scheduler_module
 from lame_runtime.serving.scheduling.batch_forming import form_batch

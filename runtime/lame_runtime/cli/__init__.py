@@ -9,6 +9,7 @@ verify_command    the certificate repeated on this device
 bench_command     latency and throughput
 benchmark         the measurement behind `bench`
 sources           inputs named on a command line: files, folders, JSONL, stdin
+retrieval/        an index, and searching it
 server/           the HTTP server
 system/           signals, standard streams, and outputs that would replace an input
 """

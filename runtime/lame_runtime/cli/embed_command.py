@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from pathlib import Path
 from typing import Any
 
+from lame_runtime.cli.corpus.embed_table import add_table_options, embed_table, is_table
 from lame_runtime.cli.grammar import (
     add_bundle,
     add_command,
@@ -23,6 +25,7 @@ from lame_runtime.options import EncodeKeywords
 EXAMPLE = """
 lame-runtime embed bundle photo.jpg report.pdf --text "a red bicycle" --output vectors.npy
 lame-runtime embed bundle pictures/ --role document --batch-size 16 --output documents.npy
+lame-runtime embed bundle pictures/ --role document --output documents.parquet --resume
 """
 
 
@@ -37,15 +40,21 @@ def add(commands: Any) -> None:
         nargs="*",
         metavar="PATH",
         help="a picture, a video, a PDF (a.pdf#page=2 for one page), a folder of them, "
-        "a .jsonl file, or - for JSONL on stdin",
+        "a .jsonl file, or - for JSONL on stdin; for a Parquet output also .csv and .parquet",
     )
     parser.add_argument(
         "--text", action="append", default=[], metavar="TEXT", help="a text; may be repeated"
     )
-    add_output(parser, "(n, dim) .npy file, rows in input order: paths, then texts", required=True)
+    add_output(
+        parser,
+        "(n, dim) .npy file, or .parquet table with ids and errors; rows in input order: paths, "
+        "then texts",
+        required=True,
+    )
     add_graph(parser)
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     _add_encoding(parser)
+    add_table_options(parser)
     add_loading(parser, with_workers=False)
 
 
@@ -116,6 +125,8 @@ def _embed(options: argparse.Namespace) -> int:
     from lame_runtime.progress import progress_bar
 
     _check(options)
+    if is_table(options):
+        return embed_table(options, _encoding_options(options))
     encoder = load(options.bundle, loading_options(options, workers=1), Encoder)
     # open the output first, so that an unwritable path fails before the work
     with encoder, atomic_path(options.output) as fresh:
@@ -155,7 +166,9 @@ def _check(options: argparse.Namespace) -> None:
             "nothing to embed: name a picture, a folder or a .jsonl file, or pass `text`"
         )
     require_apart({"output": options.output}, options.bundle, options.engines)
-    require_no_source(options.output, options.paths)
+    # no table is read as a file of a folder
+    names = [name for name in options.paths if not (is_table(options) and Path(name).is_dir())]
+    require_no_source(options.output, names)
 
 
 def _encoding_options(options: argparse.Namespace) -> EncodeKeywords:

@@ -18,6 +18,7 @@ def make_parser() -> argparse.ArgumentParser:
     # deferred, because NumPy takes a fifth of a second, in which signals are handled already
     from lame_runtime.cli import bench_command, embed_command, info_command, verify_command
     from lame_runtime.cli.grammar import ProgramParser
+    from lame_runtime.cli.retrieval import index_command, search_command
     from lame_runtime.cli.server import serve_command
 
     parser = ProgramParser(
@@ -26,6 +27,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (embed_command, serve_command, info_command, verify_command, bench_command):
+    for module in (
+        embed_command,
+        index_command,
+        search_command,
+        serve_command,
+        info_command,
+        verify_command,
+        bench_command,
+    ):
         module.add(commands)
     return parser

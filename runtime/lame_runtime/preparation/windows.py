@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from lame_runtime.batching import converted, prepare
 from lame_runtime.contract.preparer import Prepared, Preparer
 from lame_runtime.contract.prompts import Input
+from lame_runtime.errors import InputError
 from lame_runtime.inputs import InputLike
 from lame_runtime.machine.cores import default_workers
 from lame_runtime.options import EncodeOptions
@@ -60,16 +61,20 @@ class WindowReader:
         preparer: prepares them.
         options: `batch_size` and `workers`, and what the preparer is called with.
         is_single: there is only one input, which no thread would prepare faster.
+        keep_errors: go on after an input that cannot be embedded; an `InputError` in the place of
+            an input is taken for its outcome.
     """
 
     def __init__(
         self,
-        inputs: Iterator[InputLike],
+        inputs: Iterator[InputLike | InputError],
         preparer: Preparer,
         options: EncodeOptions,
         *,
         is_single: bool = False,
+        keep_errors: bool = False,
     ) -> None:
+        self._keep_errors = keep_errors
         self._inputs = inputs
         self._preparer = preparer
         self._options = options
@@ -94,7 +99,19 @@ class WindowReader:
             InputError: an input cannot be embedded; no input before it failed.
             Exception: what the caller's iterator raised after the inputs before.
         """
-        window: list[Prepared] = []
+        window = []
+        for outcome in self.next_outcomes():
+            if not isinstance(outcome, Prepared):
+                raise outcome
+            window.append(outcome)
+        return window
+
+    def next_outcomes(self) -> list[Prepared | Exception]:
+        """Returns the next inputs, prepared, or why they are not; an empty list at the end.
+
+        Without `keep_errors`, nothing is read after the first error.
+        """
+        window: list[Prepared | Exception] = []
         size = 0
         is_threaded = False
         while len(window) < self._most and size < WINDOW_BYTES:
@@ -103,7 +120,14 @@ class WindowReader:
                 break
             entry = self._ahead.popleft()
             outcome = entry.outcome
-            window.append(outcome.result() if isinstance(outcome, Future) else outcome)
+            if isinstance(outcome, Future):
+                error = outcome.exception()
+                # anything but an error, such as ctrl-C, is no outcome
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+                window.append(outcome.result() if error is None else error)
+            else:
+                window.append(outcome)
             self._settle()
             size += entry.size
             self._ahead_bytes -= entry.size
@@ -182,13 +206,15 @@ class WindowReader:
         except Exception as error:  # the caller's own
             self._end(failure(error))
             return
-        try:
-            parsed = converted(item, self._count, self._options)
-        except Exception as error:  # also of an object of the caller's
-            self._end(failure(error))
-            return
         index = self._count
         self._count += 1
+        try:
+            if isinstance(item, InputError):
+                raise item
+            parsed = converted(item, index, self._options)
+        except Exception as error:  # also of an object of the caller's
+            self._fail(error)
+            return
         pool = self._open_pool() if _has_visuals(parsed) else None
         if pool is not None:
             preparation = functools.partial(
@@ -203,13 +229,20 @@ class WindowReader:
         try:
             prepared = prepare(parsed, index, self._preparer, self._options)
         except Exception as error:
-            self._end(failure(error))
+            self._fail(error)
         else:
             self._add(_Entry(prepared, prepared.nbytes))
 
     def _add(self, entry: _Entry) -> None:
         self._ahead.append(entry)
         self._ahead_bytes += entry.size
+
+    def _fail(self, error: Exception) -> None:
+        """Adds the outcome of an input that cannot be embedded."""
+        if self._keep_errors:
+            self._add(_Entry(failure(error), 0))
+        else:
+            self._end(failure(error))
 
     def _end(self, failed: Future[Prepared]) -> None:
         """Adds an outcome after which nothing will be embedded, so that nothing more is read."""

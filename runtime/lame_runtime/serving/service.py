@@ -7,16 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lame_runtime.bundle.certificate import read_certificate
 from lame_runtime.contract.prompts import Input
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import InputError
+from lame_runtime.isolation.probes import warm_up
 from lame_runtime.machine.cores import default_workers
 from lame_runtime.preparation.decoding_memory import DecodingMemory
 from lame_runtime.serving.admission import Admission, Ticket
 from lame_runtime.serving.api.api_errors import ApiError, input_problem
 from lame_runtime.serving.figures import Figures
 from lame_runtime.serving.health import Health
-from lame_runtime.serving.probes import warm_up
 from lame_runtime.serving.remote.download import Downloader, Downloads
 from lame_runtime.serving.requests.items import holds_media, item_input, require_few_media
 from lame_runtime.serving.requests.media_sources import MediaSources
@@ -67,6 +68,9 @@ class Service:
         self.health = health
         self.figures = figures
         self.name = options.name or _folder_name(encoder)
+        self.memory = memory
+        """Bounds the memory of all decoders, also for thumbnails."""
+        self._certificate = _certificate_facts(encoder)
         self._media = MediaSources(rules, options.allow_video, memory)
         self._downloader = Downloader(options.allow_urls) if options.allow_urls else None
         self.readers = ThreadPoolExecutor(workers, "lame-serve-read")
@@ -147,6 +151,7 @@ class Service:
             "dim": self.encoder.dim,
             "inputs": ["text", "image", *video],
             "roles": sorted(contract.prompt.roles),
+            "certificate": self._certificate,
             "limits": {
                 "items": self.options.max_items,
                 "body_bytes": self.options.max_body_bytes,
@@ -164,6 +169,14 @@ class Service:
         for threads in (self.readers, self.openers):
             threads.shutdown(wait=True, cancel_futures=True)
         self.encoder.close()
+
+
+def _certificate_facts(encoder: Encoder) -> dict[str, Any] | None:
+    if encoder.bundle is None:
+        return None
+    certificate = read_certificate(Path(encoder.bundle.folder))
+    date = certificate.environment.get("date", "unknown")
+    return {"passed": certificate.passed, "rows": len(certificate.rows), "date": date}
 
 
 def _folder_name(encoder: Encoder) -> str:

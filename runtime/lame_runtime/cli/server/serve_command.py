@@ -12,6 +12,7 @@ from lame_runtime.cli.grammar import (
     add_graph,
     add_loading,
     loading_options,
+    path,
     whole,
 )
 from lame_runtime.cli.system.streams import print_note
@@ -36,6 +37,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--host", default=ServeOptions.host, help="address to listen at")
     parser.add_argument(
         "--port", type=whole, default=ServeOptions.port, help="port; 0 takes a free one"
+    )
+    parser.add_argument(
+        "--index", type=path, help="an index that index wrote: adds /v1/search and a search page"
     )
     parser.add_argument("--name", help="name of the model (default: the folder's)")
     _add_limits(parser)
@@ -90,11 +94,20 @@ def _serve(options: argparse.Namespace) -> int:
     from lame_runtime.loading import load
 
     settings = _settings(options)
+    index = None
+    if options.index is not None:
+        from lame_runtime.search import Index
+
+        # before the bundle, which may take a minute
+        index = Index.open(options.index)
+        index.facts.query_role(None)
+        options.graph = options.graph or index.facts.vectors.graph
     loading = loading_options(options, workers=1)
     server = HttpServer(
         settings,
         lambda: load(options.bundle, loading, Encoder),
         lambda line: print(printable(line), flush=True),
+        index,
     )
     if not settings.api_keys and not options.host.startswith(_LOOPBACK):
         print_note(

@@ -14,6 +14,7 @@ from lame_runtime.serving.requests.schemas import (
     EmbeddingsRequest,
     ErrorReply,
 )
+from lame_runtime.serving.retrieval.search_request import SearchReply, SearchRequest
 
 _ERRORS = {
     "400": "The request cannot be answered as it is; `param` names the place.",
@@ -28,14 +29,21 @@ _ERRORS = {
 }
 
 
-def openapi_page() -> dict[str, Any]:
-    """Returns the OpenAPI 3.1 page as a JSON object."""
-    types = (EmbeddingsRequest, EmbeddingsReply, CohereRequest, CohereReply, ErrorReply)
+def openapi_page(*, has_search: bool = False) -> dict[str, Any]:
+    """Returns the OpenAPI 3.1 page as a JSON object, with the routes of search if there are any."""
+    types: tuple[Any, ...] = (
+        EmbeddingsRequest,
+        EmbeddingsReply,
+        CohereRequest,
+        CohereReply,
+        ErrorReply,
+    )
+    types += (SearchRequest, SearchReply) if has_search else ()
     # one definition for the check and for the page, so that they cannot differ
     references, components = msgspec.json.schema_components(
         types, ref_template="#/components/schemas/{name}"
     )
-    embeddings, embeddings_reply, cohere, cohere_reply, error = references
+    embeddings, embeddings_reply, cohere, cohere_reply, error, *search = references
     openai = _post(
         "Embed texts and pictures (OpenAI's shape).", embeddings, embeddings_reply, error
     )
@@ -55,6 +63,10 @@ def openapi_page() -> dict[str, Any]:
         "/metrics": _get("Figures for Prometheus.", media_type="text/plain"),
         "/openapi.json": _get("This page."),
     }
+    if search:
+        request, reply = search
+        paths["/v1/search"] = _post("Find the nearest rows of the index.", request, reply, error)
+        paths["/v1/search/thumbnails/{row}"] = _thumbnails()
     return {
         "openapi": "3.1.0",
         "info": {"title": "LaME", "version": __version__},
@@ -73,6 +85,17 @@ def _post(summary: str, request: Any, reply: Any, error: Any) -> dict[str, Any]:
     responses |= {status: _response(text, error) for status, text in _ERRORS.items()}
     body = {"required": True, "content": {"application/json": {"schema": request}}}
     return {"post": {"summary": summary, "requestBody": body, "responses": responses}}
+
+
+def _thumbnails() -> dict[str, Any]:
+    row = {"name": "row", "in": "path", "required": True, "schema": {"type": "string"}}
+    described = _get(
+        "A small picture of a row.",
+        {"404": "The row has no picture, or its file was changed.", "503": _ERRORS["503"]},
+        "image/jpeg",
+    )
+    described["get"]["parameters"] = [row]
+    return described
 
 
 def _get(

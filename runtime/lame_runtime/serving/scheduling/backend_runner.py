@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,14 +9,10 @@ import numpy as np
 from lame_runtime.contract.batch import Floats, assemble
 from lame_runtime.contract.preparer import Prepared
 from lame_runtime.encoder import Encoder
+from lame_runtime.isolation.batch_isolation import run_apart, run_once
+from lame_runtime.isolation.probes import Probe
 from lame_runtime.serving.figures import Figures
 from lame_runtime.serving.health import Health
-from lame_runtime.serving.probes import Probe
-
-logger = logging.getLogger(__name__)
-
-_SHORTEST = 1e-12
-"""Euclidean length below which a vector counts as all zeros, as in `contract.vectors`."""
 
 
 class BackendRunner:
@@ -43,12 +38,8 @@ class BackendRunner:
 
         If nothing succeeds, the probe decides whether the backend fails; `Health.is_lost` tells.
         """
-        # the usual case: one run, and nothing to do again
-        vectors = self._try(items)
-        # once more and alone, so that one bad item fails alone
-        for row, vector in enumerate(vectors):
-            if vector is None and not self.is_ending:
-                vectors[row] = self._try([items[row]])[0]
+        vectors = run_apart(items, self._run)
+        self._note(vectors)
         # an input that nothing can embed and a lost device look the same until then
         if all(vector is None for vector in vectors) and not self.is_ending:
             self.probe()
@@ -56,7 +47,8 @@ class BackendRunner:
 
     def probe(self) -> bool:
         """Runs the probe and returns whether its vector is what it was; tells `Health`."""
-        vector = self._try([self._probe.prepared])[0]
+        (vector,) = run_once([self._probe.prepared], self._run)
+        self._note([vector])
         passed = vector is not None and self._probe.accepts(vector)
         if passed:
             self._health.recovered()
@@ -64,26 +56,20 @@ class BackendRunner:
             self._health.lost()
         return passed
 
-    def _try(self, items: Sequence[Prepared]) -> list[Floats | None]:
-        """Runs a batch; None stands for what failed."""
+    def _run(self, items: Sequence[Prepared]) -> Floats:
         self._health.begin()
         try:
             with self._figures.measured_run(items):
                 batch = assemble(items, self._encoder.preparer.contract)
-                vectors = self._encoder.backend.run(batch)
-        # whatever a backend raises: the thread has to outlive it
-        except Exception as error:
-            # a long run outlives the graphs that it uses
+                return self._encoder.backend.run(batch)
+        except Exception:
             if not self.is_ending:
-                logger.warning("a batch of %d inputs failed: %s", len(items), error)
-            return [None] * len(items)
+                raise
+            # a long run outlives the graphs that it uses; NaN stands for what failed, unlogged
+            return np.full((len(items), self._encoder.dim), np.nan, dtype=np.float32)
         finally:
             self._health.end()
-        with np.errstate(all="ignore"):
-            # NaN and infinity make the length so, and one bad row must not fail the others
-            lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-        # as `finish` would find, but by row
-        good = np.isfinite(lengths) & (lengths >= _SHORTEST)
-        if good.any():
+
+    def _note(self, vectors: Sequence[Floats | None]) -> None:
+        if any(vector is not None for vector in vectors):
             self._health.succeeded()
-        return [vector if fine else None for vector, fine in zip(vectors, good, strict=True)]

@@ -18,6 +18,8 @@ from starlette.routing import Route
 from lame_runtime.serving.api.api_errors import ApiError, unavailable
 from lame_runtime.serving.requests.cohere_request import read_cohere
 from lame_runtime.serving.requests.openai_request import read_openai
+from lame_runtime.serving.retrieval.search_request import read_search
+from lame_runtime.serving.retrieval.thumbnail_route import thumbnail_route
 from lame_runtime.serving.web.embedding_route import embedding_route
 from lame_runtime.serving.web.guard import Guard
 from lame_runtime.serving.web.page.page_route import page_route
@@ -52,7 +54,7 @@ def make_application(state: ServerState, lifespan: Lifespan | None = None) -> St
         "/v2/embed": cohere,
     }
     gets: dict[str, Endpoint] = {
-        "/": page_route(),
+        "/": page_route(is_search=state.index is not None),
         "/health": ready,
         "/v1/health/live": live_route(state),
         "/v1/health/ready": ready,
@@ -60,6 +62,10 @@ def make_application(state: ServerState, lifespan: Lifespan | None = None) -> St
         "/metrics": metrics_route(state),
         "/openapi.json": openapi_route(state),
     }
+    if state.index is not None:
+        search = embedding_route(state, read_search(state.index))
+        posts["/v1/search"] = search
+        gets["/v1/search/thumbnails/{row}"] = thumbnail_route(state, state.index)
     # every route by itself, because Starlette would raise an unknown error once more
     routes = [
         Route(path, _safe(state, endpoint), methods=["POST"]) for path, endpoint in posts.items()

@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 
 from lame_runtime.encoder import Encoder
 from lame_runtime.errors import UsageError, shown
+from lame_runtime.search import Index
 from lame_runtime.serving.settings import ServeOptions
 from lame_runtime.serving.web.application import make_application
 from lame_runtime.serving.web.http_protocol import HttpProtocol
@@ -64,6 +65,7 @@ class HttpServer(uvicorn.Server):
         options: address, limits and switches.
         load: loads the encoder, while the server answers 503.
         announce: called with one line once the bundle is served.
+        index: the index that is searched; None for none.
 
     Raises:
         UsageError: the address cannot be used.
@@ -74,8 +76,9 @@ class HttpServer(uvicorn.Server):
         options: ServeOptions,
         load: Callable[[], Encoder],
         announce: Callable[[str], object] = lambda _: None,
+        index: Index | None = None,
     ) -> None:
-        self.state = ServerState(options, load)
+        self.state = ServerState(options, load, index)
         self.was_cut_short = False
         """Whether a second signal ended the server before accepted work was answered."""
         self._listener = bind(options.host, options.port)

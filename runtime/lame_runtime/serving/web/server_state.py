@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 
 from lame_runtime.encoder import Encoder
+from lame_runtime.errors import UsageError
+from lame_runtime.search import Index
 from lame_runtime.serving.admission import Admission
 from lame_runtime.serving.api.api_errors import lost_backend, unavailable
 from lame_runtime.serving.figures import Figures
@@ -24,10 +26,14 @@ class ServerState:
     Args:
         options: limits and switches.
         load: loads the encoder; called in a thread of its own.
+        index: the index that is searched; None for none.
     """
 
-    def __init__(self, options: ServeOptions, load: Callable[[], Encoder]) -> None:
+    def __init__(
+        self, options: ServeOptions, load: Callable[[], Encoder], index: Index | None = None
+    ) -> None:
         self.options = options
+        self.index = index
         self.admission = Admission(options.queue_items, options.queue_bytes)
         self.health = Health(options.deadline)
         self.figures = Figures()
@@ -87,6 +93,8 @@ class ServerState:
     def _make_service(self) -> None:
         try:
             encoder = self._load()
+            if self.index is not None:
+                _require_same_bundle(self.index, encoder)
             service = Service(encoder, self.options, self.admission, self.health, self.figures)
         # handed to the main thread, which raises it
         except BaseException as error:
@@ -99,3 +107,12 @@ class ServerState:
             self.service = service
             if self.health.phase == "starting":
                 self.health.phase = "serving"
+
+
+def _require_same_bundle(index: Index, encoder: Encoder) -> None:
+    bundle = encoder.bundle
+    try:
+        index.require_bundle("" if bundle is None else bundle.manifest.sha256, encoder.graph)
+    except UsageError:
+        encoder.close()
+        raise

@@ -45,6 +45,8 @@ def models_route(state: ServerState) -> Endpoint:
         service = state.service
         # an empty list while the bundle is loaded, as there is no model yet
         data = [] if service is None else [service.facts()]
+        if data and state.index is not None:
+            data[0]["index"] = {"rows": len(state.index), "columns": state.index.columns}
         return _json({"object": "list", "data": data})
 
     return models
@@ -60,10 +62,10 @@ def metrics_route(state: ServerState) -> Endpoint:
     return metrics
 
 
-def openapi_route(_: ServerState) -> Endpoint:
+def openapi_route(state: ServerState) -> Endpoint:
     """Returns the endpoint with the description of all routes."""
     # made once: it does not depend on the bundle
-    page = msgspec.json.encode(openapi_page())
+    page = msgspec.json.encode(openapi_page(has_search=state.index is not None))
 
     async def openapi(_: Request) -> Response:
         return Response(page, media_type="application/json")

@@ -11,13 +11,18 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-_FILE = Path(__file__).with_name("index.html")
+_FOLDER = Path(__file__).parent
 _INLINE = re.compile(r"<(?P<tag>style|script)\b[^>]*>(?P<text>.*?)</(?P=tag)>", re.DOTALL)
 
 
-def page_route() -> Callable[[Request], Awaitable[Response]]:
-    """Returns the endpoint of the page, which holds no data and needs no key."""
-    page = _FILE.read_text(encoding="utf-8")
+def page_route(*, is_search: bool = False) -> Callable[[Request], Awaitable[Response]]:
+    """Returns the endpoint of the page, which holds no data and needs no key.
+
+    Args:
+        is_search: send the page of search instead of that of similarities.
+    """
+    file = _FOLDER / ("search.html" if is_search else "index.html")
+    page = file.read_text(encoding="utf-8")
     headers = {
         "content-security-policy": content_policy(page),
         "x-content-type-options": "nosniff",
@@ -50,7 +55,8 @@ def content_policy(page: str) -> str:
         "default-src": "'none'",
         "script-src": " ".join(hashes["script"]) or "'none'",
         "style-src": " ".join(hashes["style"]) or "'none'",
-        "img-src": "data:",
+        # a thumbnail needs the key, so the page itself fetches it
+        "img-src": "data: blob:",
         "connect-src": "'self'",
         "base-uri": "'none'",
         "form-action": "'none'",

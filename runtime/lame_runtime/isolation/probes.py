@@ -43,9 +43,9 @@ def warm_up(encoder: Encoder) -> Probe:
         UsageError: the encoder was not loaded from a bundle.
     """
     if encoder.bundle is None:
-        raise UsageError("a server needs an encoder of a bundle; use `Encoder.load`")
+        raise UsageError("a probe needs an encoder of a bundle; use `Encoder.load`")
     golden = encoder.bundle.golden()
-    # the loop ends at the first wrong vector: one is enough not to serve
+    # the loop ends at the first wrong vector: one is enough to stop
     probes = []
     for modality, number in _first_of_each_kind(golden).items():
         prepared = golden.inputs[number].prepare(encoder.preparer)

@@ -1,0 +1,4 @@
+"""Commands that embed whole corpora.
+
+embed_table   `lame-runtime embed` with a Parquet file as its output
+"""

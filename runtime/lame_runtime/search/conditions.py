@@ -1,0 +1,73 @@
+"""Conditions on columns, such as `label=7`, that the rows of a search must meet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lame_runtime.arguments import described
+from lame_runtime.errors import UsageError, shown
+
+_CONDITION = re.compile(r"(?P<column>[^=!<>]+?)\s*(?P<sign>!=|<=|>=|=|<|>)(?P<value>.*)", re.DOTALL)
+MOST_CONDITIONS = 100
+
+Where = str | Iterable[str] | Mapping[str, Any] | None
+"""A condition in words or several, or values by the name of their column. A list stands for any of
+its values."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition: any of the values may compare so."""
+
+    column: str
+    sign: str
+    values: tuple[Any, ...]
+
+
+def parse_where(where: Where) -> list[Condition]:
+    """Returns the conditions that all have to hold.
+
+    >>> parse_where("label = 7")
+    [Condition(column='label', sign='=', values=('7',))]
+
+    Raises:
+        UsageError: a text is not a condition, or `where` is of another type.
+    """
+    if where is None:
+        return []
+    if isinstance(where, Mapping):
+        conditions = [
+            Condition(str(column), "=", tuple(value) if isinstance(value, list) else (value,))
+            for column, value in where.items()
+        ]
+    else:
+        try:
+            texts = [where] if isinstance(where, str) else list(where)
+        except TypeError:
+            raise UsageError(
+                f"`where` is {described(where)}: give conditions such as 'label=7', or a dict"
+            ) from None
+        conditions = [_parsed(text) for text in texts]
+    if len(conditions) > MOST_CONDITIONS:
+        raise UsageError(f"`where` has {len(conditions):,} conditions: use {MOST_CONDITIONS}")
+    return conditions
+
+
+def _parsed(text: object) -> Condition:
+    match = _CONDITION.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None:
+        raise UsageError(
+            f"`where` holds {described(text)}: write COLUMN=VALUE, or with !=, <, <=, > or >="
+        )
+    return Condition(match["column"], match["sign"], (match["value"].strip(),))
+
+
+def unknown_column(name: str, names: Iterable[str]) -> UsageError:
+    """Returns the error for a column that an index does not have."""
+    return UsageError(
+        f"`where` asks for the column {shown(name)!r}, which the index does not have: "
+        f"use {shown(', '.join(names), 400)}"
+    )
