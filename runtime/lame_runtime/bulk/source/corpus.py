@@ -130,8 +130,8 @@ class Corpus:
             # in place, which is what `walk` goes by; hidden ones belong to the system
             folders[:] = sorted(inner for inner in folders if not inner.startswith("."))
             for name in sorted(names):
-                if not name.startswith(".") and Path(name).suffix.lower() in self.suffixes:
-                    yield str(Path(root, name))
+                if not name.startswith(".") and _suffix(name) in self.suffixes:
+                    yield os.path.join(root, name)  # noqa: PTH118 - ten times as fast
 
     def _table(self, name: str) -> Iterator[Row]:
         root = Path(name).parent
@@ -189,10 +189,14 @@ def _file_rows(name: str) -> Iterator[Row]:
         row = identified(Input(content=(Picture(name),)), file_columns(name))
         yield Row(row.id, error, row.columns)
         return
-    is_video = Path(name).suffix.lower() in VIDEO_SUFFIXES
+    is_video = _suffix(name) in VIDEO_SUFFIXES
     for part in names:
         content = Video(part) if is_video else Picture(part)
         yield identified(Input(content=(content,)), file_columns(part))
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - as above
 
 
 @contextlib.contextmanager

@@ -131,9 +131,12 @@ def _hashed(part: Part) -> tuple[str, Part]:
         path, _, page = name.rpartition("#page=")
         return f"{_file_hash(path or name)}#page={page}" if path else _file_hash(name), part
     # videos take gigabytes, so they are hashed in pieces and opened again
-    if isinstance(part, Video) or Path(name).stat().st_size > MAX_READ_BYTES:
+    if isinstance(part, Video):
         return _file_hash(name), part
     with open_regular(name) as file:
+        # by the open file, since every look at a path costs as much as hashing a small picture
+        if os.fstat(file.fileno()).st_size > MAX_READ_BYTES:
+            return hash_stream(file), part
         data = file.read()
     return hashlib.sha256(data).hexdigest(), Picture(data)
 
