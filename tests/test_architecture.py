@@ -182,7 +182,7 @@ def test_each_wheel_holds_its_package_and_nothing_else(package: str, tmp_path: P
             "optimum/commands/register/register_lame.py"
         )  # Optimum discovers third-party commands in this folder
     assert names == expected
-    assert wheel.stat().st_size < 400_000
+    assert wheel.stat().st_size < 500_000
 
 
 def test_no_file_speaks_of_the_machine_it_was_written_on() -> None:

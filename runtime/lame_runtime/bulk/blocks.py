@@ -30,7 +30,9 @@ def facts_of(encoder: Encoder, options: EncodeOptions) -> VectorFacts:
         raise UsageError("a table of vectors names its bundle; use `Encoder.load`")
     if not options.normalize_embeddings:
         raise UsageError("a table of vectors holds unit vectors; leave `normalize_embeddings` on")
+    # signs are packed, so the width of a column does not tell the dimension
     dim = options.truncate_dim or encoder.dim
+    # the same for all dimensions in LaME; per dimension, as other libraries have it
     limits = None
     if options.precision in ("int8", "uint8"):
         largest = encoder.bundle.largest_value(dim)
@@ -77,9 +79,11 @@ def common_schema(schemas: Sequence[Any], facts: VectorFacts) -> Any:
     for schema in schemas:
         for field in schema:
             known = types.get(field.name, pa.null())
+            # a part in which the column is empty says nothing about its type
             if pa.types.is_null(known) or known == field.type:
                 types[field.name] = field.type
             elif not pa.types.is_null(field.type):
+                # JSON has one kind of number
                 numeric = all(map(_is_number, (known, field.type)))
                 types[field.name] = pa.float64() if numeric else pa.string()
     kept = [pa.field(name, kind) for name, kind in types.items() if name not in (ID, VECTOR, ERROR)]

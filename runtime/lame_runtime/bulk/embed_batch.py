@@ -85,12 +85,14 @@ class EmbedBatch:
         if not blocks:
             blocks = list(self._empty())
         table = block_table(blocks, self.facts)
+        # engines want back what they gave
         if kind == "table":
             return table
         if kind == "batch":
             return table.combine_chunks().to_batches()[0]
         return table.to_pandas() if kind == "frame" else table.to_pydict()
 
+    # graphs cannot be pickled, so the copy loads them where it arrives
     def __reduce__(self) -> tuple[Any, ...]:
         return _load, self._arguments
 
@@ -118,6 +120,7 @@ def _columns(batch: Any) -> tuple[dict[str, Any], str]:
         return batch.to_pydict(), "table"
     if isinstance(batch, pa.RecordBatch):
         return batch.to_pydict(), "batch"
+    # by its methods, because pandas is not imported for those who do not use it
     if hasattr(batch, "to_dict") and hasattr(batch, "columns"):
         return {str(name): batch[name].tolist() for name in batch.columns}, "frame"
     if isinstance(batch, dict):

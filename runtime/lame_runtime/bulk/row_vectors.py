@@ -60,6 +60,7 @@ def embed_rows(encoder: Encoder, rows: Iterable[Row], options: EncodeOptions) ->
     preparer = encoder.preparer.with_budget(
         options.max_pixels, options.max_frames, options.fps, options.max_input_pixels
     )
+    # rows that were read ahead and belong to no block yet
     waiting: deque[Row] = deque()
     failures: list[BaseException] = []
 
@@ -100,6 +101,7 @@ def _run(
     def run(items: Sequence[Prepared]) -> Floats:
         return encoder.backend.run(assemble(items, encoder.preparer.contract))
 
+    # the batches of `Encoder.stream`, so that vectors are equal to the bit
     for batch in plan_window(window, options, encoder.max_tokens):
         reader.read_ahead(len(batch))
         for index, vector in zip(batch, run_apart([window[i] for i in batch], run), strict=True):
@@ -112,6 +114,7 @@ def _run(
         encoder.backend.require_own_process()
         warm_up(encoder)
     raw = np.empty((len(vectors), encoder.dim), dtype=np.float32)
+    # the order of the source, which that of the batches is not
     for place, row in enumerate(sorted(vectors)):
         raw[place] = vectors[row]
     return encoder.finish(raw, options), errors
@@ -120,6 +123,7 @@ def _run(
 def _message(error: Exception) -> str:
     if isinstance(error, InputError):
         return _INDEX.sub("", str(error), count=1)
+    # a picture too large for this machine must not end the run
     if isinstance(error, MemoryError):
         return "there is not enough memory for the input"
     return f"the input cannot be read ({type(error).__name__}: {first_line(error)})"

@@ -98,6 +98,7 @@ class VectorTable:
         """
         self.paths = table_paths(path)
         self.facts, self.columns, self.rows = _inspect(self.paths[0])
+        # files of two bundles in one folder would be searched together without a word
         for other in self.paths[1:]:
             facts, columns, rows = _inspect(other)
             if facts != self.facts or set(columns) != set(self.columns):

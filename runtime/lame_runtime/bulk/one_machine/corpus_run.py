@@ -63,6 +63,7 @@ class CorpusRun:
         facts = facts_of(self.encoder, self.options)
         total = self.corpus.check()
         columns = {name: value for name, value in asdict(self.corpus.columns).items() if value}
+        # what must be equal for parts of two runs to be put together
         run = {
             **asdict(facts),
             "sources": [*self.corpus.names, *self.corpus.texts],
@@ -78,6 +79,7 @@ class CorpusRun:
                     raise InputError(f"nothing to embed: {names} holds no input")
                 parts.finish(facts)
             report = audit(self.output, facts, expected)
+            # a table with a problem keeps its parts, so that nothing has to be embedded again
             if not report.problems:
                 parts.remove()
             return report
@@ -132,6 +134,7 @@ class CorpusRun:
                 if error is not None:
                     path = block.rows[row].columns.get("path")
                     kept = block.has_vector[:row].sum()
+                    # rows before it in its block are good
                     pending[number:] = [
                         Block(block.rows[:row], block.vectors[:kept], block.errors[:row])
                     ][: int(row > 0)]
@@ -152,6 +155,7 @@ class CorpusRun:
             for known in table.to_pylist():
                 seen.restore(known[ID])
             known_rows = table.to_pylist()
+            # read again and hashed, because only the content shows that it is the same
             skipped = list(islice(source, len(known_rows)))
             for known, row in zip(known_rows, skipped, strict=False):
                 _require_equal(known, row)

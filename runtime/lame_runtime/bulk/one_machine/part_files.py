@@ -44,6 +44,7 @@ class PartFiles:
     def __init__(self, output: Path, run: Mapping[str, Any], *, resume: bool) -> None:
         self.output = output
         self.folder = output.with_name(output.name + ".parts")
+        # tuples are lists in a file, which must compare equal to it
         self._run = json.loads(json.dumps(run))
         self._resume = resume
         self.is_complete = False
@@ -83,6 +84,7 @@ class PartFiles:
     def finish(self, facts: VectorFacts) -> None:
         """Makes the table of the parts; raises `StorageError`. The parts stay."""
         parquet = arrow("parquet")
+        # parts were written without knowing the columns of later ones
         schema = common_schema([parquet.read_schema(path) for path in self.paths], facts)
         run = json.dumps(self._run, sort_keys=True).encode()
         schema = schema.with_metadata({**schema.metadata, RUN_KEY: run})
@@ -116,6 +118,7 @@ class PartFiles:
 
     def _begin(self) -> None:
         run_file = self.folder / "run.json"
+        # its name appears when it is complete, as with every file here
         if not run_file.exists():
             # nothing was written yet; a run that is new has an id of its own
             self._run["id"] = secrets.token_hex(8)

@@ -47,6 +47,7 @@ class ColumnNames:
 
     def renamed(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a JSON object with the keys of an input, and `id`."""
+        # JSONL has no header, so a key that is missing is missing in its line only
         mapping = {getattr(self, kind): kind for kind in KINDS if getattr(self, kind) is not None}
         return {mapping.get(key, key): value for key, value in values.items()}
 
@@ -74,6 +75,7 @@ def table_rows(
     Columns that hold inputs become `path`, `page` and `text`; bytes are not kept. All others are.
     """
     kinds = columns.of(list(batch))
+    # what the table has columns of its own for is not kept twice
     others = [name for name in batch if name not in kinds and name not in RESERVED + PLACE_COLUMNS]
     size = len(next(iter(batch.values()), ()))
     for number in range(size):

@@ -65,6 +65,7 @@ class Corpus:
             InputError: a folder without pictures, or a table without a named column.
             StorageError: a source does not exist or cannot be read.
         """
+        # all of them before any work, so that a typo does not show up after hours
         counts = [self._check(name) for name in self.names]
         known = [count for count in counts if count is not None]
         return sum(known) + len(self.texts) if len(known) == len(counts) else None
@@ -114,6 +115,7 @@ class Corpus:
                 file.seek(0)
             if os.fstat(file.fileno()).st_size > MAX_COUNTED_BYTES:
                 return None
+            # about a second for a gigabyte; the last line may lack its end
             lines = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
             return max(lines - name.lower().endswith(".csv"), 0)
 
@@ -123,12 +125,13 @@ class Corpus:
         def refuse(error: OSError) -> None:
             raise StorageError(f"{shown(error.filename)}: cannot be listed ({error.strerror})")
 
+        # sorted, because a resumed run must meet the files in the same order
         for root, folders, names in os.walk(folder, onerror=refuse):
             # in place, which is what `walk` goes by; hidden ones belong to the system
             folders[:] = sorted(inner for inner in folders if not inner.startswith("."))
             for name in sorted(names):
-                if not name.startswith(".") and Path(name).suffix.lower() in self.suffixes:
-                    yield str(Path(root, name))
+                if not name.startswith(".") and _suffix(name) in self.suffixes:
+                    yield os.path.join(root, name)  # noqa: PTH118 - ten times as fast
 
     def _table(self, name: str) -> Iterator[Row]:
         root = Path(name).parent
@@ -156,6 +159,7 @@ class Corpus:
                 problem = InputError(f"the line is not JSON ({shown(first_line(error), 200)})")
                 yield unreadable(text, problem, blank)
                 continue
+            # a line may be a text by itself
             if isinstance(value, str):
                 value = {"text": value}
             if not isinstance(value, dict):
@@ -180,14 +184,19 @@ class Corpus:
 def _file_rows(name: str) -> Iterator[Row]:
     try:
         names = page_names(name) if is_pdf(name) else [name]
+    # a PDF that cannot be opened is one row; its id is still that of its content
     except InputError as error:
         row = identified(Input(content=(Picture(name),)), file_columns(name))
         yield Row(row.id, error, row.columns)
         return
-    is_video = Path(name).suffix.lower() in VIDEO_SUFFIXES
+    is_video = _suffix(name) in VIDEO_SUFFIXES
     for part in names:
         content = Video(part) if is_video else Picture(part)
         yield identified(Input(content=(content,)), file_columns(part))
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - as above
 
 
 @contextlib.contextmanager

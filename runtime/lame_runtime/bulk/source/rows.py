@@ -69,6 +69,7 @@ def identified(item: Input, columns: dict[str, Any], row_id: str | None = None) 
 
     A picture is read here once, so that what is embedded is what was hashed.
     """
+    # nothing is hashed, and the file is read when it is decoded
     if row_id is not None:
         return Row(row_id, item, columns, is_given=True)
     try:
@@ -82,6 +83,7 @@ def identified(item: Input, columns: dict[str, Any], row_id: str | None = None) 
         return Row(_hash_of(["unreadable", *names]), problem, columns)
     if len(parts) == 1 and not item.instruction:
         return Row(hashes[0], replace(item, **_single(item, parts[0])), columns)
+    # with their kinds: a text that reads like a hash is not that picture
     kinds = [type(part).__name__ for part in parts]
     return Row(_hash_of([item.instruction or "", *zip(kinds, hashes, strict=True)]), item, columns)
 
@@ -128,9 +130,13 @@ def _hashed(part: Part) -> tuple[str, Part]:
     if is_pdf(name):
         path, _, page = name.rpartition("#page=")
         return f"{_file_hash(path or name)}#page={page}" if path else _file_hash(name), part
-    if isinstance(part, Video) or Path(name).stat().st_size > MAX_READ_BYTES:
+    # videos take gigabytes, so they are hashed in pieces and opened again
+    if isinstance(part, Video):
         return _file_hash(name), part
     with open_regular(name) as file:
+        # by the open file, since every look at a path costs as much as hashing a small picture
+        if os.fstat(file.fileno()).st_size > MAX_READ_BYTES:
+            return hash_stream(file), part
         data = file.read()
     return hashlib.sha256(data).hexdigest(), Picture(data)
 
