@@ -37,7 +37,7 @@ def test_langchains_client_with_its_chunks(server: RunningServer, encoder: Encod
 
 
 def test_langchains_token_ids_are_refused(server: RunningServer) -> None:
-    """What it sends by default, here without the tokenizer that it would download."""
+    """It sends them by default; here without the tokenizer that it would download."""
     options = {"model": name_of(server), "base_url": f"{server.url}/v1", "api_key": "none"}
     client = OpenAIEmbeddings(check_embedding_ctx_length=False, **options).client
     with pytest.raises(BadRequestError, match="check_embedding_ctx_length=False"):
