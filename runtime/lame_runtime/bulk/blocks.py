@@ -67,6 +67,7 @@ def block_table(blocks: Sequence[Block], facts: VectorFacts) -> Any:
         np.concatenate([block.has_vector for block in blocks]),
     )
     errors = pa.array([error for block in blocks for error in block.errors], pa.string())
+    # types as they came out, and the same metadata in every part
     schema = table_schema(facts, [pa.field(name, kept[name].type) for name in kept])
     ids = pa.array([row.id for row in rows], pa.string())
     return pa.Table.from_arrays([ids, *kept.values(), vectors, errors], schema=schema)
@@ -96,6 +97,7 @@ def cast_table(table: Any, schema: Any) -> Any:
     columns = []
     for field in schema:
         if field.name not in table.column_names:
+            # a column that only other parts have
             columns.append(pa.nulls(table.num_rows, field.type))
             continue
         column = table.column(field.name)

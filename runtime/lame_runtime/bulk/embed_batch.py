@@ -53,6 +53,7 @@ class EmbedBatch:
         columns: ColumnNames | None = None,
         root: str | os.PathLike[str] | None = None,
     ) -> None:
+        # what is pickled: a loaded encoder holds graphs and threads
         self._arguments = (os.fspath(bundle), encoding, loading, columns, root)
         self._options = EncodeOptions(**(encoding or {}))
         self._columns = columns or ColumnNames()
@@ -79,6 +80,7 @@ class EmbedBatch:
             UsageError: the batch is of another type.
         """
         values, kind = _columns(batch)
+        # a missing column would be an error in every row
         self._columns.check(list(values), "the batch")
         rows = table_rows(values, self._columns, self._root)
         blocks = list(embed_rows(self._encoder, rows, self._options))

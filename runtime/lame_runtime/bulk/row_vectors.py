@@ -54,6 +54,7 @@ def embed_rows(encoder: Encoder, rows: Iterable[Row], options: EncodeOptions) ->
         UsageError: an option is out of range.
         Exception: what the iterable raised, after the blocks of the rows before.
     """
+    # before the first row is read, as `Encoder.stream` does
     encoder.backend.require_own_process()
     require_role(encoder.preparer.contract.prompt, options.role_name)
     kept_width(options.truncate_dim, encoder.dim)

@@ -58,6 +58,7 @@ def vector_column(vectors: npt.NDArray[Any], has_vector: npt.NDArray[np.bool_]) 
     if has_vector.all():
         # no copy of what may be hundreds of megabytes
         return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width)
+    # lists of fixed size keep room for nulls, too
     rows = np.zeros((len(has_vector), width), dtype=vectors.dtype)
     rows[has_vector] = vectors
     return pa.FixedSizeListArray.from_arrays(

@@ -38,6 +38,7 @@ def parse_where(where: Where) -> list[Condition]:
     """
     if where is None:
         return []
+    # values in a dict keep their types; those in words get the type of the column
     if isinstance(where, Mapping):
         conditions = [
             Condition(str(column), "=", tuple(value) if isinstance(value, list) else (value,))
@@ -45,12 +46,14 @@ def parse_where(where: Where) -> list[Condition]:
         ]
     else:
         try:
+            # a text alone would be taken for a list of characters
             texts = [where] if isinstance(where, str) else list(where)
         except TypeError:
             raise UsageError(
                 f"`where` is {described(where)}: give conditions such as 'label=7', or a dict"
             ) from None
         conditions = [_parsed(text) for text in texts]
+    # each one reads a whole column, and a client of the server may send them
     if len(conditions) > MOST_CONDITIONS:
         raise UsageError(f"`where` has {len(conditions):,} conditions: use {MOST_CONDITIONS}")
     return conditions

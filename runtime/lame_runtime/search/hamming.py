@@ -35,6 +35,7 @@ def pack_signs(vectors: npt.NDArray[Any]) -> Words:
 def words_of(packed: npt.NDArray[np.uint8]) -> Words:
     """Returns packed signs, uint8 (n, bytes), as uint64 words, padded with zeros."""
     rows, width = packed.shape
+    # both sides are padded alike, so the padding never differs
     padded = np.zeros((rows, 8 * -(-width // 8)), dtype=np.uint8)
     padded[:, :width] = packed
     return padded.view(np.uint64)
@@ -63,6 +64,7 @@ def distances(
     """
     words = signs.shape[1]
     size = min(block_rows(words), max(1, end - start))
+    # allocated once: fresh memory for every block would take as long as the counting
     differing = np.empty((size, words), dtype=np.uint64)
     # lanes are added eight words at a time
     is_wide = words % 8 == 0 and words <= _LANE_WORDS
@@ -75,7 +77,9 @@ def distances(
             numbers, block = np.arange(first, last), signs[first:last]
         else:
             numbers = rows[first:last]
+            # a copy, which is smaller than the block that it is taken from
             block = signs[numbers]
+        # all queries on one block, while it is in the cache
         for query, pattern in enumerate(queries):
             np.bitwise_xor(block, pattern, out=differing[:count])
             _count_bits(differing[:count], counts[:count])

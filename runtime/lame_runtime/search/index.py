@@ -77,6 +77,7 @@ class Index:
             >>> [index.row(row)["path"] for row in matches.rows[0]]
         """
         path = folder_path("folder", folder)
+        # the sizes of all other files follow from this one
         facts = read_index_facts(path)
         kind, rows = facts.vectors, facts.rows
         columns = {
@@ -143,6 +144,7 @@ class Index:
             )
         vectors = self._query_vectors(queries)
         rows = self._allowed(where)
+        # conditions come first: the best rows of all may meet none of them
         most = min(top_k, len(self) if rows is None else len(rows))
         least = most
         if candidates is not None:
@@ -150,6 +152,7 @@ class Index:
         elif first_stage != "none":
             least = max(RESCORED * most, LEAST_CANDIDATES)
         shortlists = self._shortlists(vectors, rows, first_stage, least)
+        # a first stage only chooses; the scores are those of the stored vectors in any case
         exact = scaled(vectors, self.facts.vectors)
         best = [
             rescored(self._vectors, query, self.facts.vectors, shortlist, most)
@@ -163,6 +166,7 @@ class Index:
         )
 
     def _query_vectors(self, queries: npt.ArrayLike) -> Floats:
+        # a query is normalized here, since a client may send a vector of its own
         dim = self.facts.vectors.dim
         rows = unit_rows(queries, "queries")
         if rows.shape[1] < dim:
@@ -178,6 +182,7 @@ class Index:
         conditions = parse_where(where)
         if not conditions:
             return None
+        # a byte per row, however many conditions there are
         mask = np.ones(len(self), dtype=np.bool_)
         for condition in conditions:
             column = self._columns.get(condition.column)
@@ -206,6 +211,7 @@ class Index:
 
     def _nearest_signs(self, queries: Floats, rows: Numbers | None, count: int) -> list[Nearest]:
         patterns = words_of(quantize(queries, "ubinary", 1.0))
+        # equal parts: every row costs the same
         total = len(self) if rows is None else len(rows)
         threads = max(1, min(default_workers(), total // _ROWS_PER_THREAD))
         bounds = [total * number // threads for number in range(threads + 1)]

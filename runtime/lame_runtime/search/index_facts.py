@@ -65,11 +65,13 @@ class IndexFacts:
             UsageError: the bundle or the graph is another.
         """
         ours = self.vectors
+        # cosines of two models say nothing, and look like those of one
         if sha256 != ours.bundle:
             raise UsageError(
                 f"{shown(name)}: holds vectors of the bundle {ours.bundle[:12]}…, and this is "
                 f"{sha256[:12] or 'another'}…: search it with its own bundle, or embed again"
             )
+        # INT8 queries against FP32 documents would lose without a word
         if graph != ours.graph:
             raise UsageError(
                 f"{shown(name)}: holds vectors of the graph {shown(ours.graph)}, and "
@@ -112,6 +114,7 @@ def read_index_facts(folder: Path) -> IndexFacts:
         raise StorageError(f"{shown(path)}: cannot be read ({error.strerror})") from None
     except ValueError:
         raise StorageError(f"{shown(path)}: is not JSON; {MAKE_AGAIN}") from None
+    # before the fields, which another format may name differently
     version = raw.get("format") if isinstance(raw, dict) else None
     if type(version) is not int or not 1 <= version <= FORMAT or raw.get("kind") != KIND:
         raise StorageError(

@@ -75,6 +75,7 @@ def write_index(
                 prefix_file = stack.enter_context(
                     ArrayWriter(folder / PREFIX_FILE, np.dtype(np.float32), prefix)
                 )
+            # open at the same time, since a batch brings values of all of them
             columns = {
                 name: stack.enter_context(ColumnWriter(folder, place, name, column))
                 for place, (name, column) in enumerate(source.kinds.items())
@@ -85,6 +86,7 @@ def write_index(
                 signs_file.append(_signs(vectors, kind))
                 if prefix_file is not None and prefix is not None:
                     prefix_file.append(unit_rows(decoded(vectors, kind)[:, :prefix]))
+                # in step with the vectors: the number of a row is its place in every file
                 for name, writer in columns.items():
                     writer.append(values[name])
                 rows += len(vectors)
@@ -97,6 +99,7 @@ def write_index(
             rows=rows,
             left_out=left_out,
             columns=[writer.facts for writer in columns.values()],
+            # searches may run elsewhere, and thumbnails start from here
             root=os.fspath(Path.cwd()),
             prefix=prefix,
         )
@@ -117,6 +120,7 @@ def _check_prefix(prefix: int | None, kind: VectorFacts) -> None:
 
 
 def _signs(vectors: npt.NDArray[Any], kind: VectorFacts) -> npt.NDArray[np.uint64]:
+    # they are signs already, and need no decoding
     if kind.precision in ("binary", "ubinary"):
         packed = vectors.view(np.uint8)
         return words_of(packed if kind.precision == "ubinary" else packed ^ np.uint8(128))
@@ -125,6 +129,7 @@ def _signs(vectors: npt.NDArray[Any], kind: VectorFacts) -> npt.NDArray[np.uint6
 
 def _check(vectors: npt.NDArray[Any], kind: VectorFacts, before: int) -> None:
     """Raises `InputError` for a vector that would get senseless scores."""
+    # the lengths of rounded values tell little, and those of signs nothing
     if kind.precision != "float32":
         return
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)

@@ -40,6 +40,7 @@ class Nearest:
         self._rows.append(rows[places])
         self._scores.append(scores[places].astype(np.float64))
         self._held += len(places)
+        # seldom, so that a row is sorted about once
         if self._held >= 2 * self._most:
             self._shrink()
 
@@ -68,5 +69,6 @@ class Nearest:
             rows, scores = rows[places], scores[places]
         order = np.lexsort((rows, -scores))[: self._most]
         self._rows, self._scores, self._held = [rows[order]], [scores[order]], len(order)
+        # with fewer rows, any score counts
         if len(order) == self._most:
             self._least = float(self._scores[0][-1])

@@ -25,6 +25,7 @@ MARGIN = 32
 
 def decoded(block: npt.NDArray[Any], facts: VectorFacts) -> Floats:
     """Returns stored vectors as float32 (n, dim): values, integer levels, or signs as -1 and 1."""
+    # as they are mapped, without a copy
     if facts.precision == "float32":
         values: Floats = np.asarray(block, dtype=np.float32)
         return values
@@ -48,6 +49,7 @@ def scaled(queries: Floats, facts: VectorFacts) -> Floats:
     """
     if facts.precision in ("binary", "ubinary"):
         return np.asarray(queries / np.sqrt(facts.dim), dtype=np.float32)
+    # float32 values are stored as they are
     if facts.range is None:
         return queries
     lowest, highest = np.abs(np.array(facts.range, dtype=np.float64))
@@ -77,6 +79,7 @@ def scan(
         end = min(start + size, count)
         numbers = np.arange(start, end) if rows is None else rows[start:end]
         block = vectors[start:end] if rows is None else vectors[numbers]
+        # one product for all queries, which BLAS spreads over the cores
         scores = decoded(block, facts) @ queries.T
         for nearest, column in zip(best, scores.T, strict=True):
             nearest.add(numbers, np.ascontiguousarray(column))

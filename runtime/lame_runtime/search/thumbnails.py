@@ -61,6 +61,7 @@ def thumbnail(
     if path is None:
         return None
     try:
+        # neither pipes nor devices, which would wait forever
         data = read_regular(path, MAX_FILE_BYTES)
         changed = path.stat().st_mtime_ns > (index.folder / INDEX_FILE).stat().st_mtime_ns
     except (OSError, ValueError) as error:
@@ -78,6 +79,7 @@ def thumbnail(
     if data.startswith(PDF_MARK) and isinstance(page, int):
         # pages of bytes have no number; the file was compared just now
         source = Path(f"{path}#page={page}")
+    # within the limits of pictures that are embedded
     picture = open_image(source, rules, reserve)
     small = picture.resize(_fitting(picture.size), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()

@@ -147,6 +147,7 @@ class PartFiles:
         return run
 
     def _require_same(self, known: Mapping[str, Any], path: Path) -> None:
+        # only what was asked for; the id of the run is not
         differing = [name for name, value in self._run.items() if known.get(name) != value]
         if differing:
             names = [f"`{name}`" if name.isidentifier() else name for name in differing]

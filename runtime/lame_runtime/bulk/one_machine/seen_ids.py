@@ -33,6 +33,7 @@ class SeenIds:
 
     def restore(self, name: str) -> None:
         """Notes an id that `unique` returned in an earlier run."""
+        # a given id may look like that as well, and then its first part was never seen
         match = _REPEAT.fullmatch(name)
         if match and self._contains(id_key(match["first"])):
             self._counts[match["first"]] = int(match["number"])

@@ -31,6 +31,7 @@ class TableSource:
         self.facts = self._table.facts
         self.rows = self._table.rows
         """Rows of the table, those without a vector included."""
+        # types come from a first row, since `columns` are names alone
         schema = next(iter(self._table.batches(rows=1))).schema if self.rows else None
         kept = [name for name in self._table.columns if name not in (ID, VECTOR, ERROR)]
         self.kinds: dict[str, ColumnKind] = {ID: "text"}
@@ -41,6 +42,7 @@ class TableSource:
         """Yields vectors (m, width), the values of their rows, and the rows without a vector."""
         for batch in self._table.batches([*self.kinds, VECTOR]):
             vectors, has_vector = vector_rows(batch.column(VECTOR))
+            # rows that could not be embedded are counted and left out
             kept = batch.filter(arrow().array(has_vector))
             values = {
                 name: _converted(kept.column(name).to_pylist(), kind)

@@ -43,6 +43,7 @@ class ArrayWriter:
         self._rest = () if width is None else (width,)
         self._rows = 0
         self._file: IO[bytes] = path.open("wb")
+        # in place of the one with the number of rows, which has the same length
         self._file.write(header(self._dtype, (0, *self._rest)))
 
     def append(self, rows: npt.NDArray[Any]) -> None:
@@ -61,6 +62,7 @@ class ArrayWriter:
         trace: TracebackType | None,
     ) -> None:
         with self._file:
+            # after an error the folder goes away
             if error is None:
                 self._file.seek(0)
                 self._file.write(header(self._dtype, (self._rows, *self._rest)))

@@ -34,6 +34,7 @@ class ColumnWriter:
         self._has_nulls = False
         self._end = 0
         self._null_path = folder / nulls
+        # closed again if one of them cannot be opened
         with contextlib.ExitStack() as stack:
             self._utf8 = None
             if kind == "text":
@@ -57,11 +58,13 @@ class ColumnWriter:
         self._has_nulls = self._has_nulls or bool(nulls.any())
         self._nulls.append(nulls)
         if self._utf8 is None:
+            # some value has to stand there, and none looks like a null
             empty = TYPES[self._kind].type(0)
             self._values.append(
                 np.array([empty if value is None else value for value in values], TYPES[self._kind])
             )
             return
+        # half surrogate pairs, which JSON allows, have no UTF-8
         texts = [b"" if value is None else value.encode("utf-8", "replace") for value in values]
         lengths = np.array([len(text) for text in texts], dtype=np.int64)
         self._utf8.write(b"".join(texts))

@@ -74,6 +74,7 @@ class Column:
             return None
         if not self._is_text:
             return self._values[row].item()
+        # two places of eight bytes, so no text before is read
         start, end = self._values[row : row + 2]
         return self._utf8[start:end].tobytes().decode("utf-8", "replace")
 
@@ -117,6 +118,7 @@ class Column:
             )
         wanted = np.frombuffer(str(value).encode("utf-8", "surrogatepass"), dtype=np.uint8)
         starts = self._values[:-1]
+        # most texts differ in length, which takes no look at them
         mask: Mask = np.diff(self._values) == len(wanted)
         # one character at a time, and only where those before it were right
         rows = np.flatnonzero(mask)
