@@ -101,6 +101,59 @@ def test_options_reach_the_configuration(tmp_path: Path, parse: Any) -> None:
     assert sorted(path.name for path in (model / "1").iterdir()) == ["model.py"]
 
 
+def test_bare_graphs_are_models_of_their_own(tmp_path: Path, parse: Any) -> None:
+    """Tensors are those that ONNX Runtime sees in the copied file, which gives the same vectors."""
+    import onnxruntime
+
+    write(tmp_path, "--graph", "fp32", "--bare-graphs")
+    types = {
+        "tensor(float)": "TYPE_FP32",
+        "tensor(uint8)": "TYPE_UINT8",
+        "tensor(int32)": "TYPE_INT32",
+        "tensor(int64)": "TYPE_INT64",
+        "tensor(bool)": "TYPE_BOOL",
+    }
+    for part in ("vision", "encoder"):
+        model = tmp_path / "models" / f"tiny-{part}"
+        config = parse((model / "config.pbtxt").read_text())
+        assert (config.name, config.backend, config.max_batch_size) == (
+            f"tiny-{part}",
+            "onnxruntime",
+            0,
+        )
+        session = onnxruntime.InferenceSession(model / "1/model.onnx")
+        for tensors, real in (
+            (config.input, session.get_inputs()),
+            (config.output, session.get_outputs()),
+        ):
+            kinds = type(tensors[0]).DESCRIPTOR.fields_by_name["data_type"].enum_type
+            found = {
+                tensor.name: (kinds.values_by_number[tensor.data_type].name, list(tensor.dims))
+                for tensor in tensors
+            }
+            assert found == {
+                value.name: (
+                    types[value.type],
+                    [size if isinstance(size, int) else -1 for size in value.shape],
+                )
+                for value in real
+            }
+        (graph,) = [path for path in (EXAMPLE / "graphs").glob(f"{part}.fp32.onnx")]
+        assert (model / "1/model.onnx").read_bytes() == graph.read_bytes()
+
+
+def test_a_taken_name_of_a_bare_graph_leaves_nothing(tmp_path: Path, capsys: Any) -> None:
+    """All names are looked at before anything is written; a graph has to be chosen."""
+    models = tmp_path / "models"
+    (models / "tiny-encoder").mkdir(parents=True)
+    arguments = ["triton", str(EXAMPLE), str(models), "--name", "tiny", "--bare-graphs"]
+    assert main(arguments) == 2
+    assert "--bare-graphs needs --graph" in capsys.readouterr().err.replace("`", "")
+    assert main([*arguments, "--graph", "fp32"]) == 2
+    assert "already exists" in capsys.readouterr().err
+    assert [path.name for path in models.iterdir()] == ["tiny-encoder"]
+
+
 def test_the_copy_of_the_bundle_is_the_bundle_alone(tmp_path: Path) -> None:
     """Listed files are equal; plans and what others left beside them stay where they are."""
     bundle = Path(shutil.copytree(EXAMPLE, tmp_path / "bundle"))

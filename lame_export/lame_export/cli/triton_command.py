@@ -63,6 +63,12 @@ def add(commands: Any) -> None:
         metavar="DIR",
         help="where the server finds the bundle, an absolute path (default: a copy in the model)",
     )
+    parser.add_argument(
+        "--bare-graphs",
+        action="store_true",
+        help="also write the parts of --graph as models NAME-vision and NAME-encoder, which take "
+        "tensors",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -85,7 +91,13 @@ def _triton(options: argparse.Namespace) -> int:
         timeout=options.timeout,
         allow_video=options.allow_video,
     )
-    model = write_model(options.bundle, options.repository, serving, options.bundle_path)
+    model = write_model(
+        options.bundle,
+        options.repository,
+        serving,
+        options.bundle_path,
+        bare_graphs=options.bare_graphs,
+    )
     if options.json:
         print(json.dumps({"folder": str(model), "name": serving.name}))
     else:

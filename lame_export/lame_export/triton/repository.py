@@ -8,8 +8,9 @@ from pathlib import Path
 from lame_runtime.bundle.bundle import Bundle
 from lame_runtime.bundle.members import open_member
 from lame_runtime.errors import UsageError, shown
-from lame_runtime.files.atomic import atomic_folder
+from lame_runtime.files.atomic import atomic_folder, require_new
 
+from lame_export.triton.bare_graphs import graph_folders, write_graph_models
 from lame_export.triton.serving import Serving, config_text
 from lame_export.triton.warmup_files import FOLDER, write_warm_ups
 
@@ -20,7 +21,12 @@ _MODEL = Path(__file__).parent / "version" / "model.py"
 
 
 def write_model(
-    folder: Path, repository: Path, serving: Serving, bundle_path: Path | None = None
+    folder: Path,
+    repository: Path,
+    serving: Serving,
+    bundle_path: Path | None = None,
+    *,
+    bare_graphs: bool = False,
 ) -> Path:
     """Writes `REPOSITORY/NAME`, which appears when it is complete.
 
@@ -29,13 +35,15 @@ def write_model(
         repository: the repository, which need not exist and may hold other models.
         serving: the options of the model.
         bundle_path: where the server will find the bundle; None copies it into the model.
+        bare_graphs: also write the graph's two parts as models of their own.
 
     Returns:
         The model's folder.
 
     Raises:
         BundleError: the bundle is damaged or incomplete.
-        UsageError: the bundle has no such graph, or `bundle_path` is not absolute.
+        UsageError: the bundle has no such graph, `bundle_path` is not absolute, or `bare_graphs` is
+            on without a graph.
         StorageError: there is such a model already, or it cannot be written.
     """
     bundle = Bundle.open(folder)
@@ -48,6 +56,11 @@ def write_model(
     bundle.check_all()
     place = BUNDLE if bundle_path is None else str(bundle_path)
     target = repository / serving.name
+    if bare_graphs:
+        # all names first, so that a taken one leaves nothing half done
+        for path in (target, *graph_folders(repository, serving).values()):
+            require_new(path)
+        write_graph_models(bundle, repository, serving)
     with atomic_folder(target) as model:
         (model / FOLDER).mkdir()
         warm_ups = write_warm_ups(bundle, model / FOLDER)

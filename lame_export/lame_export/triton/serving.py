@@ -108,7 +108,6 @@ def config_text(serving: Serving, dim: int, bundle: str, warm_ups: Iterable[Warm
         "threads": None if serving.threads is None else str(serving.threads),
         "video": str(serving.allow_video).lower(),
     }
-    device = "kind: KIND_CPU" if serving.kind == "cpu" else "kind: KIND_GPU gpus: [ 0 ]"
     samples = ",\n".join(_sample(warm_up) for warm_up in warm_ups)
     return "\n".join(
         [
@@ -125,7 +124,7 @@ def config_text(serving: Serving, dim: int, bundle: str, warm_ups: Iterable[Warm
             f'output [\n  {{ name: "{OUTPUT}" data_type: TYPE_FP32 dims: [ {dim} ] }}\n]',
             "",
             # each further instance would be a further process with its own copy of the weights
-            f"instance_group [\n  {{ count: 1 {device} }}\n]",
+            instance_group(serving),
             "",
             "# no delay: the next batch forms while one runs",
             "dynamic_batching {",
@@ -148,6 +147,12 @@ def config_text(serving: Serving, dim: int, bundle: str, warm_ups: Iterable[Warm
             "",
         ]
     )
+
+
+def instance_group(serving: Serving) -> str:
+    """Returns the field that places the one instance of a model on its device."""
+    device = "kind: KIND_CPU" if serving.kind == "cpu" else "kind: KIND_GPU gpus: [ 0 ]"
+    return f"instance_group [\n  {{ count: 1 {device} }}\n]"
 
 
 def _sample(warm_up: WarmUp) -> str:
