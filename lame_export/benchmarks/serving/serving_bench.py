@@ -24,6 +24,8 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
+import numpy as np
+import numpy.typing as npt
 from load_clients import request_bytes, run_load
 
 HERE = Path(__file__).parent
@@ -36,6 +38,8 @@ SIDES = ("LaME, fp32-cpu", "LaME, int8-cpu", *PEERS)
 TEXTS_ONLY = ("infinity-emb",)
 """Servers that take no pictures for a model of Sentence Transformers."""
 START_SECONDS = 300
+CHECKED = 4
+"""Requests whose vectors are compared between the servers."""
 
 
 def payloads(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -90,6 +94,18 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
     raise SystemExit(f"{url}: the server does not answer")
 
 
+def answers(url: str, requests: list[dict[str, Any]]) -> npt.NDArray[np.float64]:
+    """Returns the vectors (n, P) of requests with one input each."""
+    rows = []
+    for payload in requests:
+        body = json.dumps(payload).encode()
+        request = Request(url, body, {"Content-Type": "application/json"})
+        with urlopen(request, timeout=START_SECONDS) as reply:
+            rows.append(json.load(reply)["data"][0]["embedding"])
+    vectors = np.array(rows, dtype=np.float64)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
 def in_process(folder: Path, graph: str) -> dict[str, float]:
     """Returns the inputs per second of `Encoder.encode` in a process without a server."""
     from lame_runtime import Encoder
@@ -118,12 +134,17 @@ def measure(folder: Path, sides: list[str], seconds: float, rounds: int) -> dict
         name: {side: {} for side in sides if name == "a short text" or side not in TEXTS_ONLY}
         for name in works
     }
+    references: dict[str, npt.NDArray[np.float64]] = {}
     for _ in range(rounds):
         for side in sides:
             with server(side, folder) as url:
                 for name, requests in works.items():
                     if side not in figures[name]:
                         continue
+                    vectors = answers(url, requests[:CHECKED])
+                    # the same weights everywhere, or the times say nothing
+                    reference = references.setdefault(name, vectors)
+                    cosine = float((vectors * reference).sum(axis=1).min())
                     wire = [request_bytes(url, payload) for payload in requests]
                     for clients in CLIENTS:
                         load = run_load(url, wire, clients, seconds)
@@ -132,6 +153,7 @@ def measure(folder: Path, sides: list[str], seconds: float, rounds: int) -> dict
                             "p50": load.percentile(0.5),
                             "p99": load.percentile(0.99),
                             "refused": load.refused,
+                            "cosine": cosine,
                         }
                         figures[name][side].setdefault(str(clients), []).append(entry)
             if side.startswith("LaME"):
@@ -148,8 +170,8 @@ def medians(entries: list[dict[str, float]]) -> dict[str, float]:
 
 def table(figures: dict[str, Any]) -> str:
     """Returns the figures as a Markdown table."""
-    lines = ["| request | server | clients | requests/s | p50 ms | p99 ms | of `encode` |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
+    heads = ("request", "server", "clients", "requests/s", "p50 ms", "p99 ms", "of `encode`")
+    lines = ["| " + " | ".join([*heads, "least cosine"]) + " |", "| --- " * 8 + "|"]
     for name, sides in figures.items():
         for side, counts in sides.items():
             whole = medians(counts["in process"])["rate"] if "in process" in counts else None
@@ -159,7 +181,8 @@ def table(figures: dict[str, Any]) -> str:
                 m = medians(entries)
                 share = "" if whole is None else f"{m['rate'] / whole:.2f}"
                 cells = [name, side, clients, f"{m['rate']:.1f}", f"{m['p50'] * 1e3:.1f}"]
-                lines.append("| " + " | ".join([*cells, f"{m['p99'] * 1e3:.1f}", share]) + " |")
+                cells += [f"{m['p99'] * 1e3:.1f}", share, f"{m['cosine']:.5f}"]
+                lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
