@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
 import socket
 import statistics
 import subprocess
@@ -64,13 +65,16 @@ def server(side: str, folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    variables = dict(os.environ)
     if side.startswith("LaME"):
+        # as users install it: the peers bring a faster loop of events, which uvicorn would take
+        variables.pop("PYTHONPATH", None)
         graph = side.rpartition(" ")[2]
         command = ["-m", "lame_runtime", "serve", str(folder / "bundle"), "--port", port]
         command += ["--graph", graph, "--threads", "2"]
     else:
         command = [str(HERE / PEERS[side]), str(folder / "sentence-transformers"), port]
-    process = subprocess.Popen([sys.executable, *command])
+    process = subprocess.Popen([sys.executable, *command], env=variables)
     url = f"http://127.0.0.1:{port}/v1/embeddings"
     try:
         _wait(url, process)
