@@ -127,11 +127,11 @@ def test_bare_graphs_are_models_of_their_own(tmp_path: Path, parse: Any) -> None
             (config.output, session.get_outputs()),
         ):
             kinds = type(tensors[0]).DESCRIPTOR.fields_by_name["data_type"].enum_type
-            found = {
+            written = {
                 tensor.name: (kinds.values_by_number[tensor.data_type].name, list(tensor.dims))
                 for tensor in tensors
             }
-            assert found == {
+            assert written == {
                 value.name: (
                     types[value.type],
                     [size if isinstance(size, int) else -1 for size in value.shape],
