@@ -13,6 +13,7 @@ import torch
 from folder_edits import MODULES, OPTIONS, Edit, both, copied, fields, gone, read, refused, write
 from lame_export.passes.proof.prove_published import published_rows
 from lame_runtime.bundle.golden import Golden, GoldenInput
+from lame_runtime.contract.prompts import Input
 from lame_runtime.errors import BundleError
 from lame_runtime.inputs import as_input
 from lame_training.model.torch_backend import load_encoder
@@ -151,18 +152,17 @@ def test_the_certificate_compares_with_a_router(routed: Path, tmp_path: Path) ->
     other = copied(routed, tmp_path / "other")
     for route in ("query", "document"):
         fields(f"{route}_1_Pooling/config.json", pooling_mode="lasttoken")(other)
-    item = as_input("a red bicycle")
-    asked = as_input({"text": "a red bicycle", "instruction": "Which?"})
+    content = ("a red bicycle",)
     entries = [
-        GoldenInput(entry, role, "text", [], "", "")
-        for entry, role in ((item, "query"), (asked, "document"))
+        GoldenInput(Input(content=content, instruction=prompt), role, "text", [], "", "")
+        for prompt, role in ((None, "query"), ("Which?", "document"))
     ]
     golden = Golden(entries, np.zeros((2, WIDTH), np.float32))
     import_embedder(routed, tmp_path / "checkpoint", LIMITS)
     with load_encoder(tmp_path / "checkpoint") as encoder:
-        for folder, passed in ((routed, True), (other, False)):
+        for folder, is_same in ((routed, True), (other, False)):
             (row,) = published_rows(folder, encoder, "fp32-cpu", golden)
-            assert row.passed is passed
+            assert row.passed is is_same
 
 
 def routes(**names: Any) -> Edit:
