@@ -131,16 +131,18 @@ def load_published(folder: Path) -> Any:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=False)
-    processor: Any = model[0].processor
-    own = processor.image_processor
-    processor.image_processor = Qwen2VLImageProcessorPil(
-        size={"shortest_edge": own.size["shortest_edge"], "longest_edge": own.size["longest_edge"]},
-        image_mean=list(own.image_mean),
-        image_std=list(own.image_std),
-        patch_size=own.patch_size,
-        temporal_patch_size=own.temporal_patch_size,
-        merge_size=own.merge_size,
-    )
+    # with a Router, there may be several backbones
+    backbones: list[Any] = [part for part in model.modules() if hasattr(part, "processor")]
+    own = backbones[-1].processor.image_processor
+    for backbone in backbones:
+        backbone.processor.image_processor = Qwen2VLImageProcessorPil(
+            size={name: own.size[name] for name in ("shortest_edge", "longest_edge")},
+            image_mean=list(own.image_mean),
+            image_std=list(own.image_std),
+            patch_size=own.patch_size,
+            temporal_patch_size=own.temporal_patch_size,
+            merge_size=own.merge_size,
+        )
     return model
 
 

@@ -49,7 +49,7 @@ MODULE_FAULTS: dict[str, tuple[Edit, str]] = {
         order("Transformer", "WeightedLayerPooling", "Pooling"),
         "Transformer, WeightedLayerPooling, Pooling; supported: Transformer, Pooling",
     ),
-    "Router": (order("Router", "Pooling", "Normalize"), "are Router, Pooling"),
+    "Router": (order("Router", "Pooling", "Normalize"), r"router_config\.json: is missing; copy"),
     "LayerNorm": (order("Transformer", "Pooling", "LayerNorm"), "Pooling, LayerNorm; supp"),
     "turned order": (order("Transformer", "Normalize", "Pooling"), "Normalize, Pooling; supp"),
     "no pooling": (order("Transformer", "Normalize"), "are Transformer, Normalize; supported"),

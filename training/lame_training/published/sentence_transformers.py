@@ -2,7 +2,6 @@
 
 The files are those of Sentence Transformers 5.4 to 6.2: `modules.json`,
 `config_sentence_transformers.json`, and `sentence_bert_config.json` in the backbone's folder.
-Classes are recognized by name and never imported.
 """
 
 from __future__ import annotations
@@ -14,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lame_runtime.errors import BundleError, shown
-from lame_runtime.files import json_file
 
 from lame_training.model.backbones import config_folder, read_config
 from lame_training.model.from_disk.merging.adapter_settings import CONFIG as ADAPTER_CONFIG
-from lame_training.model.from_disk.tensors import MAX_JSON, inside, read_object, reason
-from lame_training.published.folder_kind import MODULES
+from lame_training.model.from_disk.tensors import read_object
+from lame_training.published.listing.module_list import list_modules
 from lame_training.published.module_folders import (
     Dense,
     PublishedPooling,
@@ -35,14 +33,6 @@ from lame_training.published.transformer_options import (
     whole_number,
 )
 
-ORDERS = (
-    ["Transformer", "Pooling", "Normalize"],
-    ["Transformer", "Pooling"],
-    ["Transformer", "Pooling", "Dense", "Normalize"],
-    ["Transformer", "Pooling", "Dense"],
-)
-"""The sequences of modules that are supported, by the names of their classes."""
-_PACKAGE = "sentence_transformers."
 SETTINGS = "config_sentence_transformers.json"
 _ROLES = ("query", "document")
 """Names of the prompts that `encode_query` and `encode_document` take. Version 6 gives every model
@@ -83,7 +73,7 @@ def read_sentence_transformers(folder: Path) -> PublishedEmbedder:
         BundleError: a file cannot be read, or the model has something that is not supported; the
             message names it.
     """
-    modules = _modules(folder)
+    modules = list_modules(folder)
     backbone = modules["Transformer"]
     for name in ("config.json", ADAPTER_CONFIG):
         if os.path.lexists(backbone / name):
@@ -121,62 +111,6 @@ def read_sentence_transformers(folder: Path) -> PublishedEmbedder:
         if isinstance(versions, dict)
         else {},
     )
-
-
-def _modules(folder: Path) -> dict[str, Path]:
-    """Returns the folder of each module by the name of its class."""
-    path = folder / MODULES
-    try:
-        listed = json_file.read_json(inside(path), MAX_JSON)
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: cannot be read ({reason(error)}); copy it again") from None
-    if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
-        raise BundleError(f"{path}: is not a list of modules; copy the folder again")
-    names = []
-    for entry in listed:
-        kind = entry.get("type")
-        if not isinstance(kind, str):
-            raise BundleError(
-                f"{path}: type of a module is {shown(repr(kind))}, not the name of a class; "
-                "copy the folder again"
-            )
-        if not kind.startswith(_PACKAGE):
-            raise BundleError(
-                f"{path}: the module {shown(repr(kind))} is custom code, which is never run; "
-                "use a model that consists of Sentence Transformers' own modules"
-            )
-        names.append(kind.rsplit(".", 1)[-1])
-    if names not in ORDERS:
-        known = "; ".join(", ".join(order) for order in ORDERS)
-        own = shown(", ".join(names)) or "none"
-        raise BundleError(f"{path}: its modules are {own}; supported: {known}")
-    # Sentence Transformers puts the second of two modules with one name in the place of the first
-    labels = [entry.get("name") for entry in listed]
-    if any(label in labels[:place] for place, label in enumerate(labels)):
-        raise BundleError(f"{path}: two modules have the same name; copy the folder again")
-    return {
-        name: _module_folder(folder, entry.get("path"), path)
-        for name, entry in zip(names, listed, strict=True)
-    }
-
-
-def _module_folder(folder: Path, name: object, path: Path) -> Path:
-    """Returns the folder of a module; raises `BundleError` if it is not inside of the model's."""
-    wrong = BundleError(f"{path}: names the folder {shown(repr(name))}; copy the model again")
-    # a longer name is none that a file system has
-    if not isinstance(name, str) or "\\" in name or len(name) > 255:
-        raise wrong
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise wrong
-    module = folder / name
-    try:
-        # Normalize has no settings, and some releases save no folder for it
-        real = Path(os.path.realpath(module))
-    except ValueError:  # a null character, or half of a surrogate pair
-        raise wrong from None
-    if not real.is_relative_to(os.path.realpath(folder)):
-        raise BundleError(f"{module}: is a link that leads outside of the model; copy it there")
-    return module
 
 
 def _prompts(settings: dict[str, Any], path: Path) -> tuple[dict[str, str], str | None]:

@@ -124,8 +124,12 @@ class _Pipeline:
             local_files_only=True,
             model_kwargs={"dtype": torch.float32},
         )
-        processor: Any = self._model[0].processor
-        processor.image_processor = picture_processor(rules)
+        # with a Router, backbones are modules of its routes, and may be equal copies
+        backbones: list[Any] = [
+            part for part in self._model.modules() if hasattr(part, "processor")
+        ]
+        for backbone in backbones:
+            backbone.processor.image_processor = picture_processor(rules)
 
     def encode(self, entries: Sequence[GoldenInput]) -> Floats:
         """Returns the vectors of golden inputs: float32 (n, P)."""
@@ -142,7 +146,9 @@ class _Pipeline:
     def _encode(self, turns: list[Any], role: str, instruction: str | None) -> Any:
         """Embeds conversations; the prompt of a role is looked up by Sentence Transformers."""
         if instruction is not None:
-            return self._model.encode(turns, prompt=instruction, batch_size=THEIR_BATCH)
+            # a Router may have no route for inputs without a task
+            task = "query" if role == "query" else "document"
+            return self._model.encode(turns, prompt=instruction, task=task, batch_size=THEIR_BATCH)
         encode = self._model.encode_query if role == "query" else self._model.encode_document
         return encode(turns, batch_size=THEIR_BATCH)
 
