@@ -242,7 +242,7 @@ def test_folders_and_recipes_that_cannot_keep_it(
     out = tmp_path / "out"
     for kind, refused, pattern in (
         (recipe(2), KeptEmbedder(published_backbone("qwen2_vl")), "is a backbone without modules"),
-        (recipe(2), KeptEmbedder(tmp_path), "is no published embedder whose prompt could be kept"),
+        (recipe(2), KeptEmbedder(tmp_path), "is not a published embedder, so it has no prompt"),
         (
             recipe(2, embed_attends="reason"),
             KeptEmbedder(good_folder, pooling=True),

@@ -184,7 +184,7 @@ BAD: dict[str, tuple[Layout, str]] = {
     ),
     "token and tensor": (
         plus(vocabulary("[REASON]", "[EMBED]"), reason_tokens=rows(8)),
-        r"the same may be reason_tokens, or \[REASON\] of the vocabulary",
+        r"reason_tokens and \[REASON\] of the vocabulary may be the same tokens",
     ),
 }
 
@@ -298,7 +298,7 @@ def test_the_command_shows_the_table(
     assert "reason_tokens" in shown
     assert "latent decoder, left out" in shown
     assert "compare its vectors with the authors' code before use" in shown
-    with pytest.raises(UsageError, match="`lame-train import` alone reads"):
+    with pytest.raises(UsageError, match="only `lame-train import` reads"):
         published_form("lame-2b")
     with pytest.raises(UsageError, match="`max_length` is 9000: use 8192 or less"):
         import_official(folder, tmp_path / "y", ImportLimits(9_000), lambda line: None)

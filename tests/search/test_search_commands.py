@@ -173,7 +173,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(
         (("index", plain, "-o", new), "has no vectors of LaME"),
         (("index", empty, "-o", new), "without Parquet files"),
         (("index", table, "-o", new, "--prefix", 64), "--prefix is 64"),
-        (("index", table, "-o", new, "--graph", "fp32"), "tells its bundle"),
+        (("index", table, "-o", new, "--graph", "fp32"), "already names its bundle"),
         (("index", tmp_path / "v.npy", "-o", new), "give --bundle and --graph"),
         (("index", tmp_path / "flat.npy", *npy), "two dimensions"),
         (("index", tmp_path / "i8.npy", *npy), "only float32"),

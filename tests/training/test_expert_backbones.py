@@ -47,7 +47,7 @@ def test_routers_and_experts_are_trained_and_resumed(
     ("change", "message"),
     [
         ({"num_experts_per_tok": 17}, r"experts_per_tok 17 is more than num_experts 16"),
-        ({"moe_intermediate_size": 32}, r"make weights of experts square, whose layout is not kn"),
+        ({"moe_intermediate_size": 32}, r"make the experts' weights square, so their layout"),
         ({"norm_topk_prob": False}, r"norm_topk_prob is False; expected True"),
         ({"num_experts_per_tok": 0}, r"num_experts_per_tok is 0"),
     ],

@@ -32,7 +32,7 @@ class Router(nn.Module):
     """The weight of every expert for every token: softmax, the k largest, divided by their sum.
 
     It has a class of its own, so that it stays in FP32 and is never quantized: a small error in a
-    score does not change a weight a little, but takes another expert.
+    score may select another expert, instead of changing a weight a little.
     """
 
     def __init__(self, router: Any) -> None:

@@ -58,7 +58,10 @@ def audit(path: Path, facts: VectorFacts, expected: IdSum | None = None) -> Audi
     """
     table, report, ids = VectorTable(path), Audit(), IdSum()
     if table.facts != facts:
-        report.problems.append(f"it is of the bundle {table.facts.bundle[:12]}…, or another graph")
+        report.problems.append(
+            "its bundle, graph or options are not those of the run "
+            f"(it is of the bundle {table.facts.bundle[:12]}…)"
+        )
     keys: list[npt.NDArray[np.uint64]] = []
     lengths = contradictions = 0
     for batch in table.batches([ID, VECTOR, ERROR]):
@@ -82,7 +85,7 @@ def audit(path: Path, facts: VectorFacts, expected: IdSum | None = None) -> Audi
     if lengths:
         report.problems.append(f"{lengths:,} vectors are not of unit length")
     if contradictions:
-        report.problems.append(f"{contradictions:,} rows have both or neither a vector or an error")
+        report.problems.append(f"{contradictions:,} rows have a vector and an error, or neither")
     return report
 
 

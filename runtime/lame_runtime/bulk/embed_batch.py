@@ -132,6 +132,6 @@ def _columns(batch: Any) -> tuple[dict[str, Any], str]:
         }
         return lists, "dict"
     raise UsageError(
-        f"a batch of the type {type(batch).__name__} is not read: give a dict of columns, a "
-        "pyarrow table or a pandas frame"
+        f"a batch cannot be a {type(batch).__name__}: give a dict of columns, a pyarrow table or "
+        "a pandas DataFrame"
     )

@@ -17,7 +17,7 @@ from lame_runtime.files.json_file import parse_json
 
 FORMAT = 1
 METADATA_KEY = b"lame"
-EMBED_AGAIN = "give a file that `lame-runtime embed` or `bulk` wrote, or make it again"
+EMBED_AGAIN = "give a Parquet file that `lame-runtime embed` wrote, or embed again"
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class VectorFacts:
             version = raw.get("format") if isinstance(raw, dict) else None
             if type(version) is int and version > FORMAT:
                 raise InputError(
-                    f"{shown(name)}: its format is {shown(version)}, and {FORMAT} is the last that "
-                    "is known here; upgrade lame-runtime"
+                    f"{shown(name)}: has format {shown(version)}, but this version reads only "
+                    f"{FORMAT}; upgrade lame-runtime"
                 )
             facts: VectorFacts = from_json_object(VectorFacts, raw, name, remedy=EMBED_AGAIN)
         except ValueError as error:

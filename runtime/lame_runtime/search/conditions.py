@@ -14,8 +14,8 @@ _CONDITION = re.compile(r"(?P<column>[^=!<>]+?)\s*(?P<sign>!=|<=|>=|=|<|>)(?P<va
 MOST_CONDITIONS = 100
 
 Where = str | Iterable[str] | Mapping[str, Any] | None
-"""A condition in words or several, or values by the name of their column. A list stands for any of
-its values."""
+"""One or several conditions as text, or a dict from columns to values; a list stands for any of its
+values."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ def parse_where(where: Where) -> list[Condition]:
         conditions = [_parsed(text) for text in texts]
     # each one reads a whole column, and a client of the server may send them
     if len(conditions) > MOST_CONDITIONS:
-        raise UsageError(f"`where` has {len(conditions):,} conditions: use {MOST_CONDITIONS}")
+        raise UsageError(
+            f"`where` has {len(conditions):,} conditions: use at most {MOST_CONDITIONS}"
+        )
     return conditions
 
 

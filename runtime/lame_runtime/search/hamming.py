@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 WORD_BITS = 64
 _BLOCK_BYTES = 1 << 20
-"""Signs of a block. Their differences and counts fit beside them in a megabyte."""
+"""Bytes of the signs in a block; differences take as many, and counts an eighth as many."""
 _LANE_WORDS = 512
 """Most words of a row whose counts fit in lanes of 16 bits."""
 

@@ -128,8 +128,8 @@ class Index:
                 or `{"label": [7, 8]}`.
             first_stage: "none" compares with every vector. "bits" compares signs first, and
                 "prefix" the leading values, and then the vectors of the best candidates only.
-            candidates: rows that a first stage leaves over; by default four for each row asked
-                for, and at least 1,000.
+            candidates: rows that a first stage keeps; by default four for each row asked for, and
+                at least 1,000.
 
         Raises:
             UsageError: an argument is out of range, vectors have another length, there is no such

@@ -89,8 +89,8 @@ class IndexFacts:
         """
         if role is None and self.vectors.role == "query":
             raise UsageError(
-                "the items of the index were embedded with the role query, as what is searched "
-                'with: embed them with the role document, or pass `role="query"` all the same'
+                "the items of the index were embedded with the role query, which is meant for "
+                'queries: embed them with the role document, or pass `role="query"` anyway'
             )
         return "query" if role is None else role
 
@@ -99,15 +99,15 @@ def read_index_facts(folder: Path) -> IndexFacts:
     """Reads and checks `FOLDER/index.json`.
 
     Raises:
-        StorageError: there is no such file, it cannot be read, or it is damaged.
-        UsageError: the format is a later one.
+        StorageError: there is no such file, it cannot be read, it is damaged, or its format
+            is not known.
     """
     path = folder / INDEX_FILE
     try:
         raw: Any = read_json(path, MAX_INDEX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise StorageError(
-            f"{shown(folder)}: is not an index, it has no {INDEX_FILE}; "
+            f"{shown(folder)}: is not an index: it has no {INDEX_FILE}; "
             "give the folder that `lame-runtime index` wrote"
         ) from None
     except OSError as error:

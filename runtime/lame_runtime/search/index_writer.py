@@ -112,7 +112,7 @@ def _check_prefix(prefix: int | None, kind: VectorFacts) -> None:
     if prefix is None:
         return
     if kind.precision in ("binary", "ubinary"):
-        raise UsageError("`prefix` is for vectors of numbers: signs are searched as fast as it is")
+        raise UsageError("`prefix` does not apply to signs, which are fast to search: leave it out")
     if not 1 <= prefix < kind.dim:
         raise UsageError(
             f"`prefix` is {prefix}: use 1 to {kind.dim - 1}, below the vectors' length"

@@ -1,7 +1,7 @@
 """Small pictures of what an index lists, for people who look at results.
 
-A file is named by the number of its row only. Its bytes are read once, and are shown only if they
-are those that were embedded: what was changed or exchanged since then is not.
+A caller names a file only by the number of its row. A file that was changed or replaced after it
+was embedded is not shown: its hash tells, or its time if the row's id is not a hash of the file.
 """
 
 from __future__ import annotations

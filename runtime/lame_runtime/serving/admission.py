@@ -81,7 +81,7 @@ class Ticket:
         self._bytes += size
 
     def exchange(self, size: int) -> None:
-        """Gives back what the request took, and counts a reply of `size` bytes, if room or not.
+        """Gives back what the request took, and counts a reply of `size` bytes, even without room.
 
         The work is done and the reply is in memory; the next requests find less room.
         """

@@ -128,7 +128,7 @@ class CorpusRun:
         parts.add(block_table(blocks, facts))
 
     def _first_problem(self, pending: list[Block]) -> str | None:
-        """Returns the message of the first bad row, which and what follows is taken out."""
+        """Returns the message of the first bad row; drops that row and all rows after it."""
         for number, block in enumerate(pending):
             for row, error in enumerate(block.errors):
                 if error is not None:

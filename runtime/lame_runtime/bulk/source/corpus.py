@@ -74,7 +74,9 @@ class Corpus:
         """Yields the rows in order.
 
         Raises:
-            StorageError: a source cannot be read on.
+            InputError: a line of JSONL is too long, or a file is not CSV.
+            StorageError: reading a source fails.
+            UsageError: stdin is closed.
         """
         for name in self.names:
             if name == STDIN:
@@ -163,7 +165,7 @@ class Corpus:
             if isinstance(value, str):
                 value = {"text": value}
             if not isinstance(value, dict):
-                yield unreadable(text, InputError("the line is no JSON string or object"), blank)
+                yield unreadable(text, InputError("the line is not a JSON string or object"), blank)
                 continue
             value = self.columns.renamed(value)
             given_id = value.pop("id", None)

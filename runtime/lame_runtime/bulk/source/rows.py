@@ -1,8 +1,8 @@
 """Rows of a corpus: an input, the columns that are kept of it, and an id made of its content.
 
-The id of a picture, video or text by itself is the sha256 of its bytes, so that `sha256sum` finds
-it again. A page of a PDF has its number behind it. Inputs of several parts have the sha256 of a
-list of those of their parts.
+The id of a single picture, video or text is the sha256 of its bytes, as `sha256sum` prints it. A
+page of a PDF has the file's hash and its number. An input of several parts has the sha256 of a
+list of its parts' hashes.
 """
 
 from __future__ import annotations

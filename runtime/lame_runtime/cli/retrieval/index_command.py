@@ -76,7 +76,7 @@ def _source(options: argparse.Namespace) -> TableSource | ArraySource:
         return _array_source(options)
     if options.bundle or options.graph or options.rows:
         raise UsageError(
-            f"{shown(options.vectors)}: tells its bundle, graph and rows itself; leave out "
+            f"{shown(options.vectors)}: already names its bundle, graph and rows; leave out "
             "`bundle`, `graph` and `rows`"
         )
     return TableSource(options.vectors)

@@ -60,7 +60,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--candidates",
         type=whole,
-        help="rows that a first stage leaves over (default: 4 per result, at least 1,000)",
+        help="rows that a first stage keeps (default: 4 per result, at least 1,000)",
     )
     parser.add_argument("--role", help="role of the query (default: query)")
     parser.add_argument("--instruction", help="instruction of the query")
@@ -122,7 +122,7 @@ def _query(options: argparse.Namespace) -> dict[str, Any]:
     if options.text is not None:
         texts.append(options.text)
     if len(texts) > 1:
-        raise UsageError(f"there are {len(texts)} texts, and a query has one: put it in quotes")
+        raise UsageError(f"a query has one text, not {len(texts)}: put a text in quotes")
     if not any(texts) and not pictures:
         raise UsageError("nothing to search for: give a text or a picture")
     return {"image": [Path(picture) for picture in pictures], "text": "".join(texts)}

@@ -1,7 +1,7 @@
 """Refuses mixtures of experts that take more experts than there are.
 
-ONNX Runtime 1.23 sorts as many scores of a token as its attribute `k` says, whether there are that
-many or not, and so writes beyond its memory. Later versions check it themselves.
+ONNX Runtime 1.23 trusts the attribute `k`: it sorts k scores of each token even if there are fewer
+experts, and writes out of bounds. Later versions check `k` themselves.
 """
 
 from __future__ import annotations
@@ -34,4 +34,4 @@ def require_experts(
         sizes = list(integers(tensors.get(name, {}).get("dims", []), _MAX_RANK))
         if not sizes or taken > sizes[0]:
             count = sizes[0] if sizes else "an unknown number of"
-            raise ValueError(f"has a token take {taken} of {count} experts")
+            raise ValueError(f"routes each token to {taken} of {count} experts")

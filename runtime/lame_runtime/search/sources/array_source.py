@@ -92,7 +92,7 @@ def read_array(path: Path) -> npt.NDArray[Any]:
             f"{shown(path)}: is not a .npy file ({first_line(error)}); give what `embed` wrote"
         ) from None
     if not isinstance(array, np.ndarray) or array.ndim != 2:
-        raise InputError(f"{shown(path)}: does not hold vectors of two dimensions")
+        raise InputError(f"{shown(path)}: is not an array of two axes (vectors, values)")
     return array
 
 

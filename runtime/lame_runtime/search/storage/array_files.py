@@ -102,7 +102,7 @@ def map_bytes(path: Path, size: int) -> npt.NDArray[np.uint8]:
 
 
 def _damaged(path: Path) -> StorageError:
-    return StorageError(f"{shown(path)}: is damaged, its type or size is wrong; {_COPY_AGAIN}")
+    return StorageError(f"{shown(path)}: is damaged: its type or size is wrong; {_COPY_AGAIN}")
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:

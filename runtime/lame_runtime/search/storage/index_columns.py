@@ -107,8 +107,8 @@ class Column:
             except (ValueError, OverflowError):
                 pass
         raise UsageError(
-            f"the column {shown(self.facts.name)!r} holds values of the kind {kind}, which "
-            f"{shown(repr(value))} is not"
+            f"the column {shown(self.facts.name)!r} holds values of the type {kind}, and "
+            f"{shown(repr(value))} is not one"
         )
 
     def _text_matches(self, sign: str, value: object) -> Mask:

@@ -58,8 +58,8 @@ def parse(body: bytes, shape: type[ShapeT]) -> tuple[ShapeT, dict[str, Any]]:
 
 
 def _require_known_keys(raw: Any, shape: type[msgspec.Struct]) -> None:
-    # of the request itself, whose message from msgspec ends with the key: a key could hold
-    # anything, and also what looks like the place of an item
+    # checked here, because msgspec puts the key at the end of its message, and a client's key
+    # may hold anything, even text that looks like the place of an item
     if isinstance(raw, dict):
         for key in raw.keys() - set(shape.__struct_encode_fields__):
             raise _unknown_key("the body", key, key)

@@ -30,7 +30,7 @@ def check_model(config: Any, where: str) -> None:
     if experts is not None and width in (experts, 2 * experts):
         raise BundleError(
             f"{where}: text_config.moe_intermediate_size {experts} and hidden_size {width} make "
-            "weights of experts square, whose layout is not known; use a model of another shape"
+            "the experts' weights square, so their layout is unclear; use a model of another shape"
         )
 
 

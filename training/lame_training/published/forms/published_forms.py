@@ -163,8 +163,8 @@ def published_form(name: object) -> PublishedForm:
         return FORMS[name]
     if name == "lame-2b":
         raise UsageError(
-            "the `form` lame-2b is one that `lame-train import` alone reads; import the folder, "
-            "and use the checkpoint"
+            "only `lame-train import` reads the `form` lame-2b; import the folder, and use the "
+            "checkpoint"
         )
     if isinstance(name, str) and name in _AMBIGUOUS:
         raise UsageError(f"the `form` {name} is ambiguous: {_AMBIGUOUS[name]}")

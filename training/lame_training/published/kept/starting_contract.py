@@ -139,7 +139,7 @@ def _facts(embedder: KeptEmbedder, form: PublishedForm | None) -> PublishedEmbed
         return read_form(embedder.folder, str(embedder.form), form)
     if folder_kind(embedder.folder) != "sentence-transformers":
         raise BundleError(
-            f"{embedder.folder}: is no published embedder whose prompt could be kept; leave "
+            f"{embedder.folder}: is not a published embedder, so it has no prompt to keep; leave "
             "`prompt` out"
         )
     return read_sentence_transformers(embedder.folder)

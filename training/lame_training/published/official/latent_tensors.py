@@ -1,7 +1,7 @@
-"""Finds the reason tokens, [EMBED] and the projection among the tensors of no known model.
+"""Finds the reason tokens, [EMBED] and the projection among the tensors that are left.
 
-A tensor is taken if it is the only one of its shape, or of those the only one whose name says what
-it is. Latent tokens may also be rows of the vocabulary, which the tokenizer names.
+A tensor is taken if it is the only one of its shape, or the only one of that shape whose name says
+what it is. Latent tokens may also be rows of the vocabulary, which the tokenizer names.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _check_twice(
     """Finds latent tokens that have a tensor, and rows of the vocabulary as well."""
     named = [token for token, _ in tokens if pattern.search(token.lower())]
     if tensor is not None and named:
-        table.problems.append(f"the same may be {tensor}, or {named[0]} of the vocabulary")
+        table.problems.append(f"{tensor} and {named[0]} of the vocabulary may be the same tokens")
 
 
 def _bias(table: TensorTable, weight: str | None, dim: int) -> str | None:
