@@ -259,7 +259,7 @@ def test_the_audit_sees_what_is_wrong(tmp_path: Path) -> None:
     place = table.column_names.index("vector")
     assert "unit length" in problems(table.set_column(place, table.field(place), longer))
     other = {b"lame": table.schema.metadata[b"lame"].replace(b"fp32", b"fp16")}
-    assert "another graph" in problems(table.replace_schema_metadata(other))
+    assert "not those of the run" in problems(table.replace_schema_metadata(other))
 
 
 def test_a_batch_keeps_its_kind_and_bad_rows(tmp_path: Path) -> None:
@@ -312,3 +312,70 @@ def test_a_backend_that_fails_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> N
     """A lost device is no error of rows: nothing is written for them."""
     with pytest.raises((BackendError, ProofError)):
         failing_blocks(monkeypatch, ["a", "b"], lambda batch: True)
+
+
+def test_a_folder_of_others_is_not_touched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither before the run nor at its end."""
+    folder = tmp_path / "out.parquet.parts"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("x")
+    assert embed("--text", "a", "-o", tmp_path / "out.parquet") == 2
+    assert "thesis.txt" in error_line(capsys)
+    assert (folder / "thesis.txt").read_text() == "x"
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_changed_row_with_a_given_id_is_seen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The id says nothing of the content, so the text is compared."""
+    source, out = tmp_path / "a.jsonl", tmp_path / "out.parquet"
+    rows = [{"id": f"k{number}", "text": f"word {number}"} for number in range(6)]
+    source.write_text("\n".join(map(json.dumps, [*rows, {"id": "bad"}])))
+    assert embed(source, "-o", out, "--errors", "stop") == 2
+    capsys.readouterr()
+    rows[2]["text"] = "another word"
+    source.write_text("\n".join(map(json.dumps, rows)))
+    assert embed(source, "-o", out, "--resume") == 2
+    assert "has changed" in error_line(capsys)
+
+
+def test_the_column_that_is_named_is_embedded(tmp_path: Path) -> None:
+    """A key of the usual name gives way; `path` is a picture, as in tables."""
+    source, out = tmp_path / "a.jsonl", tmp_path / "out.parquet"
+    lines = [{"caption": "apple", "text": "zebra"}, {"path": str(EXAMPLES / "pictures/0.png")}]
+    source.write_text("\n".join(map(json.dumps, lines)))
+    assert embed(source, "-o", out, "--text-column", "caption") == 0
+    rows = pq.read_table(out).to_pylist()
+    assert [row["text"] for row in rows] == ["apple", None]
+    assert [row["error"] for row in rows] == [None, None]
+    assert rows[1]["path"].endswith("0.png")
+
+
+def test_odd_keys_and_values_do_not_end_a_run(tmp_path: Path) -> None:
+    """Objects without keys, and half surrogate pairs in names and ids."""
+    source, out = tmp_path / "a.jsonl", tmp_path / "out.parquet"
+    lines = ['{"text":"a","meta":{}}', '{"text":"b","\\ud800":1}', '{"text":"c","id":"\\ud800x"}']
+    source.write_text("\n".join(lines))
+    assert embed(source, "-o", out) == 0
+    assert pq.read_table(out)["error"].to_pylist() == [None] * 3
+
+
+def test_columns_of_unequal_length_are_refused() -> None:
+    """No row of a batch is lost."""
+    with pytest.raises(InputError, match="equal length"):
+        EmbedBatch(BUNDLE)({"x": [1], "text": ["a", "b", "c"]})
+
+
+@pytest.mark.parametrize("content", ["[]", "x", "", "{}"])
+def test_a_damaged_run_file_gets_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    """With the remedy; the parts stay."""
+    folder = tmp_path / "out.parquet.parts"
+    folder.mkdir()
+    (folder / "run.json").write_text(content)
+    assert embed("--text", "a", "-o", tmp_path / "out.parquet", "--resume") == 2
+    assert "is damaged" in error_line(capsys)

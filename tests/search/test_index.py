@@ -143,7 +143,7 @@ def test_rows_meet_the_conditions(tmp_path: Path, where: Any, ids: str) -> None:
     [
         ({"where": "nothing=1"}, "does not have: use id"),
         ({"where": "year"}, "write COLUMN=VALUE"),
-        ({"where": "year=many"}, "kind integer"),
+        ({"where": "year=many"}, "type integer"),
         ({"where": "path>a"}, "compare it with ="),
         ({"where": 3}, "`where` is 3"),
         ({"top_k": 0}, "`top_k` is 0"),
@@ -244,3 +244,47 @@ def test_errors_are_of_the_one_tree(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(LameError, match="is not an index"):
             Index.open(folder)
+
+
+@pytest.mark.parametrize("size", [2_000, 1_000_000])
+def test_a_long_condition_is_refused_without_a_search(tmp_path: Path, size: int) -> None:
+    """One of blanks was once read in a time that grew with the square of its length."""
+    index = made_index(tmp_path / "index", unit_vectors(4, 8), rows=ROWS)
+    for text in ("a" + " " * size + "b", "path=" + "a" * size):
+        if size > 10_000:
+            with pytest.raises(UsageError, match="use at most 10,000"):
+                index.search(unit_vectors(1, 8), where=text)
+        elif "=" in text:
+            assert index.search(unit_vectors(1, 8), where=text).rows.shape == (1, 0)
+
+
+def test_vectors_that_are_not_finite_are_seen(tmp_path: Path) -> None:
+    """NaN is nearest to nothing; the row must not be missing without a word."""
+    made_index(tmp_path / "index", unit_vectors(4, 8), rows=ROWS)
+    path = tmp_path / "index" / "vectors.npy"
+    content = bytearray(path.read_bytes())
+    content[-4:] = b"\x00\x00\xc0\x7f"
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match="not finite"):
+        Index.open(tmp_path / "index").search(unit_vectors(1, 8), top_k=4)
+
+
+def test_damaged_places_of_texts_are_seen(tmp_path: Path) -> None:
+    """A text is never cut from the bytes of others."""
+    made_index(tmp_path / "index", unit_vectors(4, 8), rows=ROWS)
+    path = tmp_path / "index" / "column-0.npy"
+    content = bytearray(path.read_bytes())
+    # the end of the first text, behind that of the second
+    content[128 + 8 : 128 + 16] = (3).to_bytes(8, "little")
+    path.write_bytes(content)
+    index = Index.open(tmp_path / "index")
+    for call in (lambda: index.row(1), lambda: index.search(unit_vectors(1, 8), where="id=b")):
+        with pytest.raises(StorageError, match="'id' is damaged"):
+            call()
+
+
+def test_large_integers_become_texts(tmp_path: Path) -> None:
+    """A column of 64 bits does not hold them."""
+    rows = [{"id": "a", "n": 10**20}, {"id": "b", "n": 3}]
+    index = made_index(tmp_path / "index", unit_vectors(2, 8), rows=rows)
+    assert index.row(0)["n"] == str(10**20)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from browser_page import DESKTOP, PHONE, OpenPage, chromium
 from lame_runtime import Encoder, UsageError
+from lame_runtime.serving.retrieval import search_request
 from lame_runtime.serving.settings import ServeOptions
 from lame_runtime.serving.web.server_state import ServerState
 from PIL import Image
@@ -83,7 +84,7 @@ def test_results_are_those_of_the_encoder(
         ({"input": QUERY, "top_k": 10**6}, "top_k"),
         ({"input": QUERY, "where": "nothing=1"}, "does not have"),
         ({"input": QUERY, "where": "digits"}, "write COLUMN=VALUE"),
-        ({"input": QUERY, "where": "digits=many"}, "kind integer"),
+        ({"input": QUERY, "where": "digits=many"}, "type integer"),
         ({"input": QUERY, "first_stage": "prefix"}, "prefixes"),
         ({"input": "data:image/png;base64,nothing"}, "not a picture"),
         ({"input": {"image": "/etc/passwd"}}, "never a file of the server"),
@@ -193,3 +194,25 @@ def test_a_person_types_drops_and_sees(
     assert page.problems == []
     assert [url for url in page.foreign() if not url.startswith("blob:")] == []
     page.close()
+
+
+def test_long_conditions_and_large_rows_are_refused(
+    search_server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a condition nor the texts of rows take the server's time and memory."""
+    for where in ("a" + " " * 30_000 + "b", "id=" + "a" * 1_000_000):
+        error = search_server.error(400, route="/v1/search", input=QUERY, where=where)
+        assert error["param"] == "where"
+    monkeypatch.setattr(search_request, "MAX_REPLY_CHARACTERS", 100)
+    error = search_server.error(400, route="/v1/search", input=QUERY, top_k=20)
+    assert (error["code"], error["param"]) == ("reply_too_large", "top_k")
+
+
+def test_thumbnails_are_admitted_like_requests(search_server: RunningServer) -> None:
+    """A file that is read counts; a full server says so before it opens one."""
+    admission = search_server.server.state.admission
+    with admission.ticket() as ticket:
+        ticket.take(size=admission._most_bytes)  # noqa: SLF001
+        assert search_server.client.get("/v1/search/thumbnails/0").status_code == 429
+    assert search_server.client.get("/v1/search/thumbnails/0").status_code == 200
+    assert admission.bytes == admission.items == 0

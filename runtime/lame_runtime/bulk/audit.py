@@ -91,7 +91,9 @@ def audit(path: Path, facts: VectorFacts, expected: IdSum | None = None) -> Audi
 
 def id_key(name: str) -> int:
     """Returns 64 bits of the hash of an id."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=8).digest(), "little"
+    )
 
 
 def _unit(vectors: npt.NDArray[np.generic], facts: VectorFacts) -> npt.NDArray[np.bool_]:

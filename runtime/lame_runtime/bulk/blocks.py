@@ -110,10 +110,22 @@ def cast_table(table: Any, schema: Any) -> Any:
 def _column(values: list[Any], kind: Any) -> Any:
     pa = arrow()
     try:
-        return pa.array(values, kind)
+        column = pa.array(values, kind)
+        # Parquet has no objects without keys
+        if not _is_empty_struct(column.type):
+            return column
+        return pa.array(list(map(_text, values)), pa.string())
     # values of several types, which JSON may hold
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
         return pa.array(list(map(_text, values)), pa.string())
+
+
+def _is_empty_struct(kind: Any) -> bool:
+    types = arrow().types
+    if types.is_struct(kind):
+        fields = [kind.field(place).type for place in range(kind.num_fields)]
+        return not fields or any(map(_is_empty_struct, fields))
+    return bool(types.is_list(kind)) and _is_empty_struct(kind.value_type)
 
 
 def _text(value: Any) -> str | None:

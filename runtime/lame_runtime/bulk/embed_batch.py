@@ -127,7 +127,7 @@ def _columns(batch: Any) -> tuple[dict[str, Any], str]:
         return {str(name): batch[name].tolist() for name in batch.columns}, "frame"
     if isinstance(batch, dict):
         lists = {
-            name: value.tolist() if hasattr(value, "tolist") else list(value)
+            str(name): value.tolist() if hasattr(value, "tolist") else list(value)
             for name, value in batch.items()
         }
         return lists, "dict"

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lame_runtime.arguments import choice, folder_path, integer
 from lame_runtime.contract.vectors import quantize, unit_rows
-from lame_runtime.errors import UsageError, shown
+from lame_runtime.errors import StorageError, UsageError, shown
 from lame_runtime.machine.cores import default_workers
 from lame_runtime.search.conditions import Where, parse_where, unknown_column
 from lame_runtime.search.hamming import Words, distances, words_of
@@ -132,6 +132,7 @@ class Index:
                 at least 1,000.
 
         Raises:
+            StorageError: stored vectors are damaged.
             UsageError: an argument is out of range, vectors have another length, there is no such
                 column, or the index holds no prefixes.
         """
@@ -158,6 +159,11 @@ class Index:
             rescored(self._vectors, query, self.facts.vectors, shortlist, most)
             for query, shortlist in zip(exact, shortlists, strict=True)
         ]
+        # NaN is nearest to nothing, and a row must not be lost without a word
+        if any(len(numbers) != most for numbers, _ in best):
+            raise StorageError(
+                f"{shown(self.folder)}: holds vectors that are not finite; copy the index again"
+            )
         # with a shape also if no row meets the conditions
         shape = len(vectors), most
         return Matches(

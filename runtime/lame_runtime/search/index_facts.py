@@ -122,6 +122,10 @@ def read_index_facts(folder: Path) -> IndexFacts:
             "upgrade lame-runtime, or make the index again"
         )
     try:
-        return from_json_object(IndexFacts, raw, str(path), remedy=MAKE_AGAIN)
+        facts: IndexFacts = from_json_object(IndexFacts, raw, str(path), remedy=MAKE_AGAIN)
     except BundleError as error:
         raise StorageError(str(error)) from None
+    names = [column.name for column in facts.columns]
+    if len(set(names)) < len(names):
+        raise StorageError(f"{shown(path)}: has two columns of one name; {MAKE_AGAIN}")
+    return facts

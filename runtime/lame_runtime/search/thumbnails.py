@@ -25,7 +25,8 @@ from lame_runtime.search.index_facts import INDEX_FILE
 
 SIDE = 256
 """Longest side of a thumbnail in pixels."""
-MAX_FILE_BYTES = 256 << 20
+MAX_FILE_BYTES = 64 << 20
+"""Largest file that is read for a thumbnail."""
 _HASH = re.compile(r"(?P<sha256>[0-9a-f]{64})(?:[^0-9a-f].*)?", re.DOTALL)
 
 

@@ -21,7 +21,7 @@ from lame_runtime.bulk.source.rows import PLACE_COLUMNS, Row
 from lame_runtime.bulk.vector_facts import VectorFacts
 from lame_runtime.bulk.vector_table import ID
 from lame_runtime.encoder import Encoder
-from lame_runtime.errors import InputError, UsageError, shown
+from lame_runtime.errors import InputError, StorageError, UsageError, first_line, shown
 from lame_runtime.options import EncodeOptions
 from lame_runtime.progress import progress_bar
 
@@ -148,10 +148,15 @@ class CorpusRun:
         """Returns the rows that no part holds, with ids that differ unless they were given."""
         parquet = arrow("parquet")
         for path in parts.paths:
-            names = parquet.read_schema(path).names
-            table = parquet.read_table(
-                path, columns=[ID, *(name for name in PLACE_COLUMNS if name in names)]
-            )
+            try:
+                names = parquet.read_schema(path).names
+                columns = [ID, *(name for name in PLACE_COLUMNS if name in names)]
+                table = parquet.read_table(path, columns=columns)
+            except (OSError, ValueError) as error:
+                raise StorageError(
+                    f"{shown(path)}: is damaged ({shown(first_line(error), 200)}); remove the "
+                    "folder of parts and begin again"
+                ) from None
             for known in table.to_pylist():
                 seen.restore(known[ID])
             known_rows = table.to_pylist()
@@ -178,8 +183,13 @@ class CorpusRun:
 
 def _require_equal(known: dict[str, Any], row: Row) -> None:
     """Raises `UsageError` if a row of the source is not the one that was embedded."""
+    # a given id says nothing of the content, so what is kept of it has to be equal
+    changed = any(known.get(name) != row.columns.get(name) for name in PLACE_COLUMNS)
     # a repeated content has a number behind its id
-    same = known[ID] == row.id or (not row.is_given and known[ID].startswith(f"{row.id}-"))
+    if row.is_given:
+        same = known[ID] == row.id and not changed
+    else:
+        same = known[ID] == row.id or known[ID].startswith(f"{row.id}-")
     if not same:
         place = known.get("path") or known.get("text") or known[ID]
         raise UsageError(

@@ -15,7 +15,6 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,9 @@ from lame_runtime.bulk.vector_table import VECTOR
 from lame_runtime.errors import StorageError, UsageError, shown
 from lame_runtime.files.atomic import atomic_path, atomic_text, writing
 from lame_runtime.files.json_file import read_json
+from lame_runtime.files.regular import open_regular
 
+OWN_FILES = ("run.json", "lock")
 RUN_KEY = b"lame-run"
 """Metadata of a finished table: the run that wrote it."""
 
@@ -99,7 +100,11 @@ class PartFiles:
 
     def remove(self) -> None:
         """Removes the parts, once the table holds all that they hold."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        # by name: whatever else lies there is not ours
+        for path in (*self.paths, *(self.folder / name for name in OWN_FILES)):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def _lock(self, lock: Any) -> None:
         try:
@@ -120,12 +125,25 @@ class PartFiles:
         run_file = self.folder / "run.json"
         # its name appears when it is complete, as with every file here
         if not run_file.exists():
+            foreign = [path for path in self.folder.iterdir() if path.name != "lock"]
+            if foreign:
+                raise StorageError(
+                    f"{shown(self.folder)}: holds {shown(foreign[0].name)}, which no interrupted "
+                    "run has left; move the folder away, or choose another output"
+                )
             # nothing was written yet; a run that is new has an id of its own
             self._run["id"] = secrets.token_hex(8)
             atomic_text(run_file, json.dumps(self._run))
             return
         with writing(self.output):
-            known = read_json(run_file)
+            try:
+                known = read_json(run_file)
+            except ValueError:
+                known = None
+            if not isinstance(known, dict) or not isinstance(known.get("id"), str):
+                raise StorageError(
+                    f"{shown(run_file)}: is damaged; remove the folder and begin again"
+                )
             self.paths = sorted(self.folder.glob("[0-9]*.parquet"))
         if not self._resume:
             raise UsageError(
@@ -140,11 +158,14 @@ class PartFiles:
 
     def _finished_run(self) -> dict[str, Any]:
         try:
-            metadata = arrow("parquet").read_schema(self.output).metadata or {}
-            run: dict[str, Any] = json.loads(metadata.get(RUN_KEY, b"{}"))
+            # not a pipe, which would wait forever
+            with open_regular(self.output) as file:
+                metadata = arrow("parquet").read_schema(file).metadata or {}
+            run = json.loads(metadata.get(RUN_KEY, b"{}"))
+        # pyarrow's errors of damaged files are ValueErrors
         except (OSError, ValueError):
             return {}
-        return run
+        return run if isinstance(run, dict) else {}
 
     def _require_same(self, known: Mapping[str, Any], path: Path) -> None:
         # only what was asked for; the id of the run is not

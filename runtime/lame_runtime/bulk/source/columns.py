@@ -49,7 +49,13 @@ class ColumnNames:
         """Returns a JSON object with the keys of an input, and `id`."""
         # JSONL has no header, so a key that is missing is missing in its line only
         mapping = {getattr(self, kind): kind for kind in KINDS if getattr(self, kind) is not None}
-        return {mapping.get(key, key): value for key, value in values.items()}
+        # a key that is not named gives way to the one that is
+        renamed = {key: value for key, value in values.items() if key not in mapping.values()}
+        renamed = {mapping.get(key, key): value for key, value in renamed.items()}
+        # as in tables; a path that is no text has its error as a picture
+        if "image" not in renamed and "video" not in renamed and _PATH in renamed:
+            renamed["image"] = renamed.pop(_PATH)
+        return renamed
 
     def _name(self, kind: str, names: Sequence[str]) -> str | None:
         """Returns the column of a kind; None if the table has none."""
@@ -78,6 +84,12 @@ def table_rows(
     # what the table has columns of its own for is not kept twice
     others = [name for name in batch if name not in kinds and name not in RESERVED + PLACE_COLUMNS]
     size = len(next(iter(batch.values()), ()))
+    for name, values_of in batch.items():
+        if len(values_of) != size:
+            raise InputError(
+                f"the batch's column {shown(name)!r} has {len(values_of)} values, and the first "
+                f"column {size}: give columns of equal length"
+            )
     for number in range(size):
         values: dict[str, Any] = {}
         row_id = None

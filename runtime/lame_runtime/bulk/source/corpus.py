@@ -151,7 +151,10 @@ class Corpus:
         blank = {"path": None, "page": None, "text": None}
         for line in iter(lambda: file.readline(MAX_LINE + 1), b""):
             if len(line) > MAX_LINE:
-                raise InputError(f"a line of the JSONL is longer than {MAX_LINE:,} bytes")
+                raise InputError(
+                    f"{shown(getattr(file, 'name', STDIN))}: a line is longer than {MAX_LINE:,} "
+                    "bytes; give pictures as files"
+                )
             text = line.removeprefix(b"\xef\xbb\xbf").strip()
             if not text:
                 continue

@@ -54,8 +54,10 @@ def make_row(
         row_id: the id that the source gives; None makes one of the content.
         root: folder of relative paths.
     """
-    columns = {**_place(values, root), **extras}
-    given_id = None if row_id is None else str(row_id)
+    # half surrogate pairs, which JSON can hold and Parquet cannot
+    extras = {_utf8(name): value for name, value in extras.items()}
+    columns = {**extras, **_place(values, root)}
+    given_id = None if row_id is None else _utf8(str(row_id))
     try:
         item = as_input(dict(values), root)
     except InputError as error:
@@ -163,6 +165,10 @@ def _place(values: Mapping[str, Any], root: Path | None) -> dict[str, Any]:
         columns = file_columns(str(root / media) if root is not None else media)
     columns["text"] = text if isinstance(text, str) else None
     return columns
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def _plain(values: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,7 @@ def _search(options: argparse.Namespace) -> int:
         if options.html is not None:
             rules = encoder.preparer.contract.images
             atomic_text(options.html, result_page(index, _words(query), results, rules))
-    print(json.dumps({"results": results}, ensure_ascii=False) if options.json else _table(results))
+    print(_json(results) if options.json else _table(results))
     return 0
 
 
@@ -130,9 +131,22 @@ def _query(options: argparse.Namespace) -> dict[str, Any]:
 
 def _results(index: Index, rows: list[int], scores: list[float]) -> list[dict[str, Any]]:
     return [
-        {"score": round(score, 6), "row": row, **index.row(row)}
+        # a column of the same name must not stand for the result's own
+        {"score": 0.0, "row": 0} | index.row(row) | {"score": round(score, 6), "row": row}
         for row, score in zip(rows, scores, strict=True)
     ]
+
+
+def _json(results: list[dict[str, Any]]) -> str:
+    # JSON has neither NaN nor infinity, and a terminal may act on control characters
+    finite = [
+        {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in result.items()
+        }
+        for result in results
+    ]
+    return json.dumps({"results": finite}, allow_nan=False)
 
 
 def _table(results: list[dict[str, Any]]) -> str:

@@ -54,6 +54,9 @@ class ArraySource:
         self.kinds: dict[str, ColumnKind] = {"id": "text"}
         for name in sorted(names):
             types = {type(row[name]) for row in self._rows if row.get(name) is not None}
+            # integers that are larger than 64 bits stay texts
+            if types == {int} and not _fits(self._rows, name):
+                types = {str}
             # integers and numbers with a fraction in one column are numbers
             if types == {int, float}:
                 types = {float}
@@ -69,6 +72,10 @@ class ArraySource:
             }
             values["id"] = [str(row.get("id", start + number)) for number, row in enumerate(rows)]
             yield self._vectors[start : start + READ_ROWS], values, 0
+
+
+def _fits(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    return all(-(1 << 63) <= (row.get(name) or 0) < 1 << 63 for row in rows)
 
 
 def _value(value: Any, kind: ColumnKind) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lame_runtime.errors import UsageError, shown
+from lame_runtime.errors import StorageError, UsageError, shown
 from lame_runtime.search.index_facts import ColumnFacts
 from lame_runtime.search.storage.array_files import map_array, map_bytes
 
@@ -57,6 +57,7 @@ class Column:
     def __init__(self, folder: Path, place: int, facts: ColumnFacts, rows: int) -> None:
         values, utf8, nulls = file_names(place)
         self.facts = facts
+        self._folder = shown(folder)
         self._rows = rows
         self._nulls: Mask | None = None
         if facts.has_nulls:
@@ -68,6 +69,11 @@ class Column:
         else:
             self._values = map_array(folder / values, TYPES[facts.kind], (rows,))
 
+    @property
+    def _damaged(self) -> StorageError:
+        name = shown(self.facts.name)
+        return StorageError(f"{self._folder}: its column {name!r} is damaged; copy the index again")
+
     def value(self, row: int) -> Any:
         """Returns the value of a row; None if it has none."""
         if self._nulls is not None and self._nulls[row]:
@@ -76,6 +82,8 @@ class Column:
             return self._values[row].item()
         # two places of eight bytes, so no text before is read
         start, end = self._values[row : row + 2]
+        if not 0 <= start <= end <= len(self._utf8):
+            raise self._damaged
         return self._utf8[start:end].tobytes().decode("utf-8", "replace")
 
     def matches(self, sign: str, value: object) -> Mask:
@@ -119,10 +127,15 @@ class Column:
         wanted = np.frombuffer(str(value).encode("utf-8", "surrogatepass"), dtype=np.uint8)
         starts = self._values[:-1]
         # most texts differ in length, which takes no look at them
-        mask: Mask = np.diff(self._values) == len(wanted)
+        lengths = np.diff(self._values)
+        if len(lengths) and lengths.min() < 0:
+            raise self._damaged
+        mask: Mask = lengths == len(wanted)
         # one character at a time, and only where those before it were right
         rows = np.flatnonzero(mask)
         for place, character in enumerate(wanted):
+            if not len(rows):
+                break
             differing = self._utf8[starts[rows] + place] != character
             mask[rows[differing]] = False
             rows = rows[~differing]

@@ -15,12 +15,14 @@ from lame_runtime.errors import UsageError
 from lame_runtime.options import EncodeOptions
 from lame_runtime.search import Index
 from lame_runtime.search.conditions import parse_where
-from lame_runtime.serving.api.api_errors import input_problem
+from lame_runtime.serving.api.api_errors import ApiError, input_problem
 from lame_runtime.serving.requests.json_body import parse
 from lame_runtime.serving.requests.model_names import asked_role
 from lame_runtime.serving.requests.schemas import Item, Truncation, Usage
 from lame_runtime.serving.requests.wanted import Wanted, truncates
 
+MAX_REPLY_CHARACTERS = 16_000_000
+"""Most characters in the columns of the rows of a reply."""
 Count = Annotated[int, Meta(ge=1, le=1000)]
 
 
@@ -88,10 +90,19 @@ def _reply(
             param = "where" if "where" in str(error) or "column" in str(error) else "first_stage"
             raise input_problem(error, param) from None
         scores = matches.scores[0].tolist()
-        results = [
-            _result(index.row(row), row, score)
-            for row, score in zip(matches.rows[0].tolist(), scores, strict=True)
-        ]
+        results, size = [], 0
+        for row, score in zip(matches.rows[0].tolist(), scores, strict=True):
+            values = index.row(row)
+            # rows may hold whole documents, and a thousand of them would fill the memory
+            size += sum(len(value) for value in values.values() if isinstance(value, str))
+            if size > MAX_REPLY_CHARACTERS:
+                raise ApiError(
+                    400,
+                    f"the rows hold more than {MAX_REPLY_CHARACTERS:,} characters: ask for fewer",
+                    "reply_too_large",
+                    param="top_k",
+                )
+            results.append(_result(values, row, score))
         return msgspec.json.encode(SearchReply(results, name, usage))
 
     return reply

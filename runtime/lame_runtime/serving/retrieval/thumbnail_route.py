@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from lame_runtime.errors import InputError, StorageError, UsageError
 from lame_runtime.search import Index
-from lame_runtime.search.thumbnails import thumbnail
+from lame_runtime.search.thumbnails import MAX_FILE_BYTES, picture_path, thumbnail
 from lame_runtime.serving.api.api_errors import ApiError
 from lame_runtime.serving.service import Service
 from lame_runtime.serving.web.server_state import ServerState
@@ -31,7 +31,10 @@ def thumbnail_route(state: ServerState, index: Index) -> Callable[[Request], Awa
         if not is_number:
             raise _missing()
         loop = asyncio.get_running_loop()
-        data = await loop.run_in_executor(service.openers, _read, service, index, int(text))
+        with service.admission.ticket() as ticket:
+            # its file is read into memory, like the body of a request
+            ticket.take(items=1, size=_file_size(index, int(text)))
+            data = await loop.run_in_executor(service.openers, _read, service, index, int(text))
         headers = {"cache-control": "private, max-age=60", "x-content-type-options": "nosniff"}
         return Response(data, headers=headers, media_type="image/jpeg")
 
@@ -49,6 +52,14 @@ def _read(service: Service, index: Index, row: int) -> bytes:
     if data is None:
         raise _missing()
     return data
+
+
+def _file_size(index: Index, row: int) -> int:
+    try:
+        path = picture_path(index, index.row(row))
+        return min(path.stat().st_size, MAX_FILE_BYTES) if path is not None else 0
+    except (StorageError, UsageError, OSError, ValueError):
+        raise _missing() from None
 
 
 def _missing() -> ApiError:
