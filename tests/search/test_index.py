@@ -288,3 +288,10 @@ def test_large_integers_become_texts(tmp_path: Path) -> None:
     rows = [{"id": "a", "n": 10**20}, {"id": "b", "n": 3}]
     index = made_index(tmp_path / "index", unit_vectors(2, 8), rows=rows)
     assert index.row(0)["n"] == str(10**20)
+
+
+def test_a_name_without_utf8_is_refused(tmp_path: Path) -> None:
+    """The index would be written, and could not be opened."""
+    with pytest.raises(InputError, match="has no UTF-8"):
+        made_index(tmp_path / "index", unit_vectors(1, 8), rows=[{"id": "a", "\ud800": 1}])
+    assert not (tmp_path / "index").exists()

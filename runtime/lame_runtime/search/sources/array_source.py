@@ -30,7 +30,8 @@ class ArraySource:
         facts: what made the vectors.
 
     Raises:
-        InputError: the array does not fit the facts, or there are more or fewer rows.
+        InputError: the array does not fit the facts, there are more or fewer rows, or the name of a
+            column has no UTF-8.
     """
 
     def __init__(
@@ -53,6 +54,9 @@ class ArraySource:
         names = {name for row in self._rows for name in row} - {"id"}
         self.kinds: dict[str, ColumnKind] = {"id": "text"}
         for name in sorted(names):
+            if _has_surrogates(name):
+                # `index.json` could not be read again
+                raise InputError(f"the name {shown(name)!r} of a column has no UTF-8: rename it")
             types = {type(row[name]) for row in self._rows if row.get(name) is not None}
             # integers that are larger than 64 bits stay texts
             if types == {int} and not _fits(self._rows, name):
@@ -72,6 +76,10 @@ class ArraySource:
             }
             values["id"] = [str(row.get("id", start + number)) for number, row in enumerate(rows)]
             yield self._vectors[start : start + READ_ROWS], values, 0
+
+
+def _has_surrogates(name: str) -> bool:
+    return name != name.encode("utf-8", "replace").decode()
 
 
 def _fits(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
