@@ -176,7 +176,8 @@ def test_each_wheel_holds_its_package_and_nothing_else(package: str, tmp_path: P
         for path in (*modules(package), source / package / "py.typed")
     }
     if package == "lame_runtime":
-        expected.add("lame_runtime/serving/web/page/index.html")  # what a browser shows at `/`
+        # what a browser shows at `/`, without an index and with one
+        expected |= {f"lame_runtime/serving/web/page/{name}.html" for name in ("index", "search")}
     if package == "lame_export":
         expected.add(
             "optimum/commands/register/register_lame.py"
