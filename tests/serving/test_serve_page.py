@@ -333,6 +333,8 @@ def test_the_page_needs_no_key_and_allows_nothing_else(locked_server: RunningSer
     assert policy == content_policy(response.text)
     for rule in ("default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'"):
         assert rule in policy
+    # only the page of search shows what it has fetched
+    assert "img-src data:;" in policy
     assert "unsafe" not in policy
     hashes = re.findall(r"'sha256-([^']+)'", policy)
     assert [len(base64.b64decode(digest)) for digest in hashes] == [32, 32]

@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--prefix",
         type=whole,
-        help="number of leading values to store once more, for a first stage of a search",
+        help="number of leading values to store a second time, for a first stage of a search",
     )
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     group = parser.add_argument_group("vectors in a .npy file")

@@ -15,7 +15,7 @@ from lame_runtime.search.index_facts import ColumnKind
 
 
 class TableSource:
-    """A Parquet file or a folder of them, as `embed` and `bulk` write it.
+    """A Parquet file or a folder of them, as `embed` writes it.
 
     Args:
         path: the file or folder.

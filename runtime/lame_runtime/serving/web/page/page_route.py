@@ -55,8 +55,8 @@ def content_policy(page: str) -> str:
         "default-src": "'none'",
         "script-src": " ".join(hashes["script"]) or "'none'",
         "style-src": " ".join(hashes["style"]) or "'none'",
-        # a thumbnail needs the key, so the page itself fetches it
-        "img-src": "data: blob:",
+        # thumbnails need the key, so the page that shows them fetches them by itself
+        "img-src": "data: blob:" if "createObjectURL" in page else "data:",
         "connect-src": "'self'",
         "base-uri": "'none'",
         "form-action": "'none'",
